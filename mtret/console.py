@@ -1,0 +1,90 @@
+"""What a person sees while waiting: lines, and a bar on a terminal or now and then a line where there is none."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 15.0
+
+
+class Bar:
+    """A count towards a total, with a few words about its latest state."""
+
+    def __init__(self, console: Console, title: str, total: int, done: int = 0):
+        self._console, self._title, self._total, self._done = console, title, total, done
+        self._began, self._first, self._said = time.monotonic(), done, time.monotonic()
+        columns: tuple[ProgressColumn, ...] = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[words]}"),
+        )
+        self._live = Progress(*columns, console=console) if console.is_terminal else None
+        self._task = self._live.add_task(title, total=total, completed=done, words="") if self._live else None
+
+    def advance(self, count: int, words: str = "") -> None:
+        """Moves on by `count`."""
+        self._done += count
+        if self._live and self._task is not None:
+            self._live.update(self._task, completed=self._done, **({"words": words} if words else {}))
+            return
+        now = time.monotonic()
+        if now - self._said >= LINE_EVERY_S or self._done >= self._total:
+            self._said = now
+            rate = (self._done - self._first) / max(now - self._began, 1e-9)
+            left = f", {duration((self._total - self._done) / rate)} left" if rate and self._done < self._total else ""
+            self._console.print(f"{self._title} {self._done:,}/{self._total:,}{left}  {words}".rstrip(), highlight=False)
+
+    def __enter__(self) -> "Bar":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+
+class TrainingBar(Bar):
+    """Shows a training's steps and dev scores."""
+
+    def step(self, values: Mapping[str, Any]) -> None:
+        self.advance(
+            values["step"] - self._done,
+            f"loss {values['loss']:.3f}  {values['pairs_per_s']:.0f} pairs/s  {values['tokens_per_s']:,.0f} tokens/s  "
+            f"fill {values['fill']:.0%}  wait {values['wait']:.1%}",
+        )
+
+    def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None:
+        self._console.print(
+            f"step {step}: dev sample nDCG@10 {scores['mean']:.4f}, mean of {len(scores) - 1} tasks"
+            f"{'  (best so far)' if best else ''}",
+            highlight=False,
+        )
+
+
+@contextmanager
+def timed(console: Console, what: str) -> Iterator[None]:
+    """Says what is being done on a terminal, and how long it took everywhere."""
+    began = time.monotonic()
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        yield
+    console.print(f"{what}: {duration(time.monotonic() - began)}", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """3.2 s, 4 min 05 s, 2 h 03 min"""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,161 @@
+"""What stands in a suite that was read without an error: figures per task, and what deserves a second look."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mtret.data.formats import Suite
+from mtret.data.roles import document_hashes
+from mtret.data.tasks import SPLITS, Judgements, Task, query_key
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LONG_CHARACTERS = 1000  # about 250 tokens of English; what a training length of 256 begins to cut
+
+
+@dataclass(frozen=True)
+class TaskStats:
+    """Figures of one task. Words are runs without white space, so they say little of Chinese, Japanese or Thai."""
+
+    name: str
+    family: str
+    domain: str
+    languages: tuple[str, ...]
+    documents: int
+    distinct_documents: int  # as texts, white space apart
+    long_documents: float  # share of more than `long_characters`
+    queries: dict[str, int]  # train, dev, test: judged queries, 0 where there is no such split
+    unused_queries: int  # in queries.jsonl, without a positive in any split
+    repeated_queries: int  # judged queries whose text stands before in their split
+    positives_mean: float  # per judged query, over all splits
+    positives_max: int
+    query_words_mean: float
+    query_words_p95: float
+    document_words_mean: float
+    document_words_p95: float
+    negatives: dict[str, int]  # split -> pairs, for splits that have some
+    excluded: int  # pairs
+
+
+def stats(suite: Suite, long_characters: int = LONG_CHARACTERS) -> list[TaskStats]:
+    """Figures of every text task, in name order."""
+    return [_task_stats(task, long_characters) for task in suite.tasks.values()]
+
+
+def _task_stats(task: Task, long_characters: int) -> TaskStats:
+    judged = [one.queries for one in task.splits.values()]
+    positives = np.concatenate([np.diff(one.positives().offsets) for one in task.splits.values()])
+    query_words = _words(task.query_texts)
+    document_words = _words(task.document_texts)
+    return TaskStats(
+        name=task.name,
+        family=task.card.family,
+        domain=task.card.domain,
+        languages=task.card.languages,
+        documents=len(task.document_ids),
+        distinct_documents=len(np.unique(document_hashes(task.document_texts))),
+        long_documents=float(np.mean([len(text) > long_characters for text in task.document_texts])),
+        queries={split: len(task.splits[split]) if split in task.splits else 0 for split in SPLITS},
+        unused_queries=len(task.query_ids) - len(np.unique(np.concatenate(judged))),
+        repeated_queries=sum(_repeated_queries(task, one) for one in task.splits.values()),
+        positives_mean=float(positives.mean()),
+        positives_max=int(positives.max()),
+        query_words_mean=float(query_words.mean()),
+        query_words_p95=float(np.percentile(query_words, 95)),
+        document_words_mean=float(document_words.mean()),
+        document_words_p95=float(np.percentile(document_words, 95)),
+        negatives={split: len(one.documents) for split, one in task.negatives.items()},
+        excluded=len(task.exclude.documents) if task.exclude else 0,
+    )
+
+
+def _words(texts: Sequence[str]) -> np.ndarray:
+    return np.array([len(text.split()) for text in texts])
+
+
+def _repeated_queries(task: Task, judgements: Judgements) -> int:
+    counts = Counter(query_key(task.query_texts[row]) for row in judgements.queries)
+    return len(judgements) - len(counts)
+
+
+def check(suite: Suite, long_characters: int = LONG_CHARACTERS) -> list[str]:
+    """One line per remark, each beginning with its task, and a verdict as the last line.
+
+    A suite that could be read breaks no rule, so that remarks are things to know, not errors.
+    """
+    rows = stats(suite, long_characters)
+    remarks = [f"{name}: skipped, {reason}." for name, reason in suite.skipped.items()]
+    remarks += [f"{row.name}: {remark}" for row in rows for remark in _remarks(row, long_characters)]
+    splits = " / ".join(f"{sum(row.queries[split] for row in rows):,}" for split in SPLITS)
+    tasks = _count(len(rows), "text task", "text tasks")
+    documents = _count(sum(row.documents for row in rows), "document", "documents")
+    verdict = (
+        f"OK: {tasks}, {documents}, {splits} train / dev / test queries; no error, "
+        f"{_count(len(remarks), 'remark', 'remarks')}; content {suite.sha256[:12]}."
+    )
+    return [*sorted(remarks), verdict]
+
+
+def _remarks(row: TaskStats, long_characters: int) -> list[str]:
+    found = []
+    absent = [split for split in SPLITS if not row.queries[split]]
+    if absent:
+        uses = {"train": "it can only be evaluated", "dev": "it cannot guide training", "test": "it has no final score"}
+        found.append(f"no {' and no '.join(absent)} queries, so {' and '.join(uses[split] for split in absent)}.")
+    if row.unused_queries:
+        found.append(f"{_count(row.unused_queries, 'query', 'queries')} without a positive in any split, left out.")
+    if row.repeated_queries:
+        found.append(f"{_count(row.repeated_queries, 'query', 'queries')} with the text of another one of the split.")
+    copies = row.documents - row.distinct_documents
+    if copies:
+        found.append(
+            f"{_count(copies, 'document', 'documents')} with the text of another one: no encoder can tell them apart."
+        )
+    if row.long_documents > 0.2:
+        found.append(f"{row.long_documents:.0%} of the documents are longer than {long_characters:,} characters.")
+    return found
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def stats_table(rows: Sequence[TaskStats]) -> "Table":
+    """The figures as a table for the terminal, about 110 columns wide, without domains and columns of zeros.
+
+    `positives` are mean and most per query; `words` are mean and 95th percentile; `long` is a share of the documents.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns: dict[str, list[str]] = {
+        "docs": [f"{row.documents:,}" for row in rows],
+        "long": [f"{row.long_documents:.0%}" for row in rows],
+        **{split: [f"{row.queries[split]:,}" if row.queries[split] else "-" for row in rows] for split in SPLITS},
+        "positives": [f"{row.positives_mean:.2f} {row.positives_max:>2}" for row in rows],
+        "query\nwords": [f"{row.query_words_mean:.0f} {row.query_words_p95:>3.0f}" for row in rows],
+        "document\nwords": [f"{row.document_words_mean:.0f} {row.document_words_p95:>3.0f}" for row in rows],
+    }
+    rare = {
+        "copies": [row.documents - row.distinct_documents for row in rows],
+        "unused": [row.unused_queries for row in rows],
+        "repeated": [row.repeated_queries for row in rows],
+        "negatives": [sum(row.negatives.values()) for row in rows],
+        "excluded": [row.excluded for row in rows],
+    }
+    columns |= {
+        heading: [f"{one:,}" if one else "-" for one in counts] for heading, counts in rare.items() if any(counts)
+    }
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("task", "family", "languages"):
+        table.add_column(heading, no_wrap=True)
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for place, row in enumerate(rows):
+        languages = row.languages[0] + (f" +{len(row.languages) - 1}" if len(row.languages) > 1 else "")
+        table.add_row(*map(escape, (row.name, row.family, languages)), *(cells[place] for cells in columns.values()))
+    return table

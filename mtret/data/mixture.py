@@ -1,0 +1,54 @@
+"""Which task at which step: low-discrepancy, and a function of seed and step alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+from mtret.errors import UserError, nearest
+
+GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """The tasks to train on. What each evaluated task is (in-domain, cross-domain, zero-shot) follows from this."""
+
+    tasks: tuple[str, ...] = ()  # names; empty: every task of the suite that has a train split
+    weights: Mapping[str, float] = field(default_factory=dict)  # explicit shares; tasks left out get n^alpha
+    alpha: float = 0.5  # a task with n training queries is drawn in proportion to n^alpha
+
+
+def shares(names: Sequence[str], n_queries: Sequence[int], config: MixtureConfig) -> Float64[np.ndarray, "tasks"]:
+    """Each task's share of the steps; they sum to 1.
+
+    Raises UserError for a weight of an unknown task, or one that is not positive.
+    """
+    for name, weight in config.weights.items():
+        if name not in names:
+            raise UserError(f"mixture.weights: '{name}' is not in the mixture.{nearest(name, names)}")
+        if not (weight > 0 and np.isfinite(weight)):
+            raise UserError(f"mixture.weights.{name}: {weight} is not a positive number; leave the task out instead")
+    weights = np.array(
+        [config.weights.get(name, float(n) ** config.alpha) for name, n in zip(names, n_queries, strict=True)]
+    )
+    return weights / weights.sum()
+
+
+def schedule(
+    task_shares: Float64[np.ndarray, "tasks"], steps: int, seed: int
+) -> tuple[Int32[np.ndarray, "steps"], Int64[np.ndarray, "steps"]]:
+    """The task of each step, and how many steps before it had the same task.
+
+    A golden-ratio sequence from a seeded start: after any number of steps each task's count is within a few of its
+    share, which independent draws would miss by the square root of the count. A longer run begins with the same steps.
+    """
+    start = np.random.default_rng((seed, 0)).random()
+    points = (start + GOLDEN * np.arange(steps)) % 1.0
+    task = np.searchsorted(np.cumsum(task_shares)[:-1], points, side="right").astype(np.int32)
+    occurrence = np.empty(steps, np.int64)
+    for index in range(len(task_shares)):
+        mine = task == index
+        occurrence[mine] = np.arange(mine.sum())
+    return task, occurrence

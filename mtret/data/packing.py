@@ -1,0 +1,95 @@
+"""Texts into rows of tokens: several to a row, told apart by segment."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int, Int64
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where each text lies."""
+
+    row: Int64[np.ndarray, "texts"]
+    start: Int64[np.ndarray, "texts"]
+    rows: int
+
+
+def pack(lengths: Int[np.ndarray, "texts"], row_length: int) -> Packing:
+    """Best-fit decreasing over the histogram of lengths: all texts of one length are placed together.
+
+    Each goes to the fullest row that still holds it. The cost is that of distinct lengths times distinct gaps, not of texts.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    row, start = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
+    gaps: dict[int, list[int]] = {}  # free tokens -> rows with so many
+    rows = 0
+    distinct, counts = np.unique(lengths, return_counts=True)
+    place = 0
+    for length, count in zip(distinct[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        left = count
+        while left:
+            gap = min((free for free, open_rows in gaps.items() if free >= length and open_rows), default=None)
+            if gap is None:
+                fresh = -(-left // (row_length // length))
+                chosen, gap = list(range(rows, rows + fresh)), row_length
+                rows += fresh
+            else:
+                chosen = gaps[gap][:left]
+                gaps[gap] = gaps[gap][left:]
+            each = min(gap // length, -(-left // len(chosen)))
+            taken = min(left, each * len(chosen))
+            texts = order[place : place + taken]
+            slot = np.arange(taken)
+            row[texts] = np.asarray(chosen)[slot // each]
+            start[texts] = row_length - gap + slot % each * length
+            filled = np.bincount(slot // each, minlength=len(chosen))
+            for which, texts_in_row in zip(chosen, filled.tolist(), strict=True):
+                gaps.setdefault(gap - texts_in_row * length, []).append(which)
+            place, left = place + taken, left - taken
+    return Packing(row, start, rows)
+
+
+def token_weights(lengths: Int[np.ndarray, "texts"], pooling: str) -> Float32[np.ndarray, "tokens"]:
+    """Pooling weights of texts laid end to end: for each text they sum to 1.
+
+    `mean`: 1/length each; `cls`: the first token; `last`: the last one.
+    """
+    if pooling == "mean":
+        return np.repeat(1.0 / lengths, lengths).astype(np.float32)
+    weights = np.zeros(int(lengths.sum()), np.float32)
+    ends = np.cumsum(lengths)
+    weights[ends - lengths if pooling == "cls" else ends - 1] = 1.0
+    return weights
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed tokens of one group."""
+
+    ids: Int[np.ndarray, "R L"]
+    position: Int[np.ndarray, "R L"]
+    segment: Int[np.ndarray, "R L"]
+    pool: Float32[np.ndarray, "R L"]
+
+
+def fill(
+    flat_ids: Int[np.ndarray, "tokens"],
+    flat_pool: Float32[np.ndarray, "tokens"],
+    lengths: Int[np.ndarray, "texts"],
+    segments: Int[np.ndarray, "texts"],
+    packing: Packing,
+    shape: tuple[int, int],
+    padding_segment: int,
+) -> Rows:
+    """Copies texts laid end to end to where `packing` puts them. `segments`: each text's index in its group."""
+    rows, row_length = shape
+    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    target = np.repeat(packing.row * row_length + packing.start, lengths) + within
+    ids = np.zeros(rows * row_length, np.int32)
+    position = np.zeros(rows * row_length, np.int32)
+    segment = np.full(rows * row_length, padding_segment, np.int32)
+    pool = np.zeros(rows * row_length, np.float32)
+    ids[target], position[target], pool[target] = flat_ids, within, flat_pool
+    segment[target] = np.repeat(segments, lengths)
+    return Rows(*(x.reshape(shape) for x in (ids, position, segment, pool)))

@@ -1,0 +1,348 @@
+"""What each step's batch holds: a function of seed and step, from cached lengths alone."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, Int64
+
+from mtret.data.mixture import MixtureConfig, schedule, shares
+from mtret.data.packing import Packing, fill, pack, token_weights
+from mtret.data.tasks import Judgements, Task
+from mtret.data.templates import Templates
+from mtret.data.tokenize import Tokenizer, Tokens, offsets_of, ranges
+from mtret.errors import UserError, nearest
+from mtret.types import PairBatch, TokenBatch
+
+LADDER = 1.25  # ratio of one declared row count to the next
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """What a single task may have of its own; None: as the batch has it."""
+
+    queries: int | None = None
+    query_length: int | None = None
+    document_length: int | None = None
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """One task per global batch; texts packed into rows."""
+
+    queries: int = 64  # distinct queries per batch; a task with fewer gets smaller batches
+    positives: int = 1  # documents sampled per query
+    negatives: int = 0  # given hard negatives sampled per query, from negatives/train.tsv
+    query_length: int = 128  # tokens, special ones included; longer texts are truncated
+    document_length: int = 256
+    row_length: int = 256  # tokens of a row; at least the two above
+    groups: int = 1  # the batch is made of so many independent parts; the number of devices divides it
+    tasks: Mapping[str, TaskBatch] = field(default_factory=dict)  # by task name, what differs there
+
+    def of(self, task: str) -> "BatchConfig":
+        """The settings that hold for one task."""
+        own = self.tasks.get(task, TaskBatch())
+        given = {name: value for name, value in vars(own).items() if value is not None}
+        return replace(self, tasks={}, **given)
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """A task's train split over distinct texts: equal (truncated) texts are one query or one document."""
+
+    name: str
+    queries: Tokens
+    documents: Tokens
+    positives: Judgements  # a row for every query, in order
+    negatives: Judgements | None
+    config: BatchConfig
+
+
+def training_task(task: Task, tokenizer: Tokenizer, templates: Templates, batch: BatchConfig) -> TrainingTask:
+    """Tokenises and deduplicates the train split of `task`.
+
+    Raises UserError where there is no train split, or no negatives although the batch asks for some.
+    """
+    if "train" not in task.splits:
+        raise UserError(f"task '{task.name}' is in the mixture but has no train split (qrels/train.tsv)")
+    config = batch.of(task.name)
+    relations = [task.splits["train"]]
+    if config.negatives:
+        if "train" not in task.negatives:
+            raise UserError(
+                f"task '{task.name}': batch.negatives={config.negatives}, but it has no negatives/train.tsv"
+            )
+        relations.append(task.negatives["train"])
+    rendered = templates.render_queries([task.query_texts[i] for i in relations[0].queries], task.card.instruction)
+    whole_queries = tokenizer(rendered)
+    query_rows, query_identity = whole_queries.distinct(config.query_length)
+    corpus_rows = np.unique(np.concatenate([relation.documents for relation in relations]))
+    whole_documents = tokenizer(templates.render_documents([task.document_texts[i] for i in corpus_rows]))
+    document_rows, document_identity = whole_documents.distinct(config.document_length)
+    identity_of_query = dict(zip(relations[0].queries.tolist(), query_identity.tolist(), strict=True))
+
+    def over_distinct(relation: Judgements) -> Judgements:
+        counts = np.diff(relation.offsets)
+        queries = np.repeat([identity_of_query.get(row, -1) for row in relation.queries.tolist()], counts)
+        documents = document_identity[np.searchsorted(corpus_rows, relation.documents)]
+        wanted = (relation.scores > 0) & (queries >= 0)
+        return _by_query(queries[wanted], documents[wanted], len(query_rows))
+
+    positives = over_distinct(relations[0])
+    negatives = None
+    if config.negatives:
+        negatives = _without(over_distinct(replace(relations[1], scores=np.ones(len(relations[1].scores)))), positives)
+    return TrainingTask(
+        task.name,
+        whole_queries.subset(query_rows),
+        whole_documents.subset(document_rows),
+        positives,
+        negatives,
+        config,
+    )
+
+
+def _by_query(queries: Int[np.ndarray, "n"], documents: Int[np.ndarray, "n"], n_queries: int) -> Judgements:
+    """Distinct pairs as rows, one row for each of `n_queries` queries."""
+    pairs = np.unique(np.stack([queries, documents]).astype(np.int64), axis=1)
+    counts = np.bincount(pairs[0], minlength=n_queries)
+    return Judgements(
+        queries=np.arange(n_queries, dtype=np.int32),
+        offsets=offsets_of(counts),
+        documents=pairs[1].astype(np.int32),
+        scores=np.ones(pairs.shape[1]),
+    )
+
+
+def _without(relation: Judgements, other: Judgements) -> Judgements:
+    """Pairs of `relation` that are not in `other`: merging equal texts can make a negative a positive."""
+    width = int(max(relation.documents.max(initial=0), other.documents.max(initial=0))) + 1
+    here, there = (
+        np.repeat(np.arange(len(r.queries), dtype=np.int64), np.diff(r.offsets)) * width + r.documents
+        for r in (relation, other)
+    )
+    left = here[~np.isin(here, there)]
+    return _by_query(left // width, left % width, len(relation.queries))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step's batch, before any token is copied. Arrays are padded to the declared shapes."""
+
+    step: int
+    task: int
+    queries: Int32[np.ndarray, "G Nq"]  # rows of the task's queries; -1: an empty slot
+    documents: Int32[np.ndarray, "G Nd"]
+    target: Int32[np.ndarray, "B P"]
+    known: Int32[np.ndarray, "B K"]
+    packings: tuple[Packing, ...]  # by group, of its queries and then its documents that are there
+    rows: int  # of every group, a rung of the ladder
+    tokens: int  # real ones, over all groups
+    slots: int  # places for tokens, over all groups
+    pairs: int
+
+    @property
+    def digest(self) -> str:
+        """A fingerprint of everything in the plan, to compare runs."""
+        sha = hashlib.sha256(np.array([self.step, self.task, self.rows], np.int64).tobytes())
+        for array in (self.queries, self.documents, self.target, self.known):
+            sha.update(array.tobytes())
+        for packing in self.packings:
+            sha.update(packing.row.tobytes() + packing.start.tobytes())
+        return sha.hexdigest()[:16]
+
+
+class Planner:
+    """Plans and fills batches of a mixture. Every process that is given the same arguments plans the same."""
+
+    def __init__(
+        self, tasks: Sequence[TrainingTask], mixture: MixtureConfig, batch: BatchConfig, pooling: str, seed: int, steps: int
+    ):
+        _check(batch, [task.name for task in tasks])
+        self.tasks = tuple(tasks)
+        self.batch, self.pooling, self.seed, self.steps = batch, pooling, seed, steps
+        sizes = [len(task.queries) for task in tasks]
+        self.shares = shares([task.name for task in tasks], sizes, mixture)
+        self.task_at, self.occurrence_at = schedule(self.shares, steps, seed)
+        largest = max(min(task.config.queries, n) for task, n in zip(tasks, sizes, strict=True))
+        self.group_queries = -(-largest // batch.groups)
+        wanted = max(min(task.config.queries, n) * (batch.positives + batch.negatives) for task, n in zip(tasks, sizes, strict=True))
+        self.group_documents = -(-wanted // batch.groups)
+        most = max(int(np.diff(task.positives.offsets).max()) for task in tasks)
+        self.known_width = min(most, batch.groups * self.group_documents)
+        self._order = lru_cache(maxsize=4 * len(tasks))(self._epoch_order)
+
+    @property
+    def group_texts(self) -> int:
+        """N: slots for texts in a group."""
+        return self.group_queries + self.group_documents
+
+    def plan(self, step: int) -> Plan:
+        """The batch of a step, from the first, 0."""
+        task_index = int(self.task_at[step])
+        task = self.tasks[task_index]
+        queries = self._queries(task_index, int(self.occurrence_at[step]))
+        random = np.random.default_rng((self.seed, 2, step))
+        positive = _sample(task.positives, queries, self.batch.positives, random)
+        wanted = [positive]
+        if task.negatives is not None:
+            wanted.append(_sample(task.negatives, queries, self.batch.negatives, random))
+        documents = np.unique(np.concatenate([x[x >= 0] for x in wanted]))
+        query_lengths = task.queries.lengths(task.config.query_length)
+        document_lengths = task.documents.lengths(task.config.document_length)
+        query_slots = _deal(queries, query_lengths, self.batch.groups, self.group_queries)
+        document_slots = _deal(documents, document_lengths, self.batch.groups, self.group_documents)
+        column = np.full(len(document_lengths) + 1, document_slots.size, np.int32)  # the last entry serves "none", -1
+        flat = document_slots.reshape(-1)
+        column[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
+        slots = query_slots.reshape(-1)
+        row_of_query = np.full(len(query_lengths), -1, np.int64)
+        row_of_query[slots[slots >= 0]] = np.flatnonzero(slots >= 0)
+        target = np.full((slots.size, self.batch.positives), document_slots.size, np.int32)
+        target[row_of_query[queries]] = column[positive]
+        lengths = [
+            np.concatenate([query_lengths[q[q >= 0]], document_lengths[d[d >= 0]]])
+            for q, d in zip(query_slots, document_slots, strict=True)
+        ]
+        packings = tuple(pack(each, self.batch.row_length) for each in lengths)
+        rows = rung(max(packing.rows for packing in packings))
+        return Plan(
+            step=step,
+            task=task_index,
+            queries=query_slots,
+            documents=document_slots,
+            target=target,
+            known=self._known(task, slots, column),
+            packings=packings,
+            rows=rows,
+            tokens=int(sum(each.sum() for each in lengths)),
+            slots=rows * self.batch.row_length * self.batch.groups,
+            pairs=len(queries),
+        )
+
+    def _queries(self, task_index: int, occurrence: int) -> Int64[np.ndarray, "queries"]:
+        """Queries of a task's n-th batch. An epoch is shuffled anew; its last, incomplete batch is left out, so that no
+        batch holds a query twice."""
+        task = self.tasks[task_index]
+        size = min(task.config.queries, len(task.queries))
+        epoch, batch = divmod(occurrence, len(task.queries) // size)
+        return self._order(task_index, epoch)[batch * size : (batch + 1) * size]
+
+    def _epoch_order(self, task_index: int, epoch: int) -> Int64[np.ndarray, "queries"]:
+        return np.random.default_rng((self.seed, 1, task_index, epoch)).permutation(len(self.tasks[task_index].queries))
+
+    def _known(
+        self, task: TrainingTask, slots: Int[np.ndarray, "B"], column: Int32[np.ndarray, "documents+1"]
+    ) -> Int32[np.ndarray, "B K"]:
+        """Columns of every training positive that is in the batch, asked for or not."""
+        none = int(column[-1])
+        known = np.full((len(slots), self.known_width), none, np.int32)
+        there = np.flatnonzero(slots >= 0)
+        starts, counts = task.positives.offsets[slots[there]], np.diff(task.positives.offsets)[slots[there]]
+        row = np.repeat(there, counts)
+        columns = column[task.positives.documents[np.repeat(starts, counts) + ranges(counts)]]
+        in_batch = columns != none
+        row, columns = row[in_batch], columns[in_batch]
+        known[row, ranges(np.bincount(row, minlength=len(slots)))] = columns
+        return known
+
+    def fill(self, plan: Plan) -> PairBatch:
+        """Copies the tokens of a plan to their places. NumPy arrays, with one chunk."""
+        task = self.tasks[plan.task]
+        shape = (plan.rows, self.batch.row_length)
+        groups = [
+            self._fill_group(task, queries, documents, packing, shape)
+            for queries, documents, packing in zip(plan.queries, plan.documents, plan.packings, strict=True)
+        ]
+        return PairBatch(
+            texts=TokenBatch(
+                *(np.stack([getattr(rows, name) for rows in groups])[None] for name in TokenBatch._fields)
+            ),
+            target=plan.target,
+            known=plan.known,
+            query_ok=plan.queries.reshape(-1) >= 0,
+            doc_ok=plan.documents.reshape(-1) >= 0,
+            task=np.int32(plan.task),
+        )
+
+    def _fill_group(self, task, queries, documents, packing, shape):
+        query_there, document_there = queries >= 0, documents >= 0
+        config = task.config
+        lengths = np.concatenate(
+            [
+                task.queries.lengths(config.query_length)[queries[query_there]],
+                task.documents.lengths(config.document_length)[documents[document_there]],
+            ]
+        )
+        ids = np.concatenate(
+            [
+                task.queries.take(queries[query_there], config.query_length),
+                task.documents.take(documents[document_there], config.document_length),
+            ]
+        )
+        segments = np.concatenate(
+            [np.flatnonzero(query_there), self.group_queries + np.flatnonzero(document_there)]
+        )
+        return fill(ids, token_weights(lengths, self.pooling), lengths, segments, packing, shape, self.group_texts)
+
+    def shapes(self, on_progress=None) -> dict[int, int]:
+        """Every row count that the run will meet, with the number of steps that use it. Plans the whole run."""
+        counts: dict[int, int] = {}
+        for step in range(self.steps):
+            rows = self.plan(step).rows
+            counts[rows] = counts.get(rows, 0) + 1
+            if on_progress:
+                on_progress(1)
+        return dict(sorted(counts.items()))
+
+
+def rung(rows: int) -> int:
+    """The smallest declared row count that holds `rows`: 1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 24, ..."""
+    declared = 1
+    while declared < rows:
+        declared = max(declared + 1, round(declared * LADDER))
+    return declared
+
+
+def _sample(
+    relation: Judgements, queries: Int[np.ndarray, "q"], count: int, random: np.random.Generator
+) -> Int64[np.ndarray, "q count"]:
+    """`count` documents of each query, without repetition; -1 where it has fewer."""
+    starts, sizes = relation.offsets[queries], np.diff(relation.offsets)[queries]
+    row = np.repeat(np.arange(len(queries)), sizes)
+    documents = relation.documents[np.repeat(starts, sizes) + ranges(sizes)]
+    shuffled = np.lexsort((random.random(len(row)), row))
+    rank = ranges(sizes)
+    chosen = rank < count
+    sampled = np.full((len(queries), count), -1, np.int64)
+    sampled[row[chosen], rank[chosen]] = documents[shuffled][chosen]
+    return sampled
+
+
+def _deal(
+    texts: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "all"], groups: int, slots: int
+) -> Int32[np.ndarray, "groups slots"]:
+    """Deals texts to groups, longest first and back and forth, so that the groups hold about the same tokens."""
+    dealt = np.full((groups, slots), -1, np.int32)
+    order = texts[np.argsort(-lengths[texts], kind="stable")]
+    turn, place = np.divmod(np.arange(len(order)), groups)
+    dealt[np.where(turn % 2, groups - 1 - place, place), turn] = order
+    return dealt
+
+
+def _check(batch: BatchConfig, names: Sequence[str]) -> None:
+    for name in batch.tasks:
+        if name not in names:
+            raise UserError(f"batch.tasks: '{name}' is not in the mixture.{nearest(name, names)}")
+    for name in ("queries", "positives", "query_length", "document_length", "row_length", "groups"):
+        if getattr(batch, name) < 1:
+            raise UserError(f"batch.{name}: {getattr(batch, name)} is not a positive number")
+    for name in ("", *names):
+        own = batch.of(name)
+        if max(own.query_length, own.document_length) > batch.row_length:
+            raise UserError(
+                f"batch.row_length: {batch.row_length} tokens cannot hold a text of "
+                f"{max(own.query_length, own.document_length)}{f' ({name})' if name else ''}; raise it or cut the texts"
+            )

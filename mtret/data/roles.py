@@ -1,0 +1,201 @@
+"""What an evaluated task is to a model, derived from a record of what the model was trained on.
+
+The record holds cards and 64-bit hashes, no text, so that a saved model is judged without its training data.
+Two distinct texts of a million share a hash with a probability below 1e-7.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int32, UInt64
+
+from mtret.data.tasks import Task, query_key
+from mtret.errors import UserError
+
+Role = Literal["in_domain", "cross_domain", "zero_shot"]
+
+RECORD = "training_record.json"
+HASHES = "training_record.safetensors"
+VERSION = 1
+MAX_LEAKED_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class TrainedTask:
+    """Of a task that a model was trained on, what roles are derived from."""
+
+    name: str
+    family: str
+    domain: str
+    languages: tuple[str, ...]
+    material: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRecord:
+    """What a model was trained on: cards, and sorted distinct hashes of texts."""
+
+    tasks: tuple[TrainedTask, ...]
+    queries: UInt64[np.ndarray, "q"]  # of the training splits, by `query_key`
+    documents: UInt64[np.ndarray, "d"]  # of the whole corpora
+    positives: UInt64[np.ndarray, "p"]  # those documents that were positives in training
+
+
+def training_record(tasks: Sequence[Task]) -> TrainingRecord:
+    """The record of a mixture. Raises UserError for an empty one and for a task without training queries."""
+    if not tasks:
+        raise UserError(
+            "the mixture names no task, so nothing can be trained. Add at least one task with a train split."
+        )
+    cards, queries, documents, positives = [], [], [], []
+    for task in sorted(tasks, key=lambda one: one.name):
+        train = task.split("train")
+        card = task.card
+        cards.append(TrainedTask(card.name, card.family, card.domain, card.languages, card.material))
+        queries.append(query_hashes([task.query_texts[row] for row in train.queries]))
+        hashes = document_hashes(task.document_texts)
+        documents.append(hashes)
+        positives.append(hashes[train.positives().documents])
+    joined = [np.unique(np.concatenate(parts)) for parts in (queries, documents, positives)]
+    return TrainingRecord(tuple(cards), *joined)
+
+
+def query_hashes(texts: Sequence[str]) -> UInt64[np.ndarray, "n"]:
+    """64-bit hashes under which queries that differ only as `query_key` ignores are the same."""
+    return _hashes(texts, query_key)
+
+
+def document_hashes(texts: Sequence[str]) -> UInt64[np.ndarray, "n"]:
+    """64-bit hashes of rendered documents; white space makes no difference, case does (commands, identifiers)."""
+    return _hashes(texts, lambda text: " ".join(text.split()))
+
+
+def _hashes(texts: Sequence[str], key: Callable[[str], str]) -> UInt64[np.ndarray, "n"]:
+    digests = b"".join(hashlib.blake2b(key(text).encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def role_of(task: Task, record: TrainingRecord) -> Role:
+    """What the task is to a model with this record.
+
+    in_domain: the task itself was trained on; or one of its family was, and it shares a document (by text) or the
+    card's `material` with some trained task. cross_domain: one of its family was, and it shares neither. zero_shot:
+    none of its family was.
+    """
+    card = task.card
+    if card.name in {one.name for one in record.tasks}:
+        return "in_domain"
+    if card.family not in {one.family for one in record.tasks}:
+        return "zero_shot"
+    shares_material = card.material is not None and card.material in {one.material for one in record.tasks}
+    return "in_domain" if shares_material or shared_documents(task, record) else "cross_domain"
+
+
+def shared_documents(task: Task, record: TrainingRecord) -> int:
+    """How many distinct documents of the task stand in the corpus of a trained task."""
+    return int(np.isin(np.unique(document_hashes(task.document_texts)), record.documents).sum())
+
+
+def leaked_queries(task: Task, split: str, record: TrainingRecord) -> Int32[np.ndarray, "dropped"]:
+    """The query rows of a split whose text is a training query of any trained task, the task itself included."""
+    rows = task.split(split).queries
+    return rows[np.isin(query_hashes([task.query_texts[row] for row in rows]), record.queries)]
+
+
+def check_leakage(
+    task: Task, split: str, record: TrainingRecord, allow_leakage: bool = False
+) -> Int32[np.ndarray, "dropped"]:
+    """The query rows to drop. Raises UserError where they are above 1%, unless allowed, or would leave none."""
+    rows = leaked_queries(task, split, record)
+    total = len(task.split(split))
+    share = len(rows) / total
+    found = (
+        f"task '{task.name}': {len(rows)} of {total} {split} queries ({share:.1%}) are training queries of the model"
+    )
+    if len(rows) == total:
+        raise UserError(f"{found}, so none is left to evaluate. Choose another split or task.")
+    if share > MAX_LEAKED_SHARE and not allow_leakage:
+        raise UserError(
+            f"{found}, more than {MAX_LEAKED_SHARE:.0%}. Pass --allow_leakage to drop them and evaluate the rest."
+        )
+    return rows
+
+
+def seen_document_share(task: Task, split: str, record: TrainingRecord) -> float:
+    """The share of the split's distinct positive documents (by text) that were positives in training, of any task."""
+    gold = np.unique(task.split(split).positives().documents)
+    hashes = np.unique(document_hashes([task.document_texts[row] for row in gold]))
+    return float(np.isin(hashes, record.positives).mean())
+
+
+def save_record(record: TrainingRecord, folder: Path) -> None:
+    """Writes `training_record.json` and the hashes beside it, first, since the JSON holds their file's sha256."""
+    from safetensors.numpy import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    hashes = save({"queries": record.queries, "documents": record.documents, "positives": record.positives})
+    card = {
+        "version": VERSION,
+        "tasks": [asdict(task) for task in record.tasks],
+        "hashes": {"file": HASHES, "sha256": hashlib.sha256(hashes).hexdigest()},
+    }
+    _replace(folder / HASHES, hashes)
+    _replace(folder / RECORD, (json.dumps(card, ensure_ascii=False, indent=2) + "\n").encode())
+
+
+def load_record(folder: Path) -> TrainingRecord:
+    """Reads what `save_record` wrote. Raises UserError where a file is missing, damaged or of another version."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    folder = Path(folder)
+    path = folder / RECORD
+    again = "Export the model again."
+    try:
+        card = json.loads(_read(path))
+        version, listed, digest = card["version"], card["tasks"], card["hashes"]["sha256"]
+        if version != VERSION:
+            raise UserError(f"{path}: version {version}, this mtret reads {VERSION}. Export the model with this one.")
+        tasks = tuple(_trained_task(one) for one in listed)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a training record ({type(error).__name__}: {error}). {again}") from None
+    raw = _read(folder / HASHES)
+    if hashlib.sha256(raw).hexdigest() != digest:
+        raise UserError(f"{folder / HASHES}: is not the file that {RECORD} was written with (sha256 differs). {again}")
+    try:
+        arrays = load(raw)
+        return TrainingRecord(tasks, arrays["queries"], arrays["documents"], arrays["positives"])
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"{folder / HASHES}: holds no hashes ({error}). {again}") from None
+
+
+def _trained_task(one: dict[str, Any]) -> TrainedTask:
+    return TrainedTask(one["name"], one["family"], one["domain"], tuple(one["languages"]), one["material"])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Give a folder that mtret exported.") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp gives a file that only its owner can read; a folder to be shared needs more.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

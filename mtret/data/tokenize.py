@@ -1,0 +1,139 @@
+"""Texts to token arrays: once, whole, cached under a name made of their content."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Int32, Int64
+
+from mtret.errors import UserError
+from mtret.files import read_arrays, replace_arrays
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of whole texts laid end to end, special tokens included; truncated only when read."""
+
+    ids: Int32[np.ndarray, "tokens"]
+    offsets: Int64[np.ndarray, "texts+1"]
+    suffix: int  # special tokens at the end of every text, kept by a truncation
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def lengths(self, limit: int) -> Int64[np.ndarray, "texts"]:
+        """Tokens of each text, truncated to `limit`."""
+        return np.minimum(np.diff(self.offsets), limit)
+
+    def take(self, texts: Int[np.ndarray, "n"], limit: int) -> Int32[np.ndarray, "tokens"]:
+        """Ids of the chosen texts, truncated to `limit`, laid end to end."""
+        starts, ends = self.offsets[texts], self.offsets[texts + 1]
+        lengths = np.minimum(ends - starts, limit)
+        within = ranges(lengths)
+        # The last `suffix` ids of a text come from its own end, so that a truncated text still closes properly.
+        from_end = np.repeat(lengths, lengths) - within
+        index = np.where(
+            from_end <= self.suffix, np.repeat(ends, lengths) - from_end, np.repeat(starts, lengths) + within
+        )
+        return self.ids[index]
+
+    def distinct(self, limit: int) -> tuple[Int64[np.ndarray, "distinct"], Int32[np.ndarray, "texts"]]:
+        """Rows of the first text of each distinct truncated id sequence, and for each text which of those it equals."""
+        flat = self.take(np.arange(len(self)), limit)
+        ends = np.cumsum(self.lengths(limit))
+        starts = ends - self.lengths(limit)
+        first: dict[bytes, int] = {}
+        rows: list[int] = []
+        identity = np.empty(len(self), np.int32)
+        for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            found = first.setdefault(flat[start:end].tobytes(), len(rows))
+            if found == len(rows):
+                rows.append(i)
+            identity[i] = found
+        return np.array(rows, np.int64), identity
+
+    def subset(self, texts: Int[np.ndarray, "n"]) -> "Tokens":
+        """The chosen texts, whole."""
+        lengths = self.offsets[texts + 1] - self.offsets[texts]
+        whole = int(lengths.max(initial=0))
+        return Tokens(self.take(texts, whole), offsets_of(lengths), self.suffix)
+
+
+def ranges(lengths: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "total"]:
+    """[3, 2] -> [0, 1, 2, 0, 1]"""
+    ends = np.cumsum(lengths)
+    return np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def offsets_of(lengths: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "n+1"]:
+    """[3, 2] -> [0, 3, 5]"""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def concatenate(parts: Sequence[Tokens]) -> Tokens:
+    """All texts of all parts (of one tokenizer), in order."""
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    return Tokens(np.concatenate([part.ids for part in parts]), offsets_of(lengths), parts[0].suffix)
+
+
+class Tokenizer:
+    """A published fast tokenizer, without truncation or padding, and with a cache of what it has done."""
+
+    def __init__(self, folder: Path, cache: Path | None = None):
+        self.cache = cache
+        self._backend, content = _load(folder)
+        self._fingerprint = hashlib.sha256(content).digest()
+        mask = self._backend.encode("a").special_tokens_mask
+        self._suffix = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
+
+    def __call__(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Tokens:
+        """Token arrays of whole texts; read from the cache where the same texts were tokenised before."""
+        path = self.cache / f"tokens-{self._key(texts)}.safetensors" if self.cache else None
+        if path is not None and (found := self._read(path)) is not None:
+            return found
+        parts, lengths, block = [], [], 2048
+        for start in range(0, len(texts), block):
+            encoded = self._backend.encode_batch_fast(list(texts[start : start + block]))
+            parts.extend(np.asarray(one.ids, np.int32) for one in encoded)
+            lengths.extend(len(one.ids) for one in encoded)
+            if on_progress:
+                on_progress(len(encoded))
+        ids = np.concatenate(parts) if parts else np.empty(0, np.int32)
+        tokens = Tokens(ids, offsets_of(np.array(lengths, np.int64)), self._suffix)
+        if path is not None:
+            replace_arrays(path, {"ids": tokens.ids, "offsets": tokens.offsets})
+        return tokens
+
+    def _key(self, texts: Sequence[str]) -> str:
+        digest = hashlib.sha256(self._fingerprint)
+        for text in texts:
+            raw = text.encode()
+            digest.update(len(raw).to_bytes(8, "little"))
+            digest.update(raw)
+        return digest.hexdigest()[:32]
+
+    def _read(self, path: Path) -> Tokens | None:
+        arrays = read_arrays(path)
+        return Tokens(arrays["ids"], arrays["offsets"], self._suffix) if arrays else None
+
+
+def _load(folder: Path):
+    from tokenizers import Tokenizer as Backend
+
+    path = folder / "tokenizer.json"
+    try:
+        if path.exists():
+            content = path.read_bytes()
+            backend = Backend.from_buffer(content)
+        else:  # an older folder, with the vocabulary alone
+            from transformers import AutoTokenizer
+
+            backend = AutoTokenizer.from_pretrained(folder).backend_tokenizer
+            content = backend.to_str().encode()
+    except Exception as error:  # the backend raises bare Exception
+        raise UserError(f"{folder}: no readable tokenizer ({str(error).splitlines()[0]})") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend, content

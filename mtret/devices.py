@@ -1,0 +1,40 @@
+"""What this machine computes on, and where it keeps what can be computed again."""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def device_line() -> str:
+    """Which devices JAX uses; with the remedy where there is a GPU that it does not see."""
+    import jax
+
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    line = f"{len(devices)} x {kind} ({devices[0].platform})"
+    if devices[0].platform == "cpu":
+        line += f", {os.cpu_count()} cores"
+        if _has_nvidia_gpu():
+            line += ": this machine has an NVIDIA GPU that JAX does not see; pip install 'mtret[cuda]'"
+    return f"device: {line}"
+
+
+def _has_nvidia_gpu() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def cache_folder() -> Path:
+    """Tokens, vectors and compiled programs: `$MTRET_CACHE`, or `mtret` in the user's cache folder. Safe to delete."""
+    named = os.environ.get("MTRET_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mtret"
+
+
+def keep_compilations(cache: Path) -> None:
+    """Lets XLA keep every executable on disk, so that the same shapes compile once per machine."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,58 @@
+"""A small, declared part of a task's dev split, to watch a training by: the whole would take longer than the training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from mtret.data.tasks import Task
+from mtret.evaluation.metrics import hits, ndcg
+from mtret.index.exact import Run, excluded_pairs, search, tie_order
+
+
+@dataclass(frozen=True)
+class DevConfig:
+    """Gold documents and seeded distractors, for a few seeded queries of each mixture task that has a dev split."""
+
+    queries: int = 100  # of a task, at most
+    distractors: int = 1000  # documents of a task beside the gold ones, at most
+
+
+@dataclass(frozen=True)
+class DevSample:
+    """Rows of one task's queries and documents."""
+
+    task: Task
+    queries: Int32[np.ndarray, "q"]
+    documents: Int32[np.ndarray, "d"]
+
+    def ndcg_at_10(self, queries: Float32[np.ndarray, "q D"], documents: Float32[np.ndarray, "d D"]) -> float:
+        """Mean nDCG@10 of exact search within the sample, given the embeddings of its texts."""
+        order = tie_order([self.task.document_ids[row] for row in self.documents])
+        pairs = excluded_pairs(self.task.exclude, self.queries)
+        inside = np.isin(pairs[:, 1], self.documents)
+        pairs = np.stack([pairs[inside, 0], np.searchsorted(self.documents, pairs[inside, 1])], axis=1).astype(np.int32)
+        run = search(queries, documents, 10, order=order, exclude=pairs)
+        rows = np.where(run.documents >= 0, self.documents[run.documents], -1).astype(np.int32)
+        return float(ndcg(hits(Run(rows, run.scores), self.task.splits["dev"], self.queries), 10).mean())
+
+
+def dev_samples(tasks: Sequence[Task], config: DevConfig, seed: int) -> Mapping[str, DevSample]:
+    """A sample of every task that has a dev split."""
+    return {
+        task.name: _sample(task, config, np.random.default_rng((seed, 3, index)))
+        for index, task in enumerate(tasks)
+        if "dev" in task.splits
+    }
+
+
+def _sample(task: Task, config: DevConfig, random: np.random.Generator) -> DevSample:
+    dev = task.splits["dev"]
+    chosen = np.sort(random.permutation(len(dev.queries))[: config.queries])
+    positive = dev.scores > 0
+    owner = np.repeat(np.arange(len(dev.queries)), np.diff(dev.offsets))
+    gold = np.unique(dev.documents[positive & np.isin(owner, chosen)])
+    others = np.setdiff1d(np.arange(len(task.document_ids)), gold)
+    drawn = random.permutation(others)[: config.distractors]
+    return DevSample(task, dev.queries[chosen], np.sort(np.concatenate([gold, drawn])).astype(np.int32))

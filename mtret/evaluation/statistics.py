@@ -1,0 +1,73 @@
+"""How sure a mean is: percentile bootstrap over queries, paired differences, and what they allow to be said."""
+
+from hashlib import blake2b
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+RESAMPLES = 2000
+LEVEL = 0.95
+# With 5 queries even five wins of five have a chance of 1/16 between equal systems (two-sided sign test).
+MIN_QUERIES = 6
+
+Verdict = Literal["better", "no difference", "WORSE"]
+
+
+class Interval(NamedTuple):
+    """A mean and the bounds of its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def resampled_means(
+    values: Float64[np.ndarray, "q c"], seed: int, name: str, resamples: int = RESAMPLES
+) -> Float64[np.ndarray, "r c"]:
+    """Means of queries drawn with replacement: every column over the same draws, so that differences are paired.
+
+    Args:
+      values: per query, one column for every system and metric.
+      seed, name: what the draws depend on. Tasks have different names, so that their draws are independent.
+      resamples: how many.
+
+    Memory is bounded by about 16 MB per block of resamples, whatever the number of queries.
+    """
+    n = len(values)
+    key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
+    block = max(1, min(resamples, 1_000_000 // max(n, 1)))
+    means = np.empty((resamples, values.shape[1]))
+    for number, start in enumerate(range(0, resamples, block)):
+        stop = min(start + block, resamples)
+        draws = np.random.default_rng((seed, key, number)).integers(n, size=(stop - start, n))
+        draws += np.arange(stop - start)[:, None] * n
+        counts = np.bincount(draws.ravel(), minlength=(stop - start) * n).reshape(-1, n)
+        means[start:stop] = counts @ values / n
+    return means
+
+
+def interval(mean: float, means: Float64[np.ndarray, "r"]) -> Interval:
+    """The mean with the percentile interval of its resamples (Efron and Tibshirani 1993, chapter 13)."""
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(mean), float(low), float(high))
+
+
+def bootstrap_mean(values: Float64[np.ndarray, "q"], seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Mean over queries with its 95% interval. For a paired difference, pass the differences."""
+    return interval(float(values.mean()), resampled_means(values[:, None], seed, "", resamples)[:, 0])
+
+
+def bootstrap_macro(
+    by_task: dict[str, Float64[np.ndarray, "..."]], seed: int, resamples: int = RESAMPLES
+) -> Interval:
+    """Mean of the tasks' means with its 95% interval: queries are drawn inside each task, the tasks stay (stratified)."""
+    means = [resampled_means(values[:, None], seed, name, resamples)[:, 0] for name, values in by_task.items()]
+    return interval(float(np.mean([values.mean() for values in by_task.values()])), np.mean(means, axis=0))
+
+
+def verdict(difference: Interval, n_queries: int) -> Verdict:
+    """What a paired difference allows to be said; of fewer than 6 queries, nothing."""
+    if n_queries < MIN_QUERIES:
+        return "no difference"
+    return "better" if difference.low > 0 else "WORSE" if difference.high < 0 else "no difference"

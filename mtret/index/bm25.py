@@ -1,0 +1,130 @@
+"""BM25, the lexical baseline: one analyser for queries and documents of any language, scores by bm25s."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+
+import numpy as np
+from jaxtyping import Int32
+
+from mtret.index.exact import Run, search_blocks
+
+# Scripts written without spaces between words: Thai and Lao, Myanmar with its extensions, Khmer, kana, Han with its
+# extensions and compatibility forms. Hangul has spaces.
+_UNSPACED = (
+    "\u0e01-\u0e3a\u0e40-\u0eff"
+    "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"
+    "\u1780-\u17ff"
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_IDENTIFIER_PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+")
+
+
+def tokenize(texts: Sequence[str]) -> list[list[str]]:
+    """Index terms of every text, in order.
+
+    NFKC; words are runs of letters, digits, marks and underscores. An identifier becomes its parts, split at case and
+    underscore, and the whole of them joined: the parts meet prose, the whole is the rarest term and so the most telling.
+    Terms are lower-cased, English stop words go, the rest is stemmed (Snowball English). A run of a script that has no
+    spaces becomes its character bigrams, whatever the language of the task.
+    """
+    # Every distinct word is analysed once: texts repeat them far more often than they differ.
+    terms = _Analyser()
+    find = _words().findall
+    return [
+        list(chain.from_iterable(map(terms.__getitem__, find(unicodedata.normalize("NFKC", text))))) for text in texts
+    ]
+
+
+class BM25Index:
+    """A corpus under BM25 in Lucene's form (k1 1.5, b 0.75)."""
+
+    def __init__(self, documents: Sequence[str]) -> None:
+        import bm25s
+
+        terms = tokenize(documents)
+        self._vocabulary: dict[str, int] = {}
+        for term in chain.from_iterable(terms):
+            self._vocabulary.setdefault(term, len(self._vocabulary))
+        ids = [[self._vocabulary[term] for term in document] for document in terms]
+        self._n_documents = len(documents)
+        self._scorer = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+        if self._vocabulary:
+            self._scorer.index((ids, self._vocabulary), create_empty_token=False, show_progress=False)
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        *,
+        order: Int32[np.ndarray, "m"],
+        exclude: Int32[np.ndarray, "n 2"] | None = None,
+        block: int = 512,
+    ) -> Run:
+        """The k documents of largest score; one that shares no term with the query is no result.
+
+        Args:
+          queries: texts, without an instruction.
+          k: columns of the run, whatever the size of the corpus.
+          order: `tie_order` of the documents.
+          exclude: pairs (row of `queries`, row of the corpus) that are never returned.
+          block: queries scored at once; memory is 8 * block * m bytes.
+        """
+        known = [[self._vocabulary[term] for term in query if term in self._vocabulary] for query in tokenize(queries)]
+
+        def scores(start: int, stop: int) -> np.ndarray:
+            rows = np.full((stop - start, self._n_documents), -np.inf, np.float32)
+            for row, ids in zip(rows, known[start:stop], strict=True):
+                if ids:
+                    row[:] = self._scorer.get_scores_from_ids(ids)[order]
+            return np.where(rows > 0, rows, np.float32(-np.inf))
+
+        return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block)
+
+
+class _Analyser(dict[str, list[str]]):
+    """The index terms of a word, made when first asked for."""
+
+    def __init__(self) -> None:
+        import Stemmer
+        from bm25s.stopwords import STOPWORDS_EN_PLUS
+
+        self._stem = Stemmer.Stemmer("english").stemWords
+        self._stop = frozenset(STOPWORDS_EN_PLUS)
+
+    def __missing__(self, word: str) -> list[str]:
+        terms: list[str] = []
+        for run in _runs().findall(word):
+            if _unspaced().match(run):
+                terms += [run[i : i + 2] for i in range(max(len(run) - 1, 1))]
+            else:
+                parts = [part.lower() for part in _IDENTIFIER_PARTS.split(run) if part]
+                whole = ["".join(parts)] if len(parts) > 1 else []
+                terms += self._stem([part for part in parts + whole if part not in self._stop])
+        self[word] = terms
+        return terms
+
+
+@cache
+def _marks() -> str:
+    """All combining marks as a character class: vowel signs of Indic scripts are marks, which `\\w` leaves out."""
+    return "".join(chr(i) for i in range(0x300, 0x20000) if unicodedata.category(chr(i)).startswith("M"))
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    return re.compile(rf"\w[\w{_marks()}]*")
+
+
+@cache
+def _unspaced() -> re.Pattern[str]:
+    return re.compile(rf"[{_UNSPACED}]+")
+
+
+@cache
+def _runs() -> re.Pattern[str]:
+    """Splits a word where a script without spaces meets another."""
+    return re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")

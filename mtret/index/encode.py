@@ -1,0 +1,161 @@
+"""Token arrays to vectors: every distinct text once, packed into rows of its own length class, cached by content."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Float32, Int
+
+from mtret.data.packing import fill, pack, token_weights
+from mtret.data.tokenize import Tokens, concatenate, offsets_of
+from mtret.files import read_arrays, replace_arrays
+from mtret.models.dual_encoder import encode
+from mtret.pytrees import Tree
+from mtret.types import TokenBatch
+
+BATCH_TOKENS = 4096  # of one device's share; on a CPU larger ones fall out of its caches
+SHORTEST_ROW = 64
+
+Progress = Callable[[int], None]  # is told how many more tokens are done
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Some texts to embed, each cut to `limit` tokens."""
+
+    tokens: Tokens
+    limit: int
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A tower with its parameters, ready to embed."""
+
+    tower: nn.Module
+    params: Tree
+    pooling: str
+    features: int
+
+    def __call__(self, parts: Sequence[Texts], on_progress: Progress | None = None) -> list[Float32[np.ndarray, "n D"]]:
+        """Unit vectors of each part's texts, in order. Parts are packed together, so many small ones cost no padding."""
+        cut = [_truncated(part) for part in parts]
+        if not sum(map(len, cut)):
+            return [np.zeros((0, self.features), np.float32) for _ in parts]
+        whole = concatenate(cut)
+        longest = int(np.diff(whole.offsets).max())
+        rows, identity = whole.distinct(longest)
+        vectors = self._distinct(whole.subset(rows), on_progress or (lambda tokens: None))
+        ends = np.cumsum([len(part) for part in cut])
+        return [vectors[identity[end - len(part) : end]] for end, part in zip(ends, cut, strict=True)]
+
+    def _distinct(self, texts: Tokens, on_progress: Progress) -> Float32[np.ndarray, "n D"]:
+        devices = jax.device_count()
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+        sharding = NamedSharding(mesh, P(None, "data"))
+        params = jax.device_put(self.params, NamedSharding(mesh, P()))
+        vectors = np.zeros((len(texts), self.features), np.float32)
+        waiting: tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Array, int] | None = None
+        for where, slots, batch, n_texts, tokens in _batches(texts, self.pooling, devices):
+            found = _embed(self.tower, params, jax.device_put(batch, sharding), n_texts)
+            if waiting is not None:  # fetched one batch late, so that the device never waits for the host
+                _fetch(vectors, waiting, on_progress)
+            waiting = (where, slots, found, tokens)
+        if waiting is not None:
+            _fetch(vectors, waiting, on_progress)
+        return vectors
+
+
+def _truncated(part: Texts) -> Tokens:
+    every = np.arange(len(part.tokens))
+    lengths = part.tokens.lengths(part.limit)
+    return Tokens(part.tokens.take(every, part.limit), offsets_of(lengths), part.tokens.suffix)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _embed(tower: nn.Module, params: Tree, batch: TokenBatch, n_texts: int) -> Float[Array, "G n_texts D"]:
+    return encode(tower, params, batch, n_texts)
+
+
+def _fetch(vectors: np.ndarray, waiting: tuple[np.ndarray, np.ndarray, Array, int], on_progress: Progress) -> None:
+    where, slots, found, tokens = waiting
+    vectors[where] = np.asarray(found).reshape(-1, vectors.shape[1])[slots]
+    on_progress(tokens)
+
+
+def row_length(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """The row that a text is packed into: at least twice its length, for fill, but a power of two that is no longer than
+    needed, because attention costs the square. The longest class holds what is left."""
+    longest = 1 << max(int(lengths.max()) - 1, SHORTEST_ROW - 1).bit_length()
+    wanted = 2 ** np.ceil(np.log2(np.maximum(2 * lengths, SHORTEST_ROW))).astype(np.int64)
+    return np.minimum(wanted, longest)
+
+
+def _batches(
+    texts: Tokens, pooling: str, devices: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, TokenBatch, int, int]]:
+    """Batches of a fixed shape for each class of lengths: (texts, their slots, arrays, slots of a group, tokens)."""
+    lengths = np.diff(texts.offsets)
+    classes = row_length(lengths)
+    for length in np.unique(classes):
+        mine = np.flatnonzero(classes == length)
+        packing = pack(lengths[mine], int(length))
+        group_rows = max(BATCH_TOKENS // int(length), 1)
+        per_row = int(length // lengths[mine].min())
+        # Padded to a power of two: the declared shapes must not depend on what one corpus happens to hold.
+        group_slots = group_rows * (1 << (per_row - 1).bit_length())
+        block = packing.row // group_rows
+        for batch in range(0, int(block.max()) + 1, devices):
+            groups, where, slots = [], [], []
+            for device in range(devices):
+                chosen = mine[block == batch + device]
+                local = packing.row[block == batch + device] - (batch + device) * group_rows
+                start = packing.start[block == batch + device]
+                sizes = lengths[chosen]
+                segments = np.arange(len(chosen))
+                groups.append(
+                    fill(
+                        texts.take(chosen, int(length)),
+                        token_weights(sizes, pooling),
+                        sizes,
+                        segments,
+                        type(packing)(local, start, group_rows),
+                        (group_rows, int(length)),
+                        group_slots,
+                    )
+                )
+                where.append(chosen)
+                slots.append(device * group_slots + segments)
+            arrays = TokenBatch(*(np.stack([getattr(g, name) for g in groups])[None] for name in TokenBatch._fields))
+            tokens = int(sum(lengths[chosen].sum() for chosen in where))
+            yield np.concatenate(where), np.concatenate(slots), arrays, group_slots, tokens
+
+
+def cached(
+    embedder: Embedder, parts: Sequence[Texts], fingerprint: str, cache: Path | None, on_progress: Progress | None = None
+) -> list[Float32[np.ndarray, "n D"]]:
+    """As `embedder(parts)`, but what was embedded before by a model of this `fingerprint` is read from `cache`."""
+    if cache is None:
+        return embedder(parts, on_progress)
+    paths = [cache / f"vectors-{_key(part, fingerprint)}.safetensors" for part in parts]
+    found = [read_arrays(path) for path in paths]
+    missing = [i for i, arrays in enumerate(found) if arrays is None]
+    if on_progress:
+        on_progress(sum(int(part.tokens.lengths(part.limit).sum()) for i, part in enumerate(parts) if i not in set(missing)))
+    fresh = dict(zip(missing, embedder([parts[i] for i in missing], on_progress), strict=True))
+    for i, vectors in fresh.items():
+        replace_arrays(paths[i], {"vectors": vectors})
+    return [fresh[i] if arrays is None else arrays["vectors"] for i, arrays in enumerate(found)]
+
+
+def _key(part: Texts, fingerprint: str) -> str:
+    sha = hashlib.sha256(f"{fingerprint} {part.limit}".encode())
+    sha.update(part.tokens.ids.tobytes())
+    sha.update(part.tokens.offsets.tobytes())
+    return sha.hexdigest()[:32]

@@ -1,0 +1,153 @@
+"""Exact search, the judge of every other index, and what all indexes share: runs, ties and exclusions."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import blake2b
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Float32, Int32
+
+from mtret.data.tasks import Judgements
+from mtret.errors import UserError
+
+NOTHING = -1
+
+
+class Run(NamedTuple):
+    """What a search returned. Always k columns; where fewer documents qualify, NOTHING with score -inf."""
+
+    documents: Int32[np.ndarray, "q k"]  # rows of the corpus, best first
+    scores: Float32[np.ndarray, "q k"]
+
+
+def tie_order(document_ids: Sequence[str]) -> Int32[np.ndarray, "m"]:
+    """Document rows in the order in which equal scores are returned: by a hash of the document id.
+
+    Neither the order of the file nor the alphabet may decide: real files often list the relevant documents first.
+    """
+    digests = b"".join(blake2b(name.encode(), digest_size=8).digest() for name in document_ids)
+    return np.argsort(np.frombuffer(digests, ">u8"), kind="stable").astype(np.int32)
+
+
+def excluded_pairs(exclude: Judgements | None, query_rows: Int32[np.ndarray, "q"]) -> Int32[np.ndarray, "n 2"]:
+    """A task's exclusions as pairs (index into `query_rows`, document row), sorted by the former.
+
+    Args:
+      exclude: pairs over all queries of a task; None for a task that has none.
+      query_rows: the task's queries that are searched for, in the order of the search.
+    """
+    if exclude is None or not len(exclude) or not len(query_rows):
+        return np.zeros((0, 2), np.int32)
+    query = exclude.pair_queries()
+    by_row = np.argsort(query_rows, kind="stable")
+    searched = by_row[np.searchsorted(query_rows[by_row], query).clip(max=len(query_rows) - 1)]
+    kept = query_rows[searched] == query
+    pairs = np.stack([searched[kept], exclude.documents[kept]], axis=1).astype(np.int32)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def search(
+    queries: Float32[np.ndarray, "q d"],
+    documents: Float32[np.ndarray, "m d"],
+    k: int,
+    *,
+    order: Int32[np.ndarray, "m"],
+    exclude: Int32[np.ndarray, "n 2"] | None = None,
+    block: int = 512,
+) -> Run:
+    """The k documents of largest dot product, in float32, over all documents.
+
+    Args:
+      queries, documents: embeddings, normalised where the score is to be the cosine.
+      k: columns of the run, whatever the size of the corpus.
+      order: `tie_order` of the documents.
+      exclude: pairs (row of `queries`, row of `documents`) that are never returned.
+      block: queries scored at once; memory is 4 * block * m bytes.
+
+    Raises:
+      UserError: an embedding is not finite.
+    """
+    for name, rows in (("query", queries), ("document", documents)):
+        if not np.isfinite(rows).all():
+            row = int(np.argmin(np.isfinite(rows).all(axis=1)))
+            raise UserError(f"the embedding of {name} {row} is not finite: the encoder has diverged, lower its rate")
+    block = min(block, max(len(queries), 1))
+    columns = jnp.asarray(documents[order])
+
+    def scores(start: int, stop: int) -> Float[Array, "b m"]:
+        # The last block is filled up, so that one shape is compiled for all.
+        rows = np.zeros((block, queries.shape[1]), np.float32)
+        rows[: stop - start] = queries[start:stop]
+        return _products(rows, columns)
+
+    return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block)
+
+
+def search_blocks(
+    scores: Callable[[int, int], Float[Array, "b m"] | Float32[np.ndarray, "b m"]],
+    n_queries: int,
+    k: int,
+    *,
+    order: Int32[np.ndarray, "m"],
+    exclude: Int32[np.ndarray, "n 2"] | None,
+    block: int,
+) -> Run:
+    """The k best documents by any scores, block after block of queries.
+
+    Args:
+      scores: maps the range of a block's queries to their scores, whose columns stand in tie order and whose rows may
+        be more than the block has queries; -inf marks a document that is no result.
+      n_queries, k, order, exclude, block: as in `search`.
+    """
+    run = Run(np.full((n_queries, k), NOTHING, np.int32), np.full((n_queries, k), -np.inf, np.float32))
+    kept = min(k, len(order))
+    starts = np.arange(0, n_queries, block)
+    if not kept or not n_queries:
+        return run
+    excluded = _excluded_by_block(exclude, order, starts, block)
+    for number, start in enumerate(starts):
+        stop = min(start + block, n_queries)
+        best, columns = _best(scores(int(start), int(stop)), excluded[number], kept)
+        best, columns = np.asarray(best)[: stop - start], np.asarray(columns)[: stop - start]
+        run.scores[start:stop, :kept] = best
+        run.documents[start:stop, :kept] = np.where(np.isneginf(best), NOTHING, order[columns])
+    return run
+
+
+def _excluded_by_block(
+    exclude: Int32[np.ndarray, "n 2"] | None,
+    order: Int32[np.ndarray, "m"],
+    starts: np.ndarray,
+    block: int,
+) -> Int32[np.ndarray, "blocks e 2"]:
+    """Pairs (row of the block, column in tie order), padded with a row past every block."""
+    if exclude is None:
+        exclude = np.zeros((0, 2), np.int32)
+    column = np.empty(len(order), np.int32)
+    column[order] = np.arange(len(order), dtype=np.int32)
+    number = exclude[:, 0] // block
+    counts = np.bincount(number, minlength=len(starts))
+    padded = np.full((len(starts), counts.max(initial=0), 2), np.iinfo(np.int32).max, np.int32)
+    by_block = np.argsort(number, kind="stable")
+    place = np.arange(len(exclude)) - np.repeat(np.cumsum(counts) - counts, counts)
+    padded[number[by_block], place, 0] = exclude[by_block, 0] % block
+    padded[number[by_block], place, 1] = column[exclude[by_block, 1]]
+    return padded
+
+
+@jax.jit
+def _products(queries: Float[Array, "b d"], documents: Float[Array, "m d"]) -> Float[Array, "b m"]:
+    # Accelerators would otherwise multiply with fewer bits, and near neighbours would tie.
+    return jnp.einsum("bd,md->bm", queries, documents, precision=lax.Precision.HIGHEST)
+
+
+@partial(jax.jit, static_argnums=2)
+def _best(
+    scores: Float[Array, "b m"], excluded: Int32[Array, "e 2"], k: int
+) -> tuple[Float[Array, "b k"], Int32[Array, "b k"]]:
+    # top_k returns the lower column first where scores are equal, and columns stand in tie order.
+    return lax.top_k(scores.at[excluded[:, 0], excluded[:, 1]].set(-jnp.inf, mode="drop"), k)

@@ -1,0 +1,175 @@
+"""ScaNN, the racer: tuned to a recall target, never reported without its recall against exact search."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from mtret.errors import UserError
+from mtret.index.exact import NOTHING, Run
+
+Kind = Literal["brute force", "hashing", "tree"]
+
+BRUTE_FORCE_BELOW = 20_000
+TREE_FROM = 100_000
+TARGET_RECALL = 0.95
+MEASURED_AT = 10
+
+
+@dataclass(frozen=True)
+class ScannMeasured:
+    """What an index was tuned to and what it reached on the tuning sample; `runs` adds the recall of all queries."""
+
+    kind: Kind
+    target_recall: float
+    sample_recall: float  # of exact search's first 10, over the tuning sample
+    sample_queries: int
+    build_seconds: float
+    queries_per_second: float  # in one parallel batch of the sample, embeddings given
+    reorder: int  # documents scored again in full precision; 0 for brute force, which scores all
+    leaves: int
+    leaves_searched: int
+
+
+def agreement(run: Run, exact: Run, k: int = MEASURED_AT) -> float:
+    """Mean share of exact search's first k documents that stand in the run's first k."""
+    truth, found = exact.documents[:, :k], run.documents[:, :k]
+    shared = ((truth[:, :, None] == found[:, None, :]) & (truth != NOTHING)[:, :, None]).any(axis=2)
+    return float(np.mean(shared.sum(axis=1) / np.maximum((truth != NOTHING).sum(axis=1), 1)))
+
+
+class ScannIndex:
+    """Documents under ScaNN by dot product: brute force, asymmetric hashing with reordering, or a tree above it."""
+
+    def __init__(self, documents: Float32[np.ndarray, "m d"], *, depth: int = 100, kind: Kind | None = None) -> None:
+        """Builds the index, always the same one from the same documents.
+
+        Args:
+          documents: normalised embeddings.
+          depth: the most neighbours that are usually asked for.
+          kind: by default what suits the number of documents.
+
+        Raises:
+          UserError: scann cannot be imported here.
+        """
+        scann = _import_scann()
+        m = len(documents)
+        self.kind: Kind = kind or ("brute force" if m < BRUTE_FORCE_BELOW else "hashing" if m < TREE_FROM else "tree")
+        self.n_documents = m
+        self.leaves = round(2 * m**0.5) if self.kind == "tree" else 0
+        start = time.perf_counter()
+        builder = scann.builder(np.ascontiguousarray(documents, np.float32), min(depth, m), "dot_product")
+        if self.kind == "brute force":
+            builder = builder.score_brute_force()
+        else:
+            if self.kind == "tree":
+                # k-means++ starts are the same in every build, random ones are not.
+                builder = builder.tree(self.leaves, max(self.leaves // 20, 1), random_init=False, soar_lambda=1.5)
+            builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(min(4 * depth, m))
+        self._searcher: Any = builder.build()
+        self.build_seconds = time.perf_counter() - start
+        self._rungs = self._ladder(depth)
+        self._reorder, self._leaves_searched = self._rungs[0]
+
+    def tune(
+        self,
+        queries: Float32[np.ndarray, "q d"],
+        exact: Run,
+        *,
+        target_recall: float = TARGET_RECALL,
+        sample: int = 500,
+        seed: int = 0,
+    ) -> ScannMeasured:
+        """Searches deeper until a sample of the queries reaches the recall, or nothing deeper is left.
+
+        Args:
+          queries: normalised embeddings.
+          exact: their exact run, without exclusions, of at least 10 columns.
+          target_recall: share of exact search's first 10 documents to be found.
+          sample: queries measured, drawn by the seed.
+        """
+        rows = np.sort(np.random.default_rng((seed, 0)).permutation(len(queries))[:sample])
+        truth = Run(exact.documents[rows], exact.scores[rows])
+        recall, seconds = 0.0, float("inf")
+        for self._reorder, self._leaves_searched in self._rungs:
+            start = time.perf_counter()
+            documents, _ = self._neighbours(queries[rows], min(MEASURED_AT, self.n_documents))
+            seconds = time.perf_counter() - start
+            recall = agreement(Run(documents, np.zeros(documents.shape, np.float32)), truth)
+            if recall >= target_recall:
+                break
+        return ScannMeasured(
+            kind=self.kind,
+            target_recall=target_recall,
+            sample_recall=recall,
+            sample_queries=len(rows),
+            build_seconds=self.build_seconds,
+            queries_per_second=len(rows) / seconds,
+            reorder=self._reorder,
+            leaves=self.leaves,
+            leaves_searched=self._leaves_searched,
+        )
+
+    def search(
+        self,
+        queries: Float32[np.ndarray, "q d"],
+        k: int,
+        *,
+        order: Int32[np.ndarray, "m"],
+        exclude: Int32[np.ndarray, "n 2"] | None = None,
+    ) -> Run:
+        """The k documents that ScaNN finds nearest. Equal scores stand in tie order; arguments as of exact search."""
+        run = Run(np.full((len(queries), k), NOTHING, np.int32), np.full((len(queries), k), -np.inf, np.float32))
+        if not len(queries):
+            return run
+        pairs = np.zeros((0, 2), np.int32) if exclude is None else exclude
+        # ScaNN knows no exclusions: ask for as many more as any query has.
+        spare = int(np.bincount(pairs[:, 0], minlength=1).max())
+        documents, scores = self._neighbours(queries, min(k + spare, self.n_documents))
+        if spare:
+            asked = np.arange(len(queries), dtype=np.int64)[:, None] * self.n_documents + documents
+            banned = np.isin(asked, pairs[:, 0].astype(np.int64) * self.n_documents + pairs[:, 1])
+            scores = np.where(banned, np.float32(-np.inf), scores)
+        position = np.empty(self.n_documents, np.int32)
+        position[order] = np.arange(self.n_documents, dtype=np.int32)
+        best = np.lexsort((position[documents], -scores), axis=1)[:, :k]
+        run.scores[:, : best.shape[1]] = np.take_along_axis(scores, best, axis=1)
+        run.documents[:, : best.shape[1]] = np.take_along_axis(documents, best, axis=1)
+        run.documents[np.isneginf(run.scores)] = NOTHING
+        return run
+
+    def _neighbours(
+        self, queries: Float32[np.ndarray, "q d"], k: int
+    ) -> tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
+        # Brute force rejects both arguments' defaults being overridden with 0, and -1 means the default.
+        reorder = max(self._reorder, k) if self._reorder else -1
+        documents, scores = self._searcher.search_batched_parallel(
+            np.ascontiguousarray(queries, np.float32), k, reorder, self._leaves_searched or -1
+        )
+        # Where the searched leaves hold fewer than k documents, ScaNN fills up with document 0 and score NaN.
+        missing = np.isnan(scores)
+        documents = np.where(missing, NOTHING, documents.astype(np.int64)).astype(np.int32)
+        return documents, np.where(missing, np.float32(-np.inf), scores)
+
+    def _ladder(self, depth: int) -> list[tuple[int, int]]:
+        """Pairs (documents reordered, leaves searched), each about twice the work of the one before."""
+        if self.kind == "brute force":
+            return [(0, 0)]
+        steps = range(12)
+        reorder = [min(depth << i, self.n_documents) for i in steps]
+        leaves = [min(max(self.leaves // 40, 1) << i, self.leaves) if self.leaves else 0 for i in steps]
+        return list(dict.fromkeys(zip(reorder, leaves, strict=True)))
+
+
+def _import_scann() -> Any:
+    try:
+        from scann.scann_ops.py import scann_ops_pybind
+    except Exception as error:  # a TensorFlow that ScaNN was not built for raises its own error, not ImportError
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"scann cannot be imported ({reason}): it has wheels for Linux x86-64 only and fails beside TensorFlow 2.21; "
+            "install scann there without TensorFlow, or evaluate with exact search only"
+        ) from error
+    return scann_ops_pybind

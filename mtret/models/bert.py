@@ -1,0 +1,196 @@
+"""BERT (Devlin et al., 1810.04805) and its distilled relatives such as MiniLM: post-norm, learned positions, erf GELU.
+
+Modules are named as in the published checkpoints, so that a parameter's path is its published name.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from mtret.errors import UserError
+from mtret.models.layers import Dense, Embedding, LayerNorm, attend, dropout
+
+PREFIXES = ("bert.",)  # some checkpoints were saved from inside a larger model
+UNUSED = (r"pooler\..*", r"cls\..*", r"embeddings\.position_ids")  # published, but no part of a sentence embedding
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Geometry, from `config.json`; `operands` (the products' operand type) and dropout rates are the run's own."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    layer_norm_eps: float
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    operands: str = "float32"
+
+    @classmethod
+    def from_json(cls, published: dict[str, Any], where: str) -> "BertConfig":
+        """Raises UserError where the file asks for what this tower does not do, or lacks a field."""
+        for key, ours in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+            if published.get(key, ours) != ours:
+                raise UserError(f"{where}: {key} is '{published[key]}'; the BERT tower knows '{ours}' only")
+        names = [name for name in cls.__dataclass_fields__ if name != "operands"]
+        missing = [name for name in names if name not in published and not name.endswith("_prob")]
+        if missing:
+            raise UserError(f"{where}: no '{missing[0]}'; is this the config.json of a BERT encoder?")
+        return cls(**{name: published[name] for name in names if name in published})
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention within segments, before its output projection."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None, site: int
+    ) -> Float[Array, "tokens D"]:
+        config = self.config
+        heads = (*segment.shape, config.num_attention_heads, config.hidden_size // config.num_attention_heads)
+        q, k, v = (
+            Dense(config.hidden_size, config.operands, name=name)(x).reshape(heads) for name in ("query", "key", "value")
+        )
+        mixed = attend(
+            q,
+            k,
+            v,
+            segment,
+            window=None,
+            implementation=config.operands,
+            row_keys=keys,
+            dropout_rate=config.attention_probs_dropout_prob,
+            dropout_site=site,
+        )
+        return mixed.reshape(x.shape)
+
+
+class AddNorm(nn.Module):
+    """Projection, dropout, residual, norm: the published `output` blocks."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "tokens inner"],
+        residual: Float[Array, "tokens D"],
+        rows: int,
+        keys: Key[Array, "rows"] | None,
+        site: int,
+    ) -> Float[Array, "tokens D"]:
+        config = self.config
+        x = Dense(config.hidden_size, config.operands, name="dense")(x)
+        x = dropout(x.reshape(rows, -1, config.hidden_size), keys, config.hidden_dropout_prob, site).reshape(x.shape)
+        return LayerNorm(config.layer_norm_eps, name="LayerNorm")(x + residual)
+
+
+class Attention(nn.Module):
+    """Self-attention and its output block."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None, site: int
+    ) -> Float[Array, "tokens D"]:
+        mixed = SelfAttention(self.config, name="self")(x, segment, keys, site)
+        return AddNorm(self.config, name="output")(mixed, x, segment.shape[0], keys, site + 1)
+
+
+class Intermediate(nn.Module):
+    """The feed-forward network's wide half."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens inner"]:
+        x = Dense(self.config.intermediate_size, self.config.operands, name="dense")(x)
+        return nn.gelu(x, approximate=False)
+
+
+class Layer(nn.Module):
+    """One transformer layer; it owns three dropout sites."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None, site: int
+    ) -> Float[Array, "tokens D"]:
+        x = Attention(self.config, name="attention")(x, segment, keys, site)
+        wide = Intermediate(self.config, name="intermediate")(x)
+        return AddNorm(self.config, name="output")(wide, x, segment.shape[0], keys, site + 2)
+
+
+class Layers(nn.Module):
+    """The stack, numbered from 0."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
+    ) -> Float[Array, "tokens D"]:
+        for i in range(self.config.num_hidden_layers):
+            x = Layer(self.config, name=str(i))(x, segment, keys, site=1 + 3 * i)
+        return x
+
+
+class Encoder(nn.Module):
+    """Holds the stack under its published name, `encoder.layer`."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
+    ) -> Float[Array, "tokens D"]:
+        return Layers(self.config, name="layer")(x, segment, keys)
+
+
+class Embeddings(nn.Module):
+    """Word, position and type embeddings, summed and normed; every token has type 0."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
+    ) -> Float[Array, "tokens D"]:
+        config = self.config
+        x = Embedding(config.vocab_size, config.hidden_size, name="word_embeddings")(ids.reshape(-1))
+        x += Embedding(config.max_position_embeddings, config.hidden_size, name="position_embeddings")(
+            position.reshape(-1)
+        )
+        x += Embedding(config.type_vocab_size, config.hidden_size, name="token_type_embeddings")(jnp.zeros(1, jnp.int32))
+        x = LayerNorm(config.layer_norm_eps, name="LayerNorm")(x)
+        return dropout(x.reshape(*ids.shape, -1), keys, config.hidden_dropout_prob, 0).reshape(x.shape)
+
+
+class BertTower(nn.Module):
+    """Token states of packed rows."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, "rows L"],
+        position: Int[Array, "rows L"],
+        segment: Int[Array, "rows L"],
+        row_keys: Key[Array, "rows"] | None = None,
+    ) -> Float[Array, "rows L D"]:
+        x = Embeddings(self.config, name="embeddings")(ids, position, row_keys)
+        x = Encoder(self.config, name="encoder")(x, segment, row_keys)
+        return x.reshape(*ids.shape, -1)
+

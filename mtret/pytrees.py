@@ -1,0 +1,44 @@
+"""Named leaves of nested dictionaries: flatten, rebuild, choose by regular expression."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtret.errors import UserError
+
+Tree = Mapping[str, Any]
+
+
+def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": x}} -> {"a/b": x}, in the tree's own order."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        leaves.update(flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value})
+    return leaves
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in leaves.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+def match_rules(tree: Tree, rules: Sequence[tuple[str, Any]], what: str) -> dict[str, Any]:
+    """A tree of the same structure: each leaf's value is that of the first rule whose expression matches its whole path.
+
+    Raises UserError when a leaf is matched by no rule: a new parameter must be decided on, not fall through.
+    """
+    values = {}
+    for path in flatten(tree):
+        found = [value for pattern, value in rules if re.fullmatch(pattern, path)]
+        if not found:
+            raise UserError(f"{what}: no rule matches the parameter '{path}'; add one (first match counts)")
+        values[path] = found[0]
+    return unflatten(values)

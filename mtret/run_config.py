@@ -1,0 +1,193 @@
+"""ConfigDict to frozen dataclasses, strictly. The only reader of configurations.
+
+The dataclasses live beside what they configure; here they are put together, and a key that none of them has is refused.
+"""
+
+import ast
+import importlib.util
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from mtret.data.mixture import MixtureConfig
+from mtret.data.planning import BatchConfig
+from mtret.data.templates import Templates
+from mtret.errors import UserError, nearest
+from mtret.evaluation.dev_sample import DevConfig
+from mtret.losses import LossConfig
+from mtret.models.dual_encoder import ModelConfig
+from mtret.train.loop import LoopConfig
+from mtret.train.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of a training run. `configs/base.py` writes every key out, with its meaning."""
+
+    suite: str = ""  # a folder of task folders, or "enterprise"
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    templates: Templates = field(default_factory=Templates)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    dev: DevConfig = field(default_factory=DevConfig)
+
+
+def read_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a file `path.py` or `path.py:argument`, with `overrides` such as `batch.queries=128` put in.
+
+    The file defines `get_config()` (or `get_config(argument)`), which returns a ConfigDict or a dict. Raises UserError,
+    naming the key, for one that is unknown or of the wrong type.
+    """
+    values = _as_dict(_call(source))
+    for override in overrides:
+        _put(values, override)
+    return build(RunConfig, values, "")
+
+
+def _call(source: str) -> Any:
+    path, _, argument = source.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        siblings = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        raise UserError(f"--config: no file '{path}'.{nearest(path, siblings)}")
+    spec = importlib.util.spec_from_file_location(f"mtret_config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config(argument) if argument else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's file raises is the user's to mend
+        line = _line_in(error, str(file))
+        raise UserError(f"{file}{line}: {type(error).__name__}: {error}") from error
+
+
+def _line_in(error: Exception, file: str) -> str:
+    import traceback
+
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+    return f":{lines[-1]}" if lines else ""
+
+
+def _as_dict(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    return {key: _as_dict(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _put(values: dict[str, Any], override: str) -> None:
+    """Sets `a.b=value`. A value is read as a Python literal where it is one, and as `x:1,y:2` where a mapping stands."""
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--config.{path}: give it a value, --config.{path}=...")
+    *parents, name = path.split(".")
+    node = values
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--config.{path}: '{parent}' is a value, it has no keys")
+    try:
+        node[name] = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        node[name] = {"true": True, "false": False}.get(text, text)
+
+
+def build(kind: type, values: Any, path: str) -> Any:
+    """A dataclass from nested mappings; what is not given keeps its default. Raises UserError, naming the key."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"config {path or 'file'}: needs keys and values, got {values!r}")
+    hints = typing.get_type_hints(kind)
+    known = {each.name: each for each in fields(kind)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"config: unknown key '{_join(path, key)}'.{nearest(key, known)} Known: {', '.join(known)}")
+    missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise UserError(f"config: '{_join(path, missing[0])}' is missing")
+    given = {key: _convert(value, hints[key], _join(path, key)) for key, value in values.items()}
+    return kind(**given)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _convert(value: Any, wanted: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)), path)
+    if is_dataclass(wanted):
+        return build(typing.cast(type, wanted), value, path)
+    if origin is not None and issubclass(origin, Mapping):
+        pairs = _mapping(value, path)
+        return {str(key): _convert(item, arguments[1], _join(path, str(key))) for key, item in pairs.items()}
+    if origin is tuple:
+        return _tuple(value, arguments, path)
+    return _scalar(value, wanted, path)
+
+
+def _mapping(value: Any, path: str) -> Mapping[Any, Any]:
+    if isinstance(value, str):  # a:1,b:2
+        pairs = [item.partition(":") for item in value.split(",") if item.strip()]
+        try:
+            return {name.strip(): ast.literal_eval(number.strip()) for name, _, number in pairs}
+        except (ValueError, SyntaxError) as error:
+            raise UserError(f"config {path}: '{value}' is not of the form name:number,name:number") from error
+    if not isinstance(value, Mapping):
+        raise UserError(f"config {path}: needs names and values, got {value!r}")
+    return value
+
+
+def _tuple(value: Any, arguments: tuple[Any, ...], path: str) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    if not isinstance(value, list | tuple):
+        raise UserError(f"config {path}: needs a list, got {value!r}")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_convert(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(arguments):
+        raise UserError(f"config {path}: needs {len(arguments)} entries, got {value!r}")
+    return tuple(_convert(item, kind, f"{path}[{i}]") for i, (item, kind) in enumerate(zip(value, arguments, strict=True)))
+
+
+def _scalar(value: Any, wanted: type, path: str) -> Any:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):
+        return value
+    raise UserError(f"config {path}: needs a {wanted.__name__}, got {value!r}")
+
+
+def as_json(config: RunConfig) -> dict[str, Any]:
+    """The configuration as JSON values, to be written with a run and compared with it."""
+    return _jsonable(asdict(config))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> list[str]:
+    """`key: ours, theirs` for every key in which two configurations differ."""
+    found = []
+    for key in sorted({*ours, *theirs}):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, _join(path, key))
+        elif a != b:
+            found.append(f"{_join(path, key)}: {a!r}, there {b!r}")
+    return found

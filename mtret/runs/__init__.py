@@ -1,0 +1,1 @@
+"""Wiring: what the command line does and a notebook calls."""

@@ -1,0 +1,294 @@
+"""A configuration becomes data, model and loop, and in the end a model folder."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from mtret.artefact import save_artefact
+from mtret.console import TrainingBar, duration, timed
+from mtret.data.formats import Suite
+from mtret.data.pipeline import batches
+from mtret.data.planning import Planner, TrainingTask, training_task
+from mtret.data.roles import training_record
+from mtret.data.tasks import Task
+from mtret.data.tokenize import Tokenizer
+from mtret.devices import cache_folder, device_line, keep_compilations
+from mtret.errors import UserError, nearest
+from mtret.evaluation.dev_sample import DevSample, dev_samples
+from mtret.files import read_arrays, read_metadata, replace_json
+from mtret.index.encode import Embedder, Texts
+from mtret.models import hf
+from mtret.pytrees import Tree, unflatten
+from mtret.run_config import RunConfig, as_json, build, differences
+from mtret.runs.setting import load_suite, versions
+from mtret.train.checkpoint import Checkpoints
+from mtret.train.loop import Best, Evaluate, Loop, MetricsFile, Sinks
+from mtret.train.optim import optimizer
+from mtret.train.sharding import batch_sharding, make_mesh
+from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create_state, initial_params
+
+RUN_FILE = "config.json"
+
+
+def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
+    """The tasks that the configuration trains on; all with a train split where it names none.
+
+    Raises UserError for a name that the suite does not have.
+    """
+    names = config.mixture.tasks or tuple(name for name, task in suite.tasks.items() if "train" in task.splits)
+    for name in names:
+        if name in suite.skipped:
+            raise UserError(f"mixture.tasks: '{name}' is not trainable: {suite.skipped[name]}")
+        if name not in suite.tasks:
+            raise UserError(f"mixture.tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
+    if len(set(names)) < len(names):
+        raise UserError(f"mixture.tasks: a task is named twice in {', '.join(names)}")
+    if not names:
+        raise UserError(f"{suite.folder}: no task has a train split, so there is nothing to train on")
+    return [suite.tasks[name] for name in names]
+
+
+def train(config: RunConfig, workdir: Path, console: Console) -> Path:
+    """Trains, or goes on where the same command left off, and returns the folder of the finished model.
+
+    Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `events/`, `best.safetensors` and `model/` into `workdir`. Raises
+    UserError before anything is written where the input is wrong or `workdir` belongs to another configuration; raises
+    `Stopped` after a requested stop, with the state saved.
+    """
+    console.print(device_line())
+    cache = cache_folder()
+    keep_compilations(cache)
+    suite = load_suite(config.suite)
+    tasks = mixture_tasks(suite, config)
+    encoder = hf.load(config.model.source, config.model)
+    identity = _identity(config, suite, tasks, encoder)
+    _claim(workdir, identity, write=False)
+    run = _prepare(config, tasks, encoder, cache, console)
+    _claim(workdir, identity, write=True)
+
+    checkpoints = Checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)
+    try:
+        state, best = _start(run, config, checkpoints, workdir, console)
+        first = int(state.step)
+        if first < config.loop.steps:
+            steps, seconds = compile_steps(run.step, state, run.planner, run.shapes, run.mesh)
+            console.print(f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {cache / 'xla'})")
+            with _sinks(run, workdir, first, console) as sinks:
+                state = _loop(run, config, steps, checkpoints, best, sinks).run(state)
+        params = _best_params(best, state)
+    finally:
+        checkpoints.close()
+    chosen = best.step if best.step >= 0 else int(state.step)
+    return _save_model(workdir / "model", encoder, params["tower"], tasks, config, chosen)
+
+
+def export(workdir: Path, out: Path) -> Path:
+    """Writes the best parameters so far of a run, finished or not, as a model folder.
+
+    Raises UserError where `workdir` is no run, has no parameters yet, its data has changed, or `out` exists.
+    """
+    if out.exists():
+        raise UserError(f"{out}: exists already; export never overwrites, give another --out")
+    there = _read_identity(workdir)
+    config = build(RunConfig, there["config"], "")
+    arrays = read_arrays(workdir / "best.safetensors")
+    if arrays is None:
+        raise UserError(f"{workdir}: has no best parameters yet; let the run reach its first evaluation")
+    suite = load_suite(config.suite)
+    tasks = mixture_tasks(suite, config)
+    encoder = hf.load(config.model.source, config.model)
+    _claim(workdir, _identity(config, suite, tasks, encoder), write=False)
+    step = int(read_metadata(workdir / "best.safetensors").get("step", -1))
+    return _save_model(out, encoder, unflatten(arrays)["tower"], tasks, config, step)
+
+
+def _save_model(
+    folder: Path, encoder: hf.Pretrained, params: Tree, tasks: Sequence[Task], config: RunConfig, step: int
+) -> Path:
+    details = {
+        "mtret": versions()["mtret"],
+        "source": config.model.source,
+        "source_sha256": encoder.weights_sha256,
+        "step": step,
+        "config": as_json(config),
+    }
+    cards = [task.card for task in tasks]
+    save_artefact(folder, encoder, params, config.templates, cards, training_record(tasks), details)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a training needs, before any state."""
+
+    planner: Planner
+    shapes: Mapping[int, int]
+    step: StepConfig
+    params: Tree
+    mesh: jax.sharding.Mesh
+    evaluate: Evaluate | None
+
+
+def _prepare(
+    config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, cache: Path, console: Console
+) -> _Run:
+    mesh = make_mesh(config.batch.groups)
+    tokenizer = Tokenizer(encoder.folder, cache)
+    with timed(console, "tokenising"):
+        training = [training_task(task, tokenizer, config.templates, config.batch) for task in tasks]
+    planner = Planner(training, config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps)
+    with timed(console, "planning"):
+        shapes = planner.shapes()
+    _print_plan(planner, shapes, tasks, training, config, console)
+    params = initial_params(encoder.params, config.loss)
+    step = StepConfig(
+        tower=encoder.tower,
+        optimizer=optimizer(config.optim, params, config.loop.steps),
+        loss=config.loss,
+        group_queries=planner.group_queries,
+        group_texts=planner.group_texts,
+        dropout=config.model.dropout != 0.0,
+        seed=config.seed,
+    )
+    samples = dev_samples(tasks, config.dev, config.seed)
+    evaluate = _dev_evaluator(samples, encoder, tokenizer, config) if samples else None
+    return _Run(planner, shapes, step, params, mesh, evaluate)
+
+
+def _print_plan(
+    planner: Planner,
+    shapes: Mapping[int, int],
+    tasks: Sequence[Task],
+    training: Sequence[TrainingTask],
+    config: RunConfig,
+    console: Console,
+) -> None:
+    families = sorted({task.card.family for task in tasks})
+    queries = sum(len(task.queries) for task in training)
+    pairs = sum(len(task.positives.documents) for task in training)
+    batch = config.batch
+    console.print(f"{len(tasks)} tasks of {len(families)} families: {', '.join(families)}", highlight=False)
+    console.print(f"{queries:,} distinct queries, {pairs:,} pairs", highlight=False)
+    console.print(
+        f"batch {batch.queries} queries, {batch.positives} positive(s) and {batch.negatives} hard negatives each, at most "
+        f"{batch.query_length}/{batch.document_length} tokens, in {batch.groups} group(s)",
+        highlight=False,
+    )
+    words = ", ".join(f"{rows} ({count})" for rows, count in shapes.items())
+    console.print(f"{len(shapes)} shapes, rows of {batch.row_length} tokens (steps): {words}", highlight=False)
+
+
+def _dev_evaluator(
+    samples: Mapping[str, DevSample], encoder: hf.Pretrained, tokenizer: Tokenizer, config: RunConfig
+) -> Evaluate:
+    """Scores of a tower's parameters on the dev samples, by task, and their mean."""
+    parts: list[Texts] = []
+    for sample in samples.values():
+        task = sample.task
+        queries = config.templates.render_queries([task.query_texts[i] for i in sample.queries], task.card.instruction)
+        documents = config.templates.render_documents([task.document_texts[i] for i in sample.documents])
+        parts += [Texts(tokenizer(queries), encoder.max_length), Texts(tokenizer(documents), encoder.max_length)]
+
+    def evaluate(params: Tree) -> dict[str, float]:
+        vectors = Embedder(encoder.tower, params, encoder.pooling, encoder.features)(parts)
+        scores = {
+            name: sample.ndcg_at_10(vectors[2 * i], vectors[2 * i + 1]) for i, (name, sample) in enumerate(samples.items())
+        }
+        return {"mean": float(np.mean(list(scores.values()))), **scores}
+
+    return evaluate
+
+
+def _identity(config: RunConfig, suite: Suite, tasks: Sequence[Task], encoder: hf.Pretrained) -> dict[str, Any]:
+    """What makes two runs the same: configuration, data and starting weights. Versions are noted beside it."""
+    return {
+        "config": as_json(config),
+        "data": {task.name: suite.task_sha256[task.name] for task in tasks},
+        "weights_sha256": encoder.weights_sha256,
+        "versions": versions(),
+    }
+
+
+def _claim(workdir: Path, identity: Mapping[str, Any], write: bool) -> None:
+    """Refuses a workdir that belongs to another run; marks a fresh one as ours when told to write."""
+    path = workdir / RUN_FILE
+    if path.exists():
+        there = _read_identity(workdir)
+        keys = ("config", "data", "weights_sha256")
+        found = differences({key: identity[key] for key in keys}, {key: there.get(key) for key in keys})
+        if found:
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
+    elif write:
+        replace_json(path, identity)
+
+
+def _read_identity(workdir: Path) -> dict[str, Any]:
+    path = workdir / RUN_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir}: holds no run (no {RUN_FILE}); give the --workdir of a training") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); use a new workdir") from error
+
+
+def _start(
+    run: _Run, config: RunConfig, checkpoints: Checkpoints, workdir: Path, console: Console
+) -> tuple[TrainState, Best]:
+    """The state to go on from, and the best before it."""
+    best = Best(workdir / "best.safetensors")
+    state = create_state(run.params, run.step.optimizer, run.mesh)
+    restored = checkpoints.restore(state, complain=lambda line: console.print(f"[yellow]{line}[/yellow]", highlight=False))
+    if restored is None:
+        return state, best
+    state, record = restored
+    noted = record["best"]
+    if noted["score"] is not None and best.path.exists():
+        best.score, best.step = noted["score"], noted["step"]
+    done = int(state.step)
+    console.print(f"resumed at step {done}" if done < config.loop.steps else f"all {done} steps are done already")
+    return state, best
+
+
+@contextmanager
+def _sinks(run: _Run, workdir: Path, first: int, console: Console) -> Iterator[Sinks]:
+    from tensorboardX import SummaryWriter
+
+    names = tuple(task.name for task in run.planner.tasks)
+    file = MetricsFile(workdir / "metrics.jsonl", first)
+    events = SummaryWriter(str(workdir / "events"), purge_step=first + 1 if first else None)
+    try:
+        with TrainingBar(console, "training", run.planner.steps, first) as bar:
+            yield Sinks(file, events, bar, names)
+    finally:
+        file.close()
+        events.close()
+
+
+def _loop(
+    run: _Run, config: RunConfig, steps: Mapping[int, Step], checkpoints: Checkpoints, best: Best, sinks: Sinks
+) -> Loop:
+    return Loop(
+        config=config.loop,
+        steps=steps,
+        batches=lambda first: batches(run.planner, batch_sharding(run.mesh), first),
+        checkpoints=checkpoints,
+        best=best,
+        sinks=sinks,
+        evaluate=run.evaluate,
+    )
+
+
+def _best_params(best: Best, state: TrainState) -> Tree:
+    arrays = read_arrays(best.path) if best.step >= 0 else None
+    return unflatten(arrays) if arrays else jax.device_get(state.params)

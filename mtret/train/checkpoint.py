@@ -1,0 +1,71 @@
+"""Checkpoints by Orbax: atomic, written in the background, and a damaged one gives way to the one before."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mtret.errors import UserError
+from mtret.train.step import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of a run, `keep` of them at most."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+            item_names=("state", "record"),
+        )
+
+    def save(self, state: TrainState, record: dict[str, Any]) -> None:
+        """Copies the state off the devices and returns; the writing goes on behind. `record` must be JSON."""
+        args = self._ocp.args
+        self._manager.save(
+            int(state.step),
+            args=args.Composite(state=args.StandardSave(state._asdict()), record=args.JsonSave(record)),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, in order."""
+        return sorted(self._manager.all_steps())
+
+    def restore(
+        self, like: TrainState, complain: Callable[[str], None]
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest state that can be read, with its record; None where there is no checkpoint at all.
+
+        Damaged ones are named through `complain` and removed, so that their steps can be saved again. Raises UserError
+        where there are checkpoints and none can be read.
+        """
+        steps = self.steps()
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like._asdict())
+        args = self._ocp.args
+        for step in reversed(steps):
+            try:
+                found = self._manager.restore(
+                    step, args=args.Composite(state=args.StandardRestore(target), record=args.JsonRestore())
+                )
+            except Exception as error:  # damage shows itself in many kinds of exception
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+                complain(f"checkpoint {step} is damaged ({reason}); falling back to the one before")
+                continue
+            for damaged in (later for later in steps if later > step):
+                self._manager.delete(damaged)
+            return TrainState(**found["state"]), found["record"]
+        if steps:
+            raise UserError(f"{self._manager.directory}: none of the checkpoints {steps} can be read; use a new workdir")
+        return None
+
+    def wait(self) -> None:
+        """Until everything is on disk. Raises what the writing raised."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and stops the writer."""
+        self._manager.close()

@@ -1,0 +1,240 @@
+"""The only training loop."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from mtret.data.pipeline import Loaded
+from mtret.data.planning import Plan
+from mtret.files import replace_arrays, replace_text
+from mtret.pytrees import Tree, flatten
+from mtret.train.checkpoint import Checkpoints
+from mtret.train.step import METRICS, Step, TrainState
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long, and what is written how often. All counted in steps."""
+
+    steps: int = 200
+    log_every: int = 1
+    evaluate_every: int = 50  # on the dev sample; the best is kept
+    checkpoint_every: int = 50
+    keep_checkpoints: int = 2
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has saved its state. `signal_number` says how it was asked."""
+
+    def __init__(self, step: int, signal_number: int):
+        super().__init__(f"stopped at step {step}")
+        self.step, self.signal_number = step, signal_number
+
+
+class StopRequest:
+    """While entered, SIGINT and SIGTERM are noted, not obeyed: the loop saves first. A second one is obeyed at once."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal_number = number
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Observer(Protocol):
+    """Is shown what happens: a progress bar, a log."""
+
+    def step(self, values: Mapping[str, Any]) -> None: ...
+    def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None: ...
+
+
+class MetricsFile:
+    """One JSON object a line: steps and dev scores. A resumed run drops the lines that it will write again."""
+
+    def __init__(self, path: Path, first_step: int):
+        if path.exists():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= first_step]
+            replace_text(path, "".join(f"{line}\n" for line in kept))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # the torn last line of a killed run
+
+
+@dataclass
+class Best:
+    """The best dev score so far, and where its parameters lie."""
+
+    path: Path
+    score: float = -np.inf
+    step: int = -1
+
+    def offer(self, score: float, step: int, params: Tree) -> bool:
+        """Keeps `params` if `score` is higher than all before; says whether it was."""
+        if not score > self.score:
+            return False
+        arrays = {path: np.asarray(value) for path, value in flatten(jax.device_get(params)).items()}
+        replace_arrays(self.path, arrays, {"step": str(step), "score": repr(score)})
+        self.score, self.step = score, step
+        return True
+
+
+@dataclass
+class Sinks:
+    """Where a run's numbers go."""
+
+    file: MetricsFile
+    events: Any  # a tensorboardX SummaryWriter
+    observer: Observer
+    task_names: tuple[str, ...]
+    fetches: int = field(default=0)  # of metrics from the devices, to be counted in tests
+
+
+Evaluate = Callable[[Tree], Mapping[str, float]]  # parameters -> scores, the one to choose by under "mean"
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Everything the loop drives, put together by the caller."""
+
+    config: LoopConfig
+    steps: Mapping[int, Step]
+    batches: Callable[[int], Iterator[Loaded]]
+    checkpoints: Checkpoints
+    best: Best
+    sinks: Sinks
+    evaluate: Evaluate | None
+
+    def run(self, state: TrainState) -> TrainState:
+        """From the state's own step to the last. Raises Stopped, the state saved, when asked to stop."""
+        first = int(state.step)
+        if self.evaluate and first == 0:
+            self._dev(0, state)
+        with StopRequest() as stop:
+            clock = _Clock()
+            source = self.batches(first)
+            late: tuple[Plan, Array] | None = None
+            for step in range(first, self.config.steps):
+                plan, batch = clock.wait_for(source)
+                state, metrics = self.steps[plan.rows](state, batch)
+                if late is not None:
+                    self._log(*late, clock)
+                late = (plan, metrics)
+                done = step + 1
+                last = done == self.config.steps
+                # Checkpoints and evaluations stand outside the clock: they are no part of a step's speed.
+                if last or done % self.config.evaluate_every == 0 or done % self.config.checkpoint_every == 0:
+                    self._log(*late, clock)
+                    late = None
+                    if self.evaluate and (last or done % self.config.evaluate_every == 0):
+                        self._dev(done, state)
+                    if last or done % self.config.checkpoint_every == 0:
+                        self._save(state)
+                    clock = _Clock()
+                if stop.signal_number is not None and not last:
+                    if late is not None:
+                        self._log(*late, clock)
+                    self._save(state)
+                    self.checkpoints.wait()
+                    raise Stopped(done, stop.signal_number)
+        self.checkpoints.wait()
+        return state
+
+    def _save(self, state: TrainState) -> None:
+        if int(state.step) not in self.checkpoints.steps():
+            self.checkpoints.save(state, {"best": {"step": self.best.step, "score": _finite(self.best.score)}})
+
+    def _log(self, plan: Plan, metrics: Array, clock: "_Clock") -> None:
+        clock.add(plan)
+        if (plan.step + 1) % self.config.log_every:
+            return
+        values = dict(zip(METRICS, (float(x) for x in np.asarray(metrics)), strict=True))
+        self.sinks.fetches += 1
+        line = {
+            "step": plan.step + 1,
+            "task": self.sinks.task_names[plan.task],
+            **values,
+            **clock.speeds(plan),
+            "plan": plan.digest,
+        }
+        self.sinks.file.write(line)
+        for name in (*METRICS, "pairs_per_s", "tokens_per_s", "fill", "wait"):
+            self.sinks.events.add_scalar(f"train/{name}", line[name], plan.step + 1)
+        self.sinks.events.add_scalar(f"loss/{line['task']}", values["loss"], plan.step + 1)
+        self.sinks.observer.step(line)
+
+    def _dev(self, step: int, state: TrainState) -> None:
+        assert self.evaluate is not None
+        scores = self.evaluate(state.params["tower"])
+        is_best = self.best.offer(scores["mean"], step, state.params)
+        self.sinks.file.write({"step": step, "dev": dict(scores), "best": is_best})
+        for name, score in scores.items():
+            self.sinks.events.add_scalar(f"dev/{name}", score, step)
+        self.sinks.observer.dev(step, scores, is_best)
+
+
+def _finite(score: float) -> float | None:
+    return score if np.isfinite(score) else None
+
+
+class _Clock:
+    """Speeds between two logged steps."""
+
+    def __init__(self) -> None:
+        self._began, self._waited, self._pairs, self._tokens, self._slots = time.monotonic(), 0.0, 0, 0, 0
+
+    def wait_for(self, source: Iterator[Loaded]) -> Loaded:
+        began = time.monotonic()
+        loaded = next(source)
+        self._waited += time.monotonic() - began
+        return loaded
+
+    def add(self, plan: Plan) -> None:
+        self._pairs += plan.pairs
+        self._tokens += plan.tokens
+        self._slots += plan.slots
+
+    def speeds(self, plan: Plan) -> dict[str, float]:
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        values = {
+            "pairs": plan.pairs,
+            "tokens": plan.tokens,
+            "pairs_per_s": self._pairs / seconds,
+            "tokens_per_s": self._tokens / seconds,
+            "fill": self._tokens / self._slots,
+            "wait": self._waited / seconds,
+        }
+        self.__init__()
+        return values

@@ -1,0 +1,37 @@
+"""The arrays that cross module borders, and the glossary of their dimension names.
+
+C  chunks of a batch, encoded one after the other
+G  groups of a batch, sharded over the mesh axis `data`; part of the configuration, so batches are the same on every mesh
+R  rows of a group's chunk
+L  tokens of a row
+N  texts of a group: its queries, then its documents
+B  queries of the whole batch, G * Nq
+M  documents of the whole batch, G * (N - Nq)
+P  sampled positives per query
+K  known positives per query that are in the batch
+D  features of an embedding
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+class TokenBatch(NamedTuple):
+    """Texts packed several to a row. Position restarts with every text; padding has segment N and pooling weight 0."""
+
+    ids: Int[Array, "C G R L"]
+    position: Int[Array, "C G R L"]
+    segment: Int[Array, "C G R L"]  # the text's index in its group
+    pool: Float[Array, "C G R L"]  # what the token adds to its text's embedding: mean, cls and last are just weights
+
+
+class PairBatch(NamedTuple):
+    """One task's queries and documents with the relation between them. Each distinct text stands in it once."""
+
+    texts: TokenBatch  # per group: [:Nq] queries, [Nq:N] documents
+    target: Int[Array, "B P"]  # sampled positives, as columns; padded with M
+    known: Int[Array, "B K"]  # every training positive that is in the batch; padded with M
+    query_ok: Bool[Array, "B"]
+    doc_ok: Bool[Array, "M"]
+    task: Int[Array, ""]

@@ -1,0 +1,51 @@
+"""What holds for every test: the machine that JAX sees, checked array signatures, strict promotion, a cache of its own.
+
+A variable of the environment that is set already wins: `JAX_PLATFORMS=cuda make test` runs on an accelerator.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MESH_DEVICES = "--xla_force_host_platform_device_count"
+
+# Where our own arithmetic is tested, no dtype may be promoted silently. Not in the tests that take an optimiser step:
+# optax raises a float to the int32 step count.
+STRICT_DTYPES = ("models", "index", "evaluation", "test_losses.py", "test_pytrees.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before JAX is imported, and the import hook before mtret is."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if MESH_DEVICES not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {MESH_DEVICES}=8".strip()
+    if not hasattr(config, "workerinput"):  # a worker of xdist inherits the environment
+        os.environ["MTRET_CACHE"] = tempfile.mkdtemp(prefix="mtret-tests-")
+
+    from jaxtyping import install_import_hook  # reads the environment
+
+    install_import_hook("mtret", "beartype.beartype")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["MTRET_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def strict_dtypes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Raise where arithmetic mixes dtypes (`STRICT_DTYPES` says where)."""
+    if request.path.relative_to(Path(__file__).parent).parts[0] not in STRICT_DTYPES:
+        yield
+        return
+    import jax
+
+    with jax.numpy_dtype_promotion("strict"):
+        yield
