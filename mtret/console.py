@@ -42,6 +42,11 @@ class Bar:
             left = f", {duration((self._total - self._done) / rate)} left" if rate and self._done < self._total else ""
             self._console.print(f"{self._title} {self._done:,}/{self._total:,}{left}  {words}".rstrip(), highlight=False)
 
+    def finish(self) -> None:
+        """Shows the total as reached: texts that occur twice are encoded once, so the count may end below it."""
+        if self._done < self._total:
+            self.advance(self._total - self._done)
+
     def __enter__(self) -> "Bar":
         if self._live:
             self._live.start()

@@ -10,13 +10,12 @@ def device_line() -> str:
     import jax
 
     devices = jax.devices()
-    kind = devices[0].device_kind
-    line = f"{len(devices)} x {kind} ({devices[0].platform})"
-    if devices[0].platform == "cpu":
-        line += f", {os.cpu_count()} cores"
-        if _has_nvidia_gpu():
-            line += ": this machine has an NVIDIA GPU that JAX does not see; pip install 'mtret[cuda]'"
-    return f"device: {line}"
+    if devices[0].platform != "cpu":
+        return f"device: {len(devices)} x {devices[0].device_kind}"
+    remedy = ""
+    if _has_nvidia_gpu():
+        remedy = "; this machine has an NVIDIA GPU that JAX does not see: pip install 'mtret[cuda]'"
+    return f"device: CPU, {os.cpu_count()} cores, {len(devices)} JAX device(s){remedy}"
 
 
 def _has_nvidia_gpu() -> bool:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
 from mtret.losses import similarity
+
+pytest_plugins = ["pytester"]
 
 
 def test_wrong_shapes_are_refused() -> None:
@@ -19,11 +20,6 @@ def test_wrong_shapes_are_refused() -> None:
         similarity(jnp.ones((2, 4)), jnp.ones((3, 5)), scale)
     with pytest.raises(TypeCheckError):
         similarity(jnp.ones((2, 4), jnp.int32), jnp.ones((3, 4)), scale)
-
-
-def test_ranks_are_not_promoted() -> None:
-    with pytest.raises(ValueError, match="rank promotion"):
-        jnp.ones((2, 3)) + jnp.ones(3)
 
 
 def test_a_mesh_has_devices() -> None:
@@ -43,8 +39,23 @@ def test_our_warnings_are_errors_and_others_are_not() -> None:
         warnings.warn_explicit("old", DeprecationWarning, "core.py", 1, module="mtretlike.core")
 
 
-def test_dtypes_mix_in_optimiser_code_only(strict_dtypes: None) -> None:
-    """This file is not in STRICT_DTYPES."""
-    assert (jnp.float32(1.5) + jnp.arange(2)).dtype == jnp.float32
-    with jax.numpy_dtype_promotion("strict"), pytest.raises(TypeError, match="promotion"):
-        jnp.float32(1.5) + jnp.asarray(np.arange(2))
+STRICT = """
+import jax.numpy as jnp, pytest
+
+def test_dtypes():
+    with pytest.raises(ValueError, match="dtype promotion"):
+        jnp.float32(1) + jnp.arange(2)
+
+def test_ranks():
+    with pytest.raises(ValueError, match="rank_promotion"):
+        jnp.ones((2, 3)) + jnp.ones(3)
+"""
+
+
+@pytest.mark.slow
+def test_promotion_is_strict_where_our_arithmetic_is_tested(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text(encoding="utf-8"))
+    pytester.makepyfile(test_losses=STRICT, test_cli=STRICT)
+    outcome = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    outcome.assert_outcomes(passed=2, failed=2)
+    outcome.stdout.fnmatch_lines(["FAILED test_cli.py::test_dtypes*", "FAILED test_cli.py::test_ranks*"])

@@ -427,13 +427,12 @@ def _read_documents(files: _Files, modality: str) -> tuple[tuple[str, ...], tupl
 
 
 def _check_image(files: _Files, image: str, where: str) -> None:
-    inner = PurePosixPath(image)
     folder = files.folder.resolve()
-    if inner.is_absolute() or ".." in inner.parts or not (folder / inner).resolve().is_relative_to(folder):
+    if PurePosixPath(image).is_absolute() or not (folder / image).resolve().is_relative_to(folder):
         raise UserError(f"{where}: image '{image}' lies outside the task folder. Give a path inside it.")
-    if not (folder / inner).is_file():
+    if not (folder / image).is_file():
         raise UserError(f"{where}: there is no image '{image}' in the task folder. Add the file or correct the path.")
-    files.bytes(str(inner))
+    files.bytes(image)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -392,6 +393,11 @@ def test_an_image_must_lie_in_the_task_folder(write_folder, path: str, message: 
     assert message in refusal(folder)
 
 
+def test_the_path_of_an_image_is_not_absolute_even_inside_its_folder(write_folder, tmp_path: Path):
+    folder = image_folder(write_folder, str(tmp_path / "suite/icons/images/a.png"))
+    assert "lies outside the task folder. Give a path inside it." in refusal(folder)
+
+
 def test_a_suite_is_read_in_name_order_beside_loose_files(write_folder):
     folder = write_folder("zeta").parent
     write_folder("alpha")
@@ -453,6 +459,20 @@ def test_the_hash_is_the_one_documented(write_folder):
     suite = read_suite(folder.parent)
     assert suite.task_sha256 == {"helpdesk": one}
     assert suite.sha256 == hashlib.sha256(f"{one}  helpdesk\n".encode()).hexdigest()
+
+
+def test_the_example_of_the_documentation_is_a_task(tmp_path: Path):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    script = page.split("```bash\n")[1].split("```")[0]
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+    suite = read_suite(tmp_path / "my_suite")
+    task = suite.tasks["helpdesk"]
+    assert task.document_texts[0] == "Reset a password Open Settings, choose Security, then Reset."
+    assert f"# {task.document_texts[0]}\n" in page
+    assert {split: len(one) for split, one in task.splits.items()} == {"train": 1, "dev": 1, "test": 1}
+    qrels = tmp_path / "my_suite/helpdesk/qrels/test.tsv"
+    qrels.write_text(qrels.read_text().replace("kb3", "kb33"))
+    assert f"\nmy_suite/helpdesk/{refusal(tmp_path / 'my_suite/helpdesk')}\n" in page
 
 
 PARTS = TaskParts(

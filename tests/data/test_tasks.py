@@ -35,7 +35,7 @@ def test_without_drops_these_queries_and_keeps_all_pairs_of_the_others():
     assert as_pairs(one.select(np.array([True, False, True]))) == [(0, 1, 1.0), (4, 4, 1.0)]
 
 
-@pytest.mark.parametrize("offsets", [[0, 1, 1], [1, 2, 3], [0, 2, 4]])
+@pytest.mark.parametrize("offsets", [[0, 1, 1], [1, 2, 3], [0, 2, 4], [0, 0, 3], [0, 3, 3]])
 def test_offsets_that_do_not_fit_are_refused(offsets: list[int]):
     with pytest.raises(ValueError, match="offset"):
         Judgements(

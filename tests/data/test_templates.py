@@ -9,6 +9,7 @@ from mtret.errors import UserError
     [
         ("VPN", "Needs a token.", "VPN Needs a token."),
         ("VPN", "VPN access needs a token.", "VPN access needs a token."),
+        ("token", "Needs a token.", "token Needs a token."),
         ("", "Needs a token.", "Needs a token."),
         ("VPN", "", "VPN"),
         (" ", " \n", ""),

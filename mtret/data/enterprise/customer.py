@@ -21,13 +21,15 @@ RECORDS = (
         "Customer Case", "csc", CASE, "matter reported by a buyer",
         ("complaint", "client ticket", "buyer's gripe", "outside support call"),
         (
-            attribute("nps_cnt", "Recommendation score", "whether the buyer would praise us after {x}", "the NPS of {x}"),
+            attribute(
+                "nps_cnt", "Recommendation score", "whether the buyer would praise us after {x}", "the NPS of {x}",
+            ),
             attribute("crd_amt", "Goodwill", "what we gave to make up for {x}", "the sweetener paid in {x}"),
         ),
     ),
     Record(
         "Return Authorisation", "rma", CASE, "permission to send goods back",
-        ("send-back", "RMA", "goods coming back", "refund parcel"),
+        ("send-back", "RMA", "box coming back", "refund parcel"),
         (
             attribute("cnd_cd", "Condition", "in what shape the stuff in {x} is", "how battered {x} was"),
             attribute("lbl_txt", "Shipping label", "the sticker to put on {x}", "what to print for {x}"),
@@ -89,9 +91,13 @@ SERVICES = (
     Service("Demonstration Unit", GEAR, ("demo device", "showroom model", "sample machine", "try-out kit")),
     Service("Barcode Scanner", GEAR, ("hand scanner", "code reader", "scan gun", "warehouse beeper")),
     Service("Clientbase Relationship Suite", ACCESS, ("Clientbase", "the CRM", "the sales system", "the client list")),
-    Service("Callharbour Telephony", ACCESS, ("Callharbour", "the hotline software", "the phone queue", "the call centre")),
+    Service(
+        "Callharbour Telephony", ACCESS, ("Callharbour", "the hotline software", "the phone queue", "the call centre"),
+    ),
     Service("Fixroute Dispatch", ACCESS, ("Fixroute", "the technician planner", "the field app", "the route tool")),
-    Service("Goodwill Budget", ALLOWANCE, ("a voucher for a client", "a courtesy refund", "a sorry gift", "sweeteners")),
+    Service(
+        "Goodwill Budget", ALLOWANCE, ("a voucher for a client", "a courtesy refund", "a sorry gift", "sweeteners"),
+    ),
     Service("Overflow Staffing", ALLOWANCE, ("extra agents", "more hands on the hotline", "temp help for peak days")),
     Service("Price Confirmation", DEED, ("quote", "offer letter", "price list for a client", "written price")),
     Service("Warranty Deed", DEED, ("guarantee card", "warranty paper", "proof of guarantee", "cover note")),

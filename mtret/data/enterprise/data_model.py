@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mtret.data.enterprise.collection import Collection, Document, Request, every_record, sentence_of
+from mtret.data.enterprise.collection import Collection, Document, Request, alias, every_record, sentence_of
 from mtret.data.enterprise.english import enumerated, indefinite, plural
 from mtret.data.enterprise.house_data import ALSO_ELSEWHERE, COMPANIONS, LINK_SAID, SHARED_ATTRIBUTES, TYPES, Companion
 from mtret.data.enterprise.lexicon import Attribute, Department, Record
 from mtret.data.enterprise.voice import Speaker, fill, generator
 
 _TABLE_FRAMES = (
-    "I want to find out {what}", "where can I see {what}", "the boss wants to know {what}", "for a report I need {what}",
+    "I want to find out {what}", "where can I see {what}", "the boss wants to know {what}",
+    "for a report I need {what}",
     "{what}", "SQL for {what}", "which data tells us {what}", "somebody asked me {what}", "can we query {what}",
 )  # fmt: skip
 _FIELD_FRAMES = (
     "which column holds {what}", "where do we store {what}", "the form should also show {what}", "{what}",
-    "I have to filter on {what}", "how is {what} called in the database", "add to the list view: {what}",
+    "I have to filter on {what}", "I can't find the column for {what}", "add to the list view: {what}",
     "my script needs {what}", "looking for the field that says {what}",
 )  # fmt: skip
 _KEYWORD_SHARE = 0.12
@@ -51,6 +52,7 @@ def _models(departments: Sequence[Department], seed: int, shared: int, companion
 
 
 def build_tables(departments: Sequence[Department], seed: int, shared: int, companions: int) -> Collection:
+    """Every record's main table, with up to so many shared columns, its accompanying tables and the links."""
     models = _models(departments, seed, shared, companions)
     documents = [document for model in models for document in _table_documents(model, seed)]
     links = [(department, pair) for department in departments for pair in department.links]
@@ -63,6 +65,7 @@ def build_tables(departments: Sequence[Department], seed: int, shared: int, comp
 
 
 def build_fields(departments: Sequence[Department], seed: int, shared: int, companions: int) -> Collection:
+    """The columns of the main tables that `build_tables` makes of the same arguments."""
     models = _models(departments, seed, shared, companions)
     documents = [document for model in models for document in _field_documents(model, seed)]
     return Collection(tuple(documents), partial(_ask_fields, models))
@@ -73,12 +76,14 @@ def _table_documents(model: _Model, seed: int) -> list[Document]:
     label = f"{model.record.name}." if rng.random() < 0.8 else ""
     gloss = f"One row per {model.record.gloss}." if rng.random() < 0.4 else ""
     columns = f"Columns: {', '.join(attribute.code for attribute in model.attributes)}."
-    documents = [Document(model.table, model.table, sentence_of([label, gloss, columns]), model.table)]
+    also = alias(model.record.said, rng, 0.5)
+    documents = [Document(model.table, model.table, sentence_of([label, gloss, also, columns]), model.table)]
     for companion in model.companions:
         name = f"{model.table}_{companion.suffix}"
         label = f"{companion.label.format(name=model.record.name)}." if rng.random() < 0.65 else ""
         columns = f"Columns: {companion.columns.format(code=model.record.code)}."
-        documents.append(Document(name, name, sentence_of([label, columns]), name))
+        also = alias(model.record.said, rng, 0.25)
+        documents.append(Document(name, name, sentence_of([label, also, columns]), name))
     return documents
 
 
@@ -123,7 +128,7 @@ def _ask_tables(
     if kind < 0.12:
         return _ask_link(speaker, *speaker.pick(pairs))
     model = speaker.pick(models)
-    noun = speaker.call(model.record, official=0.4)
+    noun = speaker.call(model.record, official=0.5)
     companion = speaker.pick(model.companions)
     beside = f"{model.table}_{companion.suffix}"
     asked = [one for one in model.attributes if one.code not in ALSO_ELSEWHERE]
@@ -156,7 +161,7 @@ def _ask_fields(models: list[_Model], speaker: Speaker, allowed: frozenset[str])
     chosen = speaker.sample(possible, 1 + int(speaker.rng.random() < 0.5) + int(speaker.rng.random() < 0.25))
     if not chosen:
         return None
-    noun = speaker.call(model.record, official=0.45)
+    noun = speaker.call(model.record, official=0.5)
     wants = frozenset(f"{model.table}.{one.code}" for one in chosen)
     if speaker.chance(_KEYWORD_SHARE):
         labels = " and ".join(one.label.lower() for one in chosen)

@@ -5,7 +5,6 @@ import re
 _POST_MODIFIER = re.compile(r" (?:of|in|to|for|at|on|ordered|coming|we|with|from)\b")
 _LETTERS_SPOKEN_WITH_A_VOWEL = "AEFHILMNORSX"
 _SPOKEN_LIKE_YOU = ("user", "unit")
-_SAME_IN_PLURAL = "goods"
 _QUESTION = re.compile(
     r"(?:what|which|how|who|whom|whose|where|why|can|could|is|may|do|does|am|will|when|any way)\b", re.IGNORECASE
 )
@@ -15,8 +14,6 @@ def plural(noun: str) -> str:
     """Several of a noun phrase whose head is its last word, or the last before `of`, `in`, `for`, ..."""
     found = _POST_MODIFIER.search(noun)
     head, rest = (noun[: found.start()], noun[found.start() :]) if found else (noun, "")
-    if head.endswith(_SAME_IN_PLURAL):
-        return noun
     if head.endswith("y") and head[-2] not in "aeiouAEIOU":
         return f"{head[:-1]}ies{rest}"
     ending = "es" if head.endswith(("s", "x", "ch", "sh")) else "s"

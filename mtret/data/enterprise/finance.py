@@ -66,7 +66,7 @@ RECORDS = (
     ),
     Record(
         "Fixed Asset", "fxa", ASSET, "durable good on the balance sheet",
-        ("capex item", "capital good", "depreciating item", "equipment on the books"),
+        ("capex item", "capital good", "depreciating item", "machine on the books"),
         (
             attribute("dep_pct", "Depreciation", "how fast {x} loses value", "the yearly write-off of {x}"),
             attribute("scp_dt", "Scrapped", "when {x} was thrown out", "the end of {x}"),
@@ -99,7 +99,7 @@ SERVICES = (
     Service("Ledgerline Accounting", ACCESS, ("Ledgerline", "the ERP", "the bookkeeping system", "the GL tool")),
     Service("Spendview Planning", ACCESS, ("Spendview", "the budget tool", "the planning sheets", "the forecast site")),
     Service("Tripdesk Booking", ACCESS, ("Tripdesk", "the flight booking site", "the travel portal", "hotel booking")),
-    Service("Invoice Duplicate", DEED, ("copy of a bill", "second invoice", "invoice PDF", "lost bill")),
+    Service("Invoice Duplicate", DEED, ("copy of a bill", "second invoice", "invoice PDF", "invoice reprint")),
     Service("Tax Residency Certificate", DEED, ("tax paper", "form for the tax office", "residency proof")),
     Service("Charge Code", DEED, ("cost centre", "number to book on", "project account", "booking code")),
     Service("Card Terminal", GEAR, ("payment terminal", "card reader", "swipe machine", "chip-and-pin box")),

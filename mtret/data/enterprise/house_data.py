@@ -130,7 +130,8 @@ COMPANIONS = (
     ),
     Companion(
         "stg", "{name} landing area", "btc_ref, row_cnt, raw_txt, err_txt, ldd_dt", ANY_RECORD, "import",
-        ("which {xs} came in with last night's file and were not checked yet", "why {a} was refused by the nightly import",
+        ("which {xs} came in with last night's file and were not checked yet",
+         "why {a} was refused by the nightly import",
          "what raw lines we got for {xs} before clean-up", "how {xs} looked as uploaded"),
     ),
     Companion(
@@ -160,7 +161,8 @@ COMPANIONS = (
     ),
     Companion(
         "vdt", "{name} verdict", "{code}_ref, apr_by, out_cd, rsn_txt, dec_dt", (CASE, MONEY, PAPER), "decisions",
-        ("why {xs} were turned down", "the reasons managers gave for their yes or no to {xs}", "every single vote on {xs}",
+        ("why {xs} were turned down", "the reasons managers gave for their yes or no to {xs}",
+         "every single vote on {xs}",
          "how long bosses took to decide on {xs}"),
     ),
 )  # fmt: skip

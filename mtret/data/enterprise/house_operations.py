@@ -31,7 +31,8 @@ STEPS = (
     ),
     Operation(
         "gate", "Gate", "Suspends the flow until a decision is in.", _LIFE_CYCLE, "sign-off",
-        ("get sign-off for {x}", "have a manager okay {x}", "ask for approval of {x}", "let the boss say yes or no to {x}",
+        ("get sign-off for {x}", "have a manager okay {x}", "ask for approval of {x}",
+         "let the boss say yes or no to {x}",
          "get a green light for {x}"),
     ),
     Operation(
@@ -152,7 +153,8 @@ ENDPOINTS = (
     ),
     Operation(
         "verdict", "POST /{id}/verdict", "Takes yes or no with a reason.", _LIFE_CYCLE, "approve",
-        ("approve or reject {a}", "record a manager's okay on {a}", "let my app decide on {a}", "sign off {a} remotely"),
+        ("approve or reject {a}", "record a manager's okay on {a}", "let my app decide on {a}",
+         "sign off {a} remotely"),
     ),
     Operation(
         "hooks", "POST /hooks", "Registers a callback address.", ANY_RECORD, "webhook",

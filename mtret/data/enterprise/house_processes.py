@@ -20,6 +20,8 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Metric:
+    """What a report measures."""
+
     key: str
     title: str  # with `{name}`
     text: str
@@ -30,6 +32,8 @@ class Metric:
 
 @dataclass(frozen=True)
 class Breakdown:
+    """What a report is divided by."""
+
     key: str
     title: str
     keyword: str
@@ -39,7 +43,8 @@ class Breakdown:
 PATTERNS = (
     Pattern(
         "intake", "Intake", "form submitted", ("raise", "score", "route"), ANY_RECORD, "auto-create from form",
-        ("a filled-in form to turn into {a} and land with the right people", "{a} to appear by itself once a form is sent",
+        ("a filled-in form to turn into {a} and land with the right people",
+         "{a} to appear by itself once a form is sent",
          "no more typing {xs} in by hand from the web form"),
     ),
     Pattern(
@@ -59,8 +64,10 @@ PATTERNS = (
          "the dead wood among {xs} cut out every month"),
     ),
     Pattern(
-        "forget", "Forget-me", "privacy demand accepted", ("sweep", "mask", "broadcast"), ANY_RECORD, "erase personal data",
-        ("a person's traces gone from all {xs} when they ask for it", "{xs} cleared of private data after a GDPR demand",
+        "forget", "Forget-me", "privacy demand accepted", ("sweep", "mask",
+        "broadcast"), ANY_RECORD, "erase personal data",
+        ("a person's traces gone from all {xs} when they ask for it",
+         "{xs} cleared of private data after a GDPR demand",
          "the right to be forgotten honoured for {xs}"),
     ),
     Pattern(
@@ -138,7 +145,8 @@ METRICS = (
     ),
     Metric(
         "gaps", "{name} completeness", "Share of mandatory columns filled.", ANY_RECORD, "missing data",
-        ("how many {xs} lack important details", "how good our data on {xs} is", "the holes in what we know about {xs}"),
+        ("how many {xs} lack important details", "how good our data on {xs} is",
+         "the holes in what we know about {xs}"),
     ),
     Metric(
         "outlook", "{name} outlook", "Twelve-week projection with band.", ANY_RECORD, "forecast",

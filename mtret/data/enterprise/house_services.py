@@ -57,7 +57,8 @@ OFFERS: dict[str, tuple[Treatment, ...]] = {
              "make me an editor in {x}", "read-only in {x} is not enough for me"),
         ),
         Treatment(
-            "free", "Release lock: {name}", "Lifts a block after too many attempts; new secret by text message.", "unlock",
+            "free", "Release lock: {name}", "Lifts a block after too many attempts; new secret by text message.",
+            "unlock",
             ("I'm locked out of {x} again", "forgot my password for {x}", "too many wrong tries, {x} shut me out",
              "{x} has blocked me and I can't remember the code"),
         ),
@@ -125,7 +126,8 @@ OFFERS: dict[str, tuple[Treatment, ...]] = {
         ),
         Treatment(
             "rush", "Rush: {name}", "Preparation within one day, against a fee.", "express",
-            ("I must have {a} by tomorrow", "can't wait the usual week for {a}", "{a} is needed today, it is a matter of hours",
+            ("I must have {a} by tomorrow", "can't wait the usual week for {a}",
+             "{a} is needed today, it is a matter of hours",
              "any way to speed up my {s}"),
         ),
         Treatment(
@@ -160,12 +162,14 @@ TOPICS: dict[str, tuple[Treatment, ...]] = {
              "odd crackling from the {s}"),
         ),
         Treatment(
-            "adjust", "{name}: personal preferences", "Profiles are kept per person and restored on sign-on.", "settings",
+            "adjust", "{name}: personal preferences", "Profiles are kept per person and restored on sign-on.",
+            "settings",
             ("how can I set up the {s} the way I like it", "the {s} is not adjusted to me",
              "where do I change the settings of the {s}", "{s} forgets how I had it"),
         ),
         Treatment(
-            "abroad", "{name}: use in other countries", "Customs form needed outside the union; insurance covers 60 days.",
+            "abroad", "{name}: use in other countries",
+            "Customs form needed outside the union; insurance covers 60 days.",
             "travel",
             ("may I take the {s} to Brazil", "going on a trip overseas with the {s}, anything to mind",
              "crossing the border with {a}", "is the {s} insured when I work from Spain"),
@@ -188,7 +192,8 @@ TOPICS: dict[str, tuple[Treatment, ...]] = {
     ),
     ACCESS: (
         Treatment(
-            "denied", "{name}: authentication failure", "Code AX-102. Clear stored secrets, sign on again.", "can't log in",
+            "denied", "{name}: authentication failure", "Code AX-102. Clear stored secrets, sign on again.",
+            "can't log in",
             ("{x} doesn't take my password", "can't log on to {x} since the weekend",
              "{x} says my credentials are wrong", "login to {x} fails though I'm sure about the code"),
         ),
@@ -259,7 +264,8 @@ TOPICS: dict[str, tuple[Treatment, ...]] = {
     DEED: (
         Treatment(
             "missing", "{name}: not delivered", "Look in the safe box; resend after three days.", "not arrived",
-            ("I ordered {a} and never got it", "where is my {s}", "still no {s} in my inbox", "the {s} got lost on its way"),
+            ("I ordered {a} and never got it", "where is my {s}", "still no {s} in my inbox",
+             "the {s} got lost on its way"),
         ),
         Treatment(
             "signs", "{name}: signatories", "Two of the list, one of grade 8 or above.", "signature",

@@ -22,7 +22,10 @@ RECORDS = (
         ("outage", "breakdown ticket", "INC", "service disruption", "downtime report"),
         (
             attribute("imp_cnt", "Users affected", "how many people {x} hits", "how widely {x} is felt"),
-            attribute("rst_dt", "Service restored", "when things worked again after {x}", "from when users could work again after {x}"),
+            attribute(
+                "rst_dt", "Service restored",
+                "when things worked again after {x}", "from when users were fine after {x}",
+            ),
             attribute("wka_txt", "Workaround", "how people can get by despite {x}", "the stopgap offered for {x}"),
         ),
     ),
@@ -59,7 +62,9 @@ RECORDS = (
         (
             attribute("rol_ref", "Role", "what {x} lets somebody do", "the powers that come with {x}"),
             attribute("rvk_dt", "Revoked", "when {x} was taken away", "since when {x} is gone"),
-            attribute("sod_flg", "Duty conflict", "whether {x} clashes with another role", "if {x} gives too much power"),
+            attribute(
+                "sod_flg", "Duty conflict", "whether {x} clashes with another role", "if {x} gives too much power",
+            ),
         ),
     ),
     Record(
@@ -172,7 +177,7 @@ RECORDS = (
     ),
     Record(
         "On-call Duty", "ocd", MASTER, "period in which an engineer answers emergencies",
-        ("standby shift", "rota slot", "night watch", "emergency cover", "stand-by turn"),
+        ("standby shift", "rota slot", "night watch", "emergency slot", "stand-by turn"),
         (
             attribute("fst_by", "Primary responder", "who gets rung first during {x}", "the pager carrier in {x}"),
             attribute("bkp_by", "Second responder", "who steps in if nobody picks up in {x}", "the fallback for {x}"),
@@ -181,7 +186,7 @@ RECORDS = (
     ),
     Record(
         "Cloud Subscription", "cls", MONEY, "billed account with a hosting provider",
-        ("cloud account", "tenant", "hosting bill", "rented compute", "hyperscaler account"),
+        ("cloud account", "tenant", "hosting bill", "rented server farm", "hyperscaler account"),
         (
             attribute("reg_cd", "Region", "on which continent {x} runs", "what data-centre area {x} uses"),
             attribute("lim_amt", "Spending cap", "how far {x} may go before it is cut", "the ceiling set on {x}"),
@@ -211,7 +216,9 @@ RECORDS = (
         ("kit purchase", "equipment buy", "device order", "gear shipment", "new-device basket"),
         (
             attribute("qty_cnt", "Quantity", "how many units {x} covers", "the number of boxes in {x}"),
-            attribute("eta_dt", "Expected arrival", "when the truck with {x} should be here", "the promised day for {x}"),
+            attribute(
+                "eta_dt", "Expected arrival", "when the truck with {x} should be here", "the promised day for {x}",
+            ),
             attribute("mdl_ref", "Model", "what type of device {x} is about", "the make chosen in {x}"),
         ),
     ),
@@ -256,11 +263,15 @@ SERVICES = (
     Service("Lakehall Warehouse", ACCESS, ("Lakehall", "the data lake", "the DWH", "the analytics store")),
     Service("Murmur Messaging", ACCESS, ("Murmur", "the chat tool", "team chat", "our instant messenger")),
     Service("Stackyard Console", ACCESS, ("the cloud portal", "Stackyard", "the hosting console", "our cloud tenant")),
-    Service("Elevated Local Privilege", ACCESS, ("admin mode", "local admin", "root on my PC", "the admin account")),
-    Service("Departmental File Share", ACCESS, ("the S drive", "the network drive", "our shared folder", "the team disk")),
+    Service("Elevated Local Privilege", ACCESS, ("admin mode", "local admin", "the root account", "the admin account")),
+    Service(
+        "Departmental File Share", ACCESS, ("the S drive", "the network drive", "our shared folder", "the team disk"),
+    ),
     Service("Software Subscription", ALLOWANCE, ("a software licence", "a licence", "a paid app", "a program seat")),
     Service("Cloud Credit", ALLOWANCE, ("hosting money", "cloud budget", "compute credits", "my sandbox funds")),
-    Service("Mobile Data Plan", ALLOWANCE, ("a roaming pack", "mobile data", "gigabytes for my phone", "my data volume")),
+    Service(
+        "Mobile Data Plan", ALLOWANCE, ("a roaming pack", "mobile data", "gigabytes for my phone", "my data volume"),
+    ),
     Service("Mailbox Quota", ALLOWANCE, ("inbox space", "room for mails", "mail storage", "a bigger inbox")),
     Service("Standby Allowance", ALLOWANCE, ("on-call pay", "pager money", "night duty pay", "stand-by bonus")),
     Service("Test Environment", ALLOWANCE, ("a sandbox", "a staging system", "a playground server", "a QA stack")),
@@ -271,7 +282,9 @@ SERVICES = (
     Service("Security Assessment", DEED, ("pen test", "security check", "hack test", "risk sign-off for an app")),
     Service("Data Extract", DEED, ("CSV export", "data pull", "SQL dump", "list from the database")),
     Service("Recovery Point", DEED, ("restored file", "backup copy", "old version", "undeleted folder")),
-    Service("Architecture Opinion", DEED, ("design review", "solution sketch check", "architect's view", "tech blessing")),
+    Service(
+        "Architecture Opinion", DEED, ("design review", "solution sketch check", "architect's view", "tech blessing"),
+    ),
 )  # fmt: skip
 
 IT = Department("IT", "it", RECORDS, LINKS, SERVICES)

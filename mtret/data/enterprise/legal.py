@@ -17,7 +17,7 @@ from mtret.data.enterprise.lexicon import (
 RECORDS = (
     Record(
         "Contract", "ctr", PAPER, "binding terms with another party",
-        ("agreement", "signed terms", "MSA", "deal paper"),
+        ("agreement", "signed deal", "MSA", "deal paper"),
         (
             attribute("ntc_cnt", "Notice period", "how early we must speak up to leave {x}", "days of warning in {x}"),
             attribute("jur_cd", "Governing law", "which country's courts rule over {x}", "the jurisdiction of {x}"),
@@ -67,8 +67,12 @@ RECORDS = (
         "Privacy Request", "dsr", CASE, "exercise of rights by a data subject",
         ("GDPR inquiry", "DSAR", "data deletion wish", "subject access letter"),
         (
-            attribute("idv_flg", "Identity verified", "whether we know the sender of {x} is real", "if {x} was ID-checked"),
-            attribute("sys_cnt", "Systems searched", "in how many places we looked for {x}", "the tools combed for {x}"),
+            attribute(
+                "idv_flg", "Identity verified", "whether we know the sender of {x} is real", "if {x} was ID-checked",
+            ),
+            attribute(
+                "sys_cnt", "Systems searched", "in how many places we looked for {x}", "the tools combed for {x}",
+            ),
         ),
     ),
     Record(
@@ -85,11 +89,13 @@ LINKS = (("ctr", "spm"), ("sev", "spm"), ("cnu", "ctr"), ("lgm", "icl"))
 
 SERVICES = (
     Service("Confidentiality Undertaking", DEED, ("NDA", "secrecy pledge", "non-disclosure", "hush paper")),
-    Service("Contract Examination", DEED, ("contract check", "legal review", "look at the small print", "lawyer's OK")),
+    Service("Contract Examination", DEED, ("contract check", "legal review", "small-print check", "lawyer's OK")),
     Service("Power of Representation", DEED, ("power of attorney", "proxy", "signing right", "mandate")),
     Service("Trademark Clearance", DEED, ("brand name check", "logo check", "name search", "trademark opinion")),
     Service("Supplier Qualification", DEED, ("vendor approval", "new vendor setup", "supplier vetting", "vendor file")),
-    Service("Clausebook Archive", ACCESS, ("Clausebook", "the contract archive", "the legal vault", "signed contracts")),
+    Service(
+        "Clausebook Archive", ACCESS, ("Clausebook", "the contract archive", "the legal vault", "signed contracts"),
+    ),
     Service("Bidroom Sourcing", ACCESS, ("Bidroom", "the tender platform", "the RFP site", "the supplier portal")),
     Service("External Counsel", ALLOWANCE, ("an outside lawyer", "a law firm", "a patent attorney", "legal help")),
     Service("Litigation Cover", ALLOWANCE, ("legal protection", "legal insurance", "cover for a lawsuit")),

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mtret.data.enterprise.collection import Collection, Document, Request, every_record, sentence_of
-from mtret.data.enterprise.english import enumerated
+from mtret.data.enterprise.collection import Collection, Document, Request, alias, every_record, sentence_of
+from mtret.data.enterprise.english import enumerated, plural
 from mtret.data.enterprise.house_operations import ENDPOINTS, STEPS
 from mtret.data.enterprise.lexicon import Department, Operation, Record
 from mtret.data.enterprise.voice import Speaker, fill, generator
@@ -20,12 +20,18 @@ _TRIGGERS = (
     "as soon as the mail arrives,", "if the amount is high,", "at the end of the day,", "when that has happened,",
 )  # fmt: skip
 _ENDPOINT_FRAMES = (
-    "which endpoint lets me {acts}", "how do I {acts} over REST", "what do I call to {acts}", "from Python I want to {acts}",
+    "which endpoint lets me {acts}", "how do I {acts} over REST", "what do I call to {acts}",
+    "from Python I want to {acts}",
     "our middleware has to {acts}", "need to {acts} via the API", "is there a call to {acts}", "{acts} with curl",
     "the mobile app must be able to {acts}",
 )  # fmt: skip
 _SEQUENCES = (" and then ", ", then ", " and after that ", " and ", "; next, ")
-_EXCLUDE_EACH_OTHER = frozenset({"seal", "void"})
+# Nobody asks for both in one breath.
+_INCOMPATIBLE = (
+    {"seal", "void"}, {"raise", "sweep"}, {"raise", "pull"}, {"pull", "sweep"}, {"create", "read"}, {"create", "erase"},
+)  # fmt: skip
+_BY_NATURE_FIRST = ("raise", "pull", "sweep", "create", "read")
+_BY_NATURE_LAST = ("seal", "void", "shelve", "erase")
 _KEYWORD_SHARE = 0.12
 _WITHDRAWN_SHARE = 0.04
 
@@ -42,11 +48,13 @@ class _Cell:
 
 
 def build_steps(departments: Sequence[Department], seed: int, per_record: int) -> Collection:
+    """`per_record` steps for every kind of record, or as many as make sense for it."""
     cells = _cells(departments, STEPS, seed, per_record, "step")
     return Collection(tuple(_step_documents(cells, seed)), partial(_ask_steps, cells))
 
 
 def build_endpoints(departments: Sequence[Department], seed: int, per_record: int) -> Collection:
+    """`per_record` operations for every kind of record, or as many as make sense for it."""
     cells = _cells(departments, ENDPOINTS, seed, per_record, "api")
     return Collection(tuple(_endpoint_documents(cells, seed)), partial(_ask_endpoints, cells))
 
@@ -71,7 +79,8 @@ def _step_documents(cells: list[list[_Cell]], seed: int) -> list[Document]:
         gloss = cell.operation.gloss if rng.random() < 0.5 else ""
         about_record = f"{cell.record.name}: {cell.record.gloss}." if rng.random() < 0.3 else ""
         inputs = f"Area: {cell.department.name}. In: {cell.record.code}_ref."
-        documents.append(Document(cell.about, title, sentence_of([gloss, about_record, inputs]), cell.about))
+        also = alias(cell.record.said, rng, 0.25)
+        documents.append(Document(cell.about, title, sentence_of([gloss, about_record, inputs, also]), cell.about))
         if rng.random() < _WITHDRAWN_SHARE:
             note = f"Withdrawn, replaced by {title}. {inputs}"
             documents.append(Document(f"{cell.about}.old", f"{title} (2019)", note, None))
@@ -86,9 +95,10 @@ def _endpoint_documents(cells: list[list[_Cell]], seed: int) -> list[Document]:
         collection = f"/{cell.department.code}/{cell.record.code}{path}"
         gloss = cell.operation.gloss if rng.random() < 0.6 else ""
         resource = f"Resource: {cell.record.name}." if rng.random() < 0.8 else ""
+        also = alias(cell.record.said, rng, 0.25)
         role = f"Role: {cell.department.code}_{'reader' if method == 'GET' else 'writer'}."
         documents.append(
-            Document(cell.about, f"{method} /v2{collection}", sentence_of([gloss, resource, role]), cell.about)
+            Document(cell.about, f"{method} /v2{collection}", sentence_of([gloss, resource, also, role]), cell.about)
         )
         if rng.random() < _WITHDRAWN_SHARE:
             note = f"Switched off, use /v2. {resource}".strip()
@@ -97,11 +107,14 @@ def _endpoint_documents(cells: list[list[_Cell]], seed: int) -> list[Document]:
 
 
 def _choose(speaker: Speaker, row: list[_Cell], allowed: frozenset[str], n: int) -> list[_Cell]:
-    chosen = speaker.sample([cell for cell in row if cell.about in allowed], n)
-    if {cell.operation.key for cell in chosen} >= _EXCLUDE_EACH_OTHER:
-        chosen = [cell for cell in chosen if cell.operation.key != "void"]
-    first = {"raise": -2, "sweep": -1}
-    return sorted(chosen, key=lambda cell: first.get(cell.operation.key, 0))
+    chosen: list[_Cell] = []
+    for cell in speaker.sample([cell for cell in row if cell.about in allowed], n):
+        if not any({cell.operation.key, other.operation.key} in _INCOMPATIBLE for other in chosen):
+            chosen.append(cell)
+    return sorted(
+        chosen,
+        key=lambda cell: (cell.operation.key in _BY_NATURE_LAST) - (cell.operation.key in _BY_NATURE_FIRST),
+    )
 
 
 def _ask_steps(cells: list[list[_Cell]], speaker: Speaker, allowed: frozenset[str]) -> Request | None:
@@ -112,7 +125,7 @@ def _ask_steps(cells: list[list[_Cell]], speaker: Speaker, allowed: frozenset[st
         if not chosen:
             return None
         wanted += chosen
-        clauses += _clauses(speaker, chosen, speaker.call(chosen[0].record, official=0.4))
+        clauses += _clauses(speaker, chosen, speaker.call(chosen[0].record, official=0.5))
     wants = frozenset(cell.about for cell in wanted)
     if len(rows) == 1 and speaker.chance(_KEYWORD_SHARE):
         noun = speaker.call(wanted[0].record, official=0.5)
@@ -137,11 +150,14 @@ def _ask_endpoints(cells: list[list[_Cell]], speaker: Speaker, allowed: frozense
     chosen = _choose(speaker, row, allowed, 2 if speaker.chance(0.25) else 1)
     if not chosen:
         return None
-    noun = speaker.call(chosen[0].record, official=0.4)
+    noun = speaker.call(chosen[0].record, official=0.5)
     wants = frozenset(cell.about for cell in chosen)
     if speaker.chance(_KEYWORD_SHARE):
         return Request(
             " ".join([noun, *(cell.operation.keyword for cell in chosen), speaker.pick(("api", "rest"))]), wants
         )
-    acts = enumerated([fill(speaker.say(cell.operation.said), noun) for cell in chosen])
+    phrases = [speaker.say(cell.operation.said) for cell in chosen]
+    again = "one of them" if "{xs}" in phrases[0] else "it"
+    clauses = [fill(phrases[0], noun), *(one.format(a=again, s=noun, xs=plural(noun)) for one in phrases[1:])]
+    acts = enumerated(clauses)
     return Request(speaker.utter(speaker.pick(_ENDPOINT_FRAMES).format(acts=acts)), wants)

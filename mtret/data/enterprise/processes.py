@@ -16,7 +16,8 @@ _FLOW_FRAMES = (
     "what do you have for a department that wants {wish}", "the director asks for {wish}",
 )  # fmt: skip
 _REPORT_FRAMES = (
-    "show me {what}", "{what}", "I have to present {what}", "is there a chart of {what}", "the board wants to see {what}",
+    "show me {what}", "{what}", "I have to present {what}", "is there a chart of {what}",
+    "the board wants to see {what}",
     "for Friday's meeting: {what}", "where can I look up {what}",
 )  # fmt: skip
 _CHARTS = ("Bars.", "Lines.", "Heat map.", "Single score.", "List.")
@@ -51,6 +52,7 @@ class _Report:
 
 
 def build_workflows(departments: Sequence[Department], seed: int, per_record: int) -> Collection:
+    """Up to `per_record` flows for every kind of record."""
     flows = []
     for department, record in every_record(departments):
         possible = [pattern for pattern in PATTERNS if record.kind in pattern.kinds]
@@ -60,6 +62,7 @@ def build_workflows(departments: Sequence[Department], seed: int, per_record: in
 
 
 def build_reports(departments: Sequence[Department], seed: int, per_record: int) -> Collection:
+    """Up to `per_record` reports for every kind of record, two breakdowns of each metric."""
     reports = []
     for department, record in every_record(departments):
         possible = [metric for metric in METRICS if record.kind in metric.kinds]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mtret.data.enterprise.collection import Collection, Document, Request, sentence_of
+from mtret.data.enterprise.collection import Collection, Document, Request, alias, sentence_of
 from mtret.data.enterprise.english import capitalised, closed, indefinite
 from mtret.data.enterprise.house_services import OFFERS, TOPICS
 from mtret.data.enterprise.lexicon import ACCESS, ALLOWANCE, Department, Service, Treatment
@@ -26,11 +26,13 @@ class _Cell:
 
 
 def build_catalogue(departments: Sequence[Department], seed: int, per_service: int) -> Collection:
+    """Up to `per_service` things to order for every service."""
     cells = _cells(departments, OFFERS, seed, per_service, "catalog")
     return Collection(tuple(_catalogue_document(cell, seed) for cell in cells), partial(_ask, cells, 0.25))
 
 
 def build_articles(departments: Sequence[Department], seed: int, per_service: int) -> Collection:
+    """Up to `per_service` things to know about every service."""
     cells = _cells(departments, TOPICS, seed, per_service, "article")
     return Collection(tuple(_article_document(cell, seed) for cell in cells), partial(_ask, cells, 0.12))
 
@@ -56,7 +58,7 @@ def _catalogue_document(cell: _Cell, seed: int) -> Document:
     text = cell.treatment.text if rng.random() < 0.75 else ""
     days = f"Area: {cell.department.name}. Working days: {int(rng.integers(1, 15))}."
     title = cell.treatment.title.format(name=cell.service.name)
-    return Document(cell.about, title, sentence_of([text, days]), cell.about)
+    return Document(cell.about, title, sentence_of([text, alias(cell.service.said, rng, 0.25), days]), cell.about)
 
 
 def _article_document(cell: _Cell, seed: int) -> Document:
@@ -64,7 +66,12 @@ def _article_document(cell: _Cell, seed: int) -> Document:
     number = f"KB{int(rng.integers(10_000, 99_999)):07d}."
     audience = "For all staff." if rng.random() < 0.3 else ""
     title = cell.treatment.title.format(name=cell.service.name)
-    return Document(cell.about, title, sentence_of([cell.treatment.text, audience, number]), cell.about)
+    return Document(
+        cell.about,
+        title,
+        sentence_of([cell.treatment.text, alias(cell.service.said, rng, 0.25), audience, number]),
+        cell.about,
+    )
 
 
 def _utterance(speaker: Speaker, cell: _Cell) -> str:
@@ -87,6 +94,5 @@ def _ask(cells: list[_Cell], second: float, speaker: Speaker, allowed: frozenset
     utterances = [_utterance(speaker, cell) for cell in chosen]
     if len(utterances) == 1:
         return Request(speaker.utter(utterances[0]), wants)
-    return Request(
-        speaker.utter(f"{closed(utterances[0])} {capitalised(speaker.pick(_JOINTS))} {utterances[1]}"), wants
-    )
+    second = closed(utterances[1])
+    return Request(speaker.utter(f"{closed(utterances[0])} {capitalised(speaker.pick(_JOINTS))} {second}"), wants)

@@ -1,0 +1,192 @@
+"""The results file: schema `mtret.results/1`, checked when read, written atomically. See docs/results.md."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from mtret.errors import UserError
+from mtret.evaluation.retrieval import PRIMARY, ROLES, SCHEMA
+from mtret.evaluation.statistics import Verdict
+
+# A check takes a value and its path in the file, and raises `_Mismatch` where the value is not of the schema.
+Check = Callable[[Any, str], None]
+
+
+class _Mismatch(Exception):
+    """Where a file leaves the schema, and what stands there."""
+
+
+def validate(results: Any, source: str = "results") -> None:
+    """Raises UserError naming the first path that is not of the schema. `source` is what the message calls the file."""
+    try:
+        if not isinstance(results, Mapping) or results.get("schema") != SCHEMA:
+            raise _Mismatch(f"schema: must be '{SCHEMA}'")
+        _RESULTS(results, "")
+        _same_systems(results)
+    except _Mismatch as mismatch:
+        raise UserError(f"{source}: {mismatch}; write it with `mtret evaluate`") from None
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A checked results file. Raises UserError where it is missing, not JSON, or not of the schema."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; write it with `mtret evaluate`") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); write it with `mtret evaluate`") from None
+    validate(results, str(path))
+    return results
+
+
+def write_results(results: Mapping[str, Any], path: Path) -> None:
+    """Checks and writes, all or nothing."""
+    validate(results, str(path))
+    replace_file(path, (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file so that whoever reads it finds the old content or the new, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _is(kind: type | tuple[type, ...], called: str) -> Check:
+    def check(value: Any, path: str) -> None:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise _Mismatch(f"{path}: must be {called}, got {value!r:.60}")
+
+    return check
+
+
+def _one_of(words: tuple[str, ...]) -> Check:
+    def check(value: Any, path: str) -> None:
+        if value not in words:
+            raise _Mismatch(f"{path}: must be one of {', '.join(words)}, got {value!r:.60}")
+
+    return check
+
+
+def _optional(inner: Check) -> Check:
+    def check(value: Any, path: str) -> None:
+        if value is not None:
+            inner(value, path)
+
+    return check
+
+
+def _list_of(inner: Check, length: int | None = None) -> Check:
+    def check(value: Any, path: str) -> None:
+        _is(list, "a list")(value, path)
+        if length is not None and len(value) != length:
+            raise _Mismatch(f"{path}: must have {length} items, has {len(value)}")
+        for number, item in enumerate(value):
+            inner(item, f"{path}[{number}]")
+
+    return check
+
+
+def _map_of(inner: Check) -> Check:
+    def check(value: Any, path: str) -> None:
+        _is(Mapping, "an object")(value, path)
+        for key, item in value.items():
+            inner(item, f"{path}.{key}" if path else key)
+
+    return check
+
+
+def _object(keys: Mapping[str, Check]) -> Check:
+    def check(value: Any, path: str) -> None:
+        _is(Mapping, "an object")(value, path)
+        for key, inner in keys.items():
+            where = f"{path}.{key}" if path else key
+            if key not in value:
+                raise _Mismatch(f"{where}: is missing")
+            inner(value[key], where)
+
+    return check
+
+
+_NUMBER = _is((int, float), "a number")
+_COUNT = _is(int, "a whole number")
+_TEXT = _is(str, "a text")
+_OPAQUE = _is(Mapping, "an object")
+_INTERVAL = {"mean": _NUMBER, "ci95": _list_of(_NUMBER, 2)}
+_SCORES = {
+    "n_queries": _COUNT,
+    "systems": _map_of(_map_of(_object(_INTERVAL))),
+    "differences": _map_of(
+        _object({"metric": _one_of((PRIMARY,)), **_INTERVAL, "verdict": _one_of(get_args(Verdict))})
+    ),
+}
+_ROLE = _map_of(_object({"tasks": _list_of(_TEXT), **_SCORES}))
+_TASK = _object(
+    {
+        "family": _TEXT,
+        "domain": _TEXT,
+        "role": _one_of(ROLES),
+        "n_documents": _COUNT,
+        "n_dropped": _COUNT,
+        "dropped_queries": _list_of(_TEXT),
+        "seen_document_share": _optional(_NUMBER),
+        "cutoffs": _list_of(_COUNT),
+        **_SCORES,
+        "scann": _optional(_OPAQUE),
+    }
+)
+_POOLED = _object(
+    {
+        "n_documents": _COUNT,
+        "scann": _optional(_OPAQUE),
+        "tasks": _map_of(_object({"role": _one_of(ROLES), **_SCORES})),
+        "roles": _ROLE,
+    }
+)
+_RESULTS = _object(
+    {
+        "protocol": _OPAQUE,
+        "bootstrap": _object({"seed": _COUNT, "resamples": _COUNT, "level": _NUMBER}),
+        "systems": _list_of(_TEXT),
+        "mixture": _optional(_OPAQUE),
+        "tasks": _map_of(_TASK),
+        "roles": _ROLE,
+        "pooled": _optional(_POOLED),
+        "skipped": _map_of(_TEXT),
+    }
+)
+
+
+def _same_systems(results: Mapping[str, Any]) -> None:
+    """Every entry has the file's systems with the primary metric, and the differences of the last to the others."""
+    pooled = results["pooled"] or {"tasks": {}, "roles": {}}
+    groups = {
+        "tasks": results["tasks"],
+        "roles": results["roles"],
+        "pooled.tasks": pooled["tasks"],
+        "pooled.roles": pooled["roles"],
+    }
+    systems = results["systems"]
+    for group, entries in groups.items():
+        for name, entry in entries.items():
+            if list(entry["systems"]) != systems:
+                raise _Mismatch(f"{group}.{name}.systems: must be {', '.join(systems)}")
+            if list(entry["differences"]) != systems[:-1]:
+                raise _Mismatch(f"{group}.{name}.differences: must be {', '.join(systems[:-1])}")
+            for system, metrics in entry["systems"].items():
+                if PRIMARY not in metrics:
+                    raise _Mismatch(f"{group}.{name}.systems.{system}.{PRIMARY}: is missing")
+    for role, entry in results["roles"].items():
+        for name in entry["tasks"]:
+            if name not in results["tasks"]:
+                raise _Mismatch(f"roles.{role}.tasks: '{name}' is no task of the file")

@@ -1,0 +1,247 @@
+"""Tasks and runs -> scores per query -> one results dictionary with intervals and differences, by task and by role."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+from mtret.data.tasks import Judgements, Task
+from mtret.evaluation import metrics, statistics
+from mtret.evaluation.statistics import Interval
+from mtret.index.exact import NOTHING, Run
+
+SCHEMA = "mtret.results/1"
+PRIMARY = "ndcg@10"
+KIND = "kind@10"
+ROLES = ("in_domain", "cross_domain", "zero_shot", "all")
+NAMED_DROPPED_QUERIES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class TaskScores:
+    """Every system's metrics for every evaluated query of a task."""
+
+    query_rows: Int32[np.ndarray, "q"]
+    cutoffs: tuple[int, ...]
+    systems: Mapping[str, Mapping[str, Float64[np.ndarray, "q"]]]  # by system, then metric
+
+
+@dataclass(frozen=True, eq=False)
+class TaskOutcome:
+    """A task's scores over its own corpus, with what the reader must know about the task."""
+
+    task: Task
+    scores: TaskScores
+    role: str | None = None  # None where the model was trained on no mixture
+    dropped_queries: tuple[str, ...] = ()  # ids of test queries that occur in training
+    seen_document_share: float | None = None  # share of the gold documents that were positives in training
+    scann: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PooledOutcome:
+    """Scores of the same queries over the documents of all tasks."""
+
+    n_documents: int
+    scores: Mapping[str, TaskScores]  # by task
+    scann: Mapping[str, Any] | None = None
+
+
+class Pool(NamedTuple):
+    """The documents of several tasks as one corpus in which every text stands once."""
+
+    kept: Int64[np.ndarray, "p"]  # rows of the concatenated documents of all tasks
+    document_ids: tuple[str, ...]  # `task/id`, of the first task that has the text
+    rows: Mapping[str, Int32[np.ndarray, "m"]]  # by task: where its documents stand in the pool
+
+
+def pool(tasks: Sequence[Task]) -> Pool:
+    """One corpus of all tasks' documents, in order. Tasks may share documents: a twin of a gold document is gold too."""
+    place: dict[str, int] = {}
+    kept: list[int] = []
+    ids: list[str] = []
+    rows: dict[str, Int32[np.ndarray, "m"]] = {}
+    start = 0
+    for task in tasks:
+        mine = np.empty(len(task.document_ids), np.int32)
+        for row, (name, text) in enumerate(zip(task.document_ids, task.document_texts, strict=True)):
+            mine[row] = place.setdefault(text, len(kept))
+            if mine[row] == len(kept):
+                kept.append(start + row)
+                ids.append(f"{task.name}/{name}")
+        rows[task.name] = mine
+        start += len(mine)
+    return Pool(np.array(kept, np.int64), tuple(ids), rows)
+
+
+def evaluate_task(
+    task: Task,
+    split: str,
+    query_rows: Int32[np.ndarray, "q"],
+    runs: Mapping[str, Run],
+    pooled_rows: Int32[np.ndarray, "m"] | None = None,
+) -> TaskScores:
+    """Scores every system's run of a task, at the cut-offs of its card and at 10.
+
+    Args:
+      query_rows: rows of the task's queries that are evaluated, in the order of the runs.
+      runs: by system; the last one is later judged against the others.
+      pooled_rows: `Pool.rows` of the task where the runs are over the pool; then `kind@10` is scored too: the share of
+        the first 10 results that are documents of the task.
+
+    Raises:
+      UserError: the task has no such split.
+      ValueError: a run does not fit the queries, or a query has no relevant document.
+    """
+    judgements = task.split(split)
+    if pooled_rows is not None:
+        judgements = _over_pool(judgements, pooled_rows)
+    cutoffs = tuple(sorted({*task.card.cutoffs, 10}))
+    systems: dict[str, dict[str, Float64[np.ndarray, "q"]]] = {}
+    for system, run in runs.items():
+        values = metrics.all_metrics(metrics.hits(run, judgements, query_rows), cutoffs)
+        if pooled_rows is not None:
+            first = run.documents[:, :10]
+            found = np.maximum((first != NOTHING).sum(axis=1), 1)
+            values[KIND] = np.isin(first, pooled_rows).sum(axis=1) / found
+        systems[system] = values
+    return TaskScores(query_rows, cutoffs, systems)
+
+
+def _over_pool(judgements: Judgements, pooled_rows: Int32[np.ndarray, "m"]) -> Judgements:
+    queries, documents = judgements.pair_queries(), pooled_rows[judgements.documents]
+    # Documents of one text are one document of the pool: the best of their scores counts, once.
+    by_score = np.lexsort((-judgements.scores, documents, queries))
+    _, first = np.unique(np.stack([queries, documents])[:, by_score], axis=1, return_index=True)
+    kept = by_score[first]
+    return Judgements.from_pairs(queries[kept], documents[kept], judgements.scores[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class _Resampled:
+    """Means of one task or of a role: over the queries, and over every resample of them."""
+
+    n_queries: int
+    systems: tuple[str, ...]
+    metrics: tuple[str, ...]
+    means: Float64[np.ndarray, "s c"]
+    resampled: Float64[np.ndarray, "r s c"] = field(repr=False)
+
+    def of(self, system: str, metric: str) -> Interval:
+        s, c = self.systems.index(system), self.metrics.index(metric)
+        return statistics.interval(self.means[s, c], self.resampled[:, s, c])
+
+    def difference(self, other: str) -> Interval:
+        last, s, c = len(self.systems) - 1, self.systems.index(other), self.metrics.index(PRIMARY)
+        return statistics.interval(
+            self.means[last, c] - self.means[s, c], self.resampled[:, last, c] - self.resampled[:, s, c]
+        )
+
+
+def build_results(
+    outcomes: Sequence[TaskOutcome],
+    *,
+    protocol: Mapping[str, Any],
+    seed: int,
+    resamples: int = statistics.RESAMPLES,
+    mixture: Mapping[str, Any] | None = None,
+    pooled: PooledOutcome | None = None,
+    skipped: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The results dictionary (schema `mtret.results/1`, see docs/results.md).
+
+    Args:
+      outcomes: one per evaluated task, all with the same systems.
+      protocol: what the numbers depend on; kept as it is.
+      seed: of the bootstrap.
+      mixture: what the model was trained on, None for an untuned one.
+      pooled: the scores over the pooled index.
+      skipped: tasks that were not evaluated, and why.
+    """
+    roles = {outcome.task.name: outcome.role or "all" for outcome in outcomes}
+    own = {outcome.task.name: _resample(outcome.task.name, outcome.scores, seed, resamples) for outcome in outcomes}
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "protocol": dict(protocol),
+        "bootstrap": {"seed": seed, "resamples": resamples, "level": statistics.LEVEL},
+        "systems": list(outcomes[0].scores.systems) if outcomes else [],
+        "mixture": None if mixture is None else dict(mixture),
+        "tasks": {outcome.task.name: _task_entry(outcome, own[outcome.task.name]) for outcome in outcomes},
+        "roles": _by_role(own, roles),
+        "pooled": None,
+        "skipped": dict(skipped or {}),
+    }
+    if pooled is not None:
+        over_pool = {name: _resample(name, scores, seed, resamples) for name, scores in pooled.scores.items()}
+        results["pooled"] = {
+            "n_documents": pooled.n_documents,
+            "scann": None if pooled.scann is None else dict(pooled.scann),
+            "tasks": {name: {"role": roles[name], **_entry(one)} for name, one in over_pool.items()},
+            "roles": _by_role(over_pool, roles),
+        }
+    return results
+
+
+def _resample(name: str, scores: TaskScores, seed: int, resamples: int) -> _Resampled:
+    systems, names = tuple(scores.systems), tuple(next(iter(scores.systems.values())))
+    values = np.stack([scores.systems[system][metric] for system in systems for metric in names], axis=1)
+    shape = (len(systems), len(names))
+    means = statistics.resampled_means(values, seed, name, resamples)
+    return _Resampled(len(values), systems, names, values.mean(axis=0).reshape(shape), means.reshape(-1, *shape))
+
+
+def _by_role(tasks: Mapping[str, _Resampled], roles: Mapping[str, str]) -> dict[str, Any]:
+    """Macro averages: every task counts the same, however many queries it has. Only metrics that all its tasks have."""
+    entries = {}
+    for role in ROLES:
+        members = {name: one for name, one in tasks.items() if roles[name] == role}
+        if not members:
+            continue
+        first = next(iter(members.values()))
+        common = tuple(name for name in first.metrics if all(name in one.metrics for one in members.values()))
+        columns = [[one.metrics.index(name) for name in common] for one in members.values()]
+        merged = _Resampled(
+            sum(one.n_queries for one in members.values()),
+            first.systems,
+            common,
+            np.mean([one.means[:, c] for one, c in zip(members.values(), columns, strict=True)], axis=0),
+            np.mean([one.resampled[:, :, c] for one, c in zip(members.values(), columns, strict=True)], axis=0),
+        )
+        entries[role] = {"tasks": list(members), **_entry(merged)}
+    return entries
+
+
+def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
+    card = outcome.task.card
+    return {
+        "family": card.family,
+        "domain": card.domain,
+        "role": outcome.role or "all",
+        "n_documents": len(outcome.task.document_ids),
+        "n_dropped": len(outcome.dropped_queries),
+        "dropped_queries": list(outcome.dropped_queries[:NAMED_DROPPED_QUERIES]),
+        "seen_document_share": outcome.seen_document_share,
+        "cutoffs": list(outcome.scores.cutoffs),
+        **_entry(scores),
+        "scann": None if outcome.scann is None else dict(outcome.scann),
+    }
+
+
+def _entry(scores: _Resampled) -> dict[str, Any]:
+    systems = {
+        system: {metric: _rounded(scores.of(system, metric)) for metric in scores.metrics}
+        for system in scores.systems
+    }
+    differences = {}
+    for other in scores.systems[:-1]:
+        shown = _rounded(scores.difference(other))
+        # The word follows the rounded bounds, so that it can be checked against what is shown.
+        word = statistics.verdict(Interval(shown["mean"], *shown["ci95"]), scores.n_queries)
+        differences[other] = {"metric": PRIMARY, **shown, "verdict": word}
+    return {"n_queries": scores.n_queries, "systems": systems, "differences": differences}
+
+
+def _rounded(one: Interval) -> dict[str, Any]:
+    return {"mean": round(one.mean, 6), "ci95": [round(one.low, 6), round(one.high, 6)]}

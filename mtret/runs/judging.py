@@ -1,0 +1,282 @@
+"""A model and a suite become results: every system searches, every task gets its role, and the differences are tested."""
+
+import hashlib
+import importlib.metadata
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32
+from rich.console import Console
+
+from mtret.artefact import Artefact, load_artefact
+from mtret.console import Bar, timed
+from mtret.data.formats import Suite
+from mtret.data.roles import check_leakage, role_of, seen_document_share
+from mtret.data.tasks import Task
+from mtret.data.tokenize import Tokenizer
+from mtret.devices import cache_folder, device_line, keep_compilations
+from mtret.errors import UserError, nearest
+from mtret.evaluation.report import terminal_tables, write_report
+from mtret.evaluation.retrieval import Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
+from mtret.files import read_arrays, replace_arrays
+from mtret.index import bm25, scann
+from mtret.index.encode import Embedder, Texts, cached
+from mtret.index.exact import Run, excluded_pairs, search, tie_order
+from mtret.index.fusion import reciprocal_rank_fusion
+from mtret.models.hf import file_sha256
+from mtret.runs.setting import load_suite, versions
+
+DEPTH = 100  # results of every search
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """What is judged, and how."""
+
+    split: str = "dev"
+    tasks: tuple[str, ...] = ()  # empty: all that have the split
+    pooled: bool = True  # also over one index of all tasks' documents
+    scann: bool = True  # also by ScaNN, with its recall against exact search
+    allow_leakage: bool = False
+    operands: str = "float32"
+    seed: int = 0  # of the bootstrap
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """One task as it is judged: its queries less those that were trained on."""
+
+    task: Task
+    sha256: str
+    rows: Int32[np.ndarray, "q"]
+    dropped: tuple[str, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.task.query_texts[row] for row in self.rows]
+
+
+Vectors = Mapping[str, tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]]  # by task: queries, documents
+
+
+def judge(model: str, suite_name: str, config: JudgeConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """Evaluates `model` on a suite, writes results.json, report.md and results.png to `folder`, and shows the verdict.
+
+    Raises UserError where model, suite or tasks are not in order, or a task's queries were trained on.
+    """
+    began = time.monotonic()
+    console.print(device_line(), highlight=False)
+    cache = cache_folder()
+    keep_compilations(cache)
+    artefact = load_artefact(model, config.operands)
+    suite = load_suite(suite_name)
+    asked = _asked(suite, artefact, config)
+    console.print(
+        f"{len(asked)} tasks, {sum(len(one.rows) for one in asked):,} {config.split} queries, "
+        f"{sum(len(one.task.document_ids) for one in asked):,} documents",
+        highlight=False,
+    )
+    encoders = _encoders(artefact, config)
+    vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
+    with timed(console, "searching"):
+        lexical = {one.task.name: _lexical(one, config, cache) for one in asked}
+        outcomes = [_outcome(one, lexical[one.task.name], vectors, artefact, config) for one in asked]
+    pooled = None
+    if config.pooled:
+        with timed(console, "searching the pooled index"):
+            pooled = _pooled(asked, vectors, config, cache)
+    results = build_results(
+        outcomes,
+        protocol=_protocol(model, suite, artefact, config, time.monotonic() - began),
+        seed=config.seed,
+        mixture=_mixture(artefact),
+        pooled=pooled,
+        skipped=suite.skipped,
+    )
+    write_report(results, folder)
+    for table in terminal_tables(results):
+        console.print(table)
+    return results
+
+
+def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked]:
+    for name in config.tasks:
+        if name not in suite.tasks:
+            raise UserError(f"--tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
+    chosen = [
+        task
+        for name, task in suite.tasks.items()
+        if config.split in task.splits and (not config.tasks or name in config.tasks)
+    ]
+    if not chosen:
+        raise UserError(f"{suite.folder}: no task has a {config.split} split (qrels/{config.split}.tsv)")
+    asked = []
+    for task in chosen:
+        rows, dropped = task.splits[config.split].queries, np.zeros(0, np.int32)
+        if artefact.record is not None:
+            dropped = check_leakage(task, config.split, artefact.record, config.allow_leakage)
+        kept = rows[~np.isin(rows, dropped)]
+        asked.append(_Asked(task, suite.task_sha256[task.name], kept, tuple(task.query_ids[row] for row in dropped)))
+    return asked
+
+
+def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
+    """The model under its name, after the encoder that it was tuned from, which gets its queries bare: as published."""
+    if artefact.record is None:
+        return {"untuned": artefact}
+    source = str(artefact.details.get("source"))
+    try:
+        base = load_artefact(source, config.operands)
+    except UserError as error:
+        raise UserError(f"the untuned encoder, to compare with: {error}") from error
+    if base.encoder.weights_sha256 != artefact.details.get("source_sha256"):
+        raise UserError(f"model '{source}': its weights are not those that this model was tuned from")
+    return {"untuned": base, "tuned": artefact}
+
+
+def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: Path, console: Console) -> Vectors:
+    encoder = artefact.encoder
+    tokenizer = Tokenizer(encoder.folder, cache)
+    parts: list[Texts] = []
+    with timed(console, f"{name}: tokenising"):
+        for one in asked:
+            queries = artefact.templates.render_queries(one.texts, one.task.card.instruction)
+            documents = artefact.templates.render_documents(one.task.document_texts)
+            parts += [Texts(tokenizer(texts), encoder.max_length) for texts in (queries, documents)]
+    embedder = Embedder(encoder.tower, encoder.params, encoder.pooling, encoder.features)
+    fingerprint = f"{encoder.weights_sha256} {encoder.pooling} {encoder.tower.config.operands}"  # type: ignore[attr-defined]
+    total = sum(int(part.tokens.lengths(part.limit).sum()) for part in parts)
+    with Bar(console, f"{name}: encoding, tokens", total) as bar:
+        found = cached(embedder, parts, fingerprint, cache, bar.advance)
+        bar.finish()
+    return {one.task.name: (found[2 * i], found[2 * i + 1]) for i, one in enumerate(asked)}
+
+
+def _lexical(one: _Asked, config: JudgeConfig, cache: Path) -> Run:
+    task = one.task
+
+    def run() -> Run:
+        order = tie_order(task.document_ids)
+        pairs = excluded_pairs(task.exclude, one.rows)
+        return bm25.BM25Index(task.document_texts).search(one.texts, DEPTH, order=order, exclude=pairs)
+
+    return _cached_run(cache, [one.sha256, config.split, *map(str, one.rows.tolist())], run)
+
+
+def _cached_run(cache: Path, key: Sequence[str], run: Any) -> Run:
+    """BM25's results depend on data, code and library alone; the key holds all three."""
+    code = file_sha256(Path(str(bm25.__file__)))
+    whole = "\n".join([code, importlib.metadata.version("bm25s"), str(DEPTH), *key])
+    path = cache / f"bm25-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.safetensors"
+    arrays = read_arrays(path)
+    if arrays is None:
+        found = run()
+        arrays = {"documents": found.documents, "scores": found.scores}
+        replace_arrays(path, arrays)
+    return Run(arrays["documents"], arrays["scores"])
+
+
+def _systems(lexical: Run, dense: Mapping[str, Run], order: Int32[np.ndarray, "m"]) -> dict[str, Run]:
+    """In the order of the report; the last is judged against the others."""
+    hybrid = reciprocal_rank_fusion([lexical, dense["untuned"]], DEPTH, order=order)
+    runs = {"bm25": lexical, "untuned": dense["untuned"], "hybrid": hybrid}
+    return runs | {name: run for name, run in dense.items() if name != "untuned"}
+
+
+def _outcome(
+    one: _Asked, lexical: Run, vectors: Mapping[str, Vectors], artefact: Artefact, config: JudgeConfig
+) -> TaskOutcome:
+    task = one.task
+    order = tie_order(task.document_ids)
+    pairs = excluded_pairs(task.exclude, one.rows)
+    dense = {
+        name: search(*each[task.name], DEPTH, order=order, exclude=pairs) for name, each in vectors.items()
+    }
+    judged = list(vectors)[-1]
+    approximate = None
+    if config.scann:
+        approximate = _approximate(*vectors[judged][task.name], dense[judged], order, pairs)
+    return TaskOutcome(
+        task=task,
+        scores=evaluate_task(task, config.split, one.rows, _systems(lexical, dense, order)),
+        role=role_of(task, artefact.record) if artefact.record else None,
+        dropped_queries=one.dropped,
+        seen_document_share=seen_document_share(task, config.split, artefact.record) if artefact.record else None,
+        scann=approximate,
+    )
+
+
+def _pooled(
+    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig, cache: Path
+) -> PooledOutcome:
+    """Every task's queries over the documents of all."""
+    pooled = pool([one.task for one in asked])
+    order = tie_order(pooled.document_ids)
+    pairs = _pooled_exclusions(asked, pooled)
+
+    def lexical() -> Run:
+        texts = [text for one in asked for text in one.task.document_texts]
+        index = bm25.BM25Index([texts[row] for row in pooled.kept])
+        return index.search([text for one in asked for text in one.texts], DEPTH, order=order, exclude=pairs)
+
+    key = ["pooled", config.split]
+    for one in asked:
+        key += [one.sha256, *map(str, one.rows.tolist())]
+    dense, corpus, queries = {}, np.zeros(0), np.zeros(0)
+    for name, each in vectors.items():
+        queries = np.concatenate([each[one.task.name][0] for one in asked])
+        corpus = np.concatenate([each[one.task.name][1] for one in asked])[pooled.kept]
+        dense[name] = search(queries, corpus, DEPTH, order=order, exclude=pairs)
+    systems = _systems(_cached_run(cache, key, lexical), dense, order)
+    approximate = _approximate(queries, corpus, dense[list(vectors)[-1]], order, pairs) if config.scann else None
+    scores, start = {}, 0
+    for one in asked:
+        stop = start + len(one.rows)
+        runs = {name: Run(run.documents[start:stop], run.scores[start:stop]) for name, run in systems.items()}
+        scores[one.task.name] = evaluate_task(one.task, config.split, one.rows, runs, pooled.rows[one.task.name])
+        start = stop
+    return PooledOutcome(len(pooled.kept), scores, approximate)
+
+
+def _pooled_exclusions(asked: Sequence[_Asked], pooled: Pool) -> Int32[np.ndarray, "n 2"]:
+    pairs, start = [], 0
+    for one in asked:
+        own = excluded_pairs(one.task.exclude, one.rows)
+        pairs.append(np.stack([own[:, 0] + start, pooled.rows[one.task.name][own[:, 1]]], axis=1))
+        start += len(one.rows)
+    return np.concatenate(pairs).astype(np.int32)
+
+
+def _mixture(artefact: Artefact) -> dict[str, Any] | None:
+    if artefact.record is None:
+        return None
+    tasks = artefact.record.tasks
+    return {"tasks": [task.name for task in tasks], "families": sorted({task.family for task in tasks})}
+
+
+def _protocol(model: str, suite: Suite, artefact: Artefact, config: JudgeConfig, seconds: float) -> dict[str, Any]:
+    """What the numbers depend on, without places of this machine."""
+    return {
+        "split": config.split,
+        "index": "exact",
+        "depth": DEPTH,
+        "model": Path(model).name,
+        "weights_sha256": artefact.encoder.weights_sha256,
+        "source": artefact.details.get("source", Path(model).name),
+        "step": artefact.details.get("step"),
+        "query_template": artefact.templates.query,
+        "untuned_query_template": "{query}",
+        "operands": config.operands,
+        "suite": suite.folder.name,
+        "suite_sha256": suite.sha256,
+        "seed": config.seed,
+        "date": datetime.now(UTC).date().isoformat(),
+        "seconds": round(seconds, 1),
+        "device": device_line(),
+        "versions": versions(),
+    }
