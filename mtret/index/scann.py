@@ -93,7 +93,8 @@ class ScannIndex:
         rows = np.sort(np.random.default_rng((seed, 0)).permutation(len(queries))[:sample])
         truth = Run(exact.documents[rows], exact.scores[rows])
         recall, seconds = 0.0, float("inf")
-        for self._reorder, self._leaves_searched in self._rungs:
+        for rung in self._rungs:
+            self._reorder, self._leaves_searched = rung
             start = time.perf_counter()
             documents, _ = self._neighbours(queries[rows], min(MEASURED_AT, self.n_documents))
             seconds = time.perf_counter() - start
@@ -143,7 +144,7 @@ class ScannIndex:
     def _neighbours(
         self, queries: Float32[np.ndarray, "q d"], k: int
     ) -> tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
-        # Brute force rejects both arguments' defaults being overridden with 0, and -1 means the default.
+        # -1 is ScaNN's word for what the index was built with, the only choice where there is nothing to tune.
         reorder = max(self._reorder, k) if self._reorder else -1
         documents, scores = self._searcher.search_batched_parallel(
             np.ascontiguousarray(queries, np.float32), k, reorder, self._leaves_searched or -1
@@ -169,7 +170,7 @@ def _import_scann() -> Any:
     except Exception as error:  # a TensorFlow that ScaNN was not built for raises its own error, not ImportError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"scann cannot be imported ({reason}): it has wheels for Linux x86-64 only and fails beside TensorFlow 2.21; "
-            "install scann there without TensorFlow, or evaluate with exact search only"
+            f"scann cannot be imported ({reason}): it has wheels for Linux x86-64 only and fails beside TensorFlow "
+            "2.21. Install it where TensorFlow is not, or evaluate with exact search only."
         ) from error
     return scann_ops_pybind

@@ -80,7 +80,7 @@ def attend(
     visible = segment[:, :, None] == segment[:, None, :]
     if window is not None:
         offset = jnp.arange(length)
-        visible &= jnp.abs(offset[:, None] - offset[None, :]) <= window
+        visible &= (jnp.abs(offset[:, None] - offset[None, :]) <= window)[None]
     scores = jnp.where(visible[:, None], scores.reshape(rows, heads, length, length), -jnp.inf)
     # The division comes after the product with the values: it then touches [L, features], not [L, L].
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
@@ -100,7 +100,7 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "tokens inner"]) -> Float[Array, "tokens outer"]:
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return contract("ti,io->to", x, kernel, self.operands) + bias
+        return contract("ti,io->to", x, kernel, self.operands) + bias[None, :]
 
 
 class LayerNorm(nn.Module):
@@ -114,7 +114,7 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+        return centred * jax.lax.rsqrt(variance + self.epsilon) * scale[None, :] + bias[None, :]
 
 
 class Embedding(nn.Module):

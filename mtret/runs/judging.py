@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
 from mtret.devices import cache_folder, device_line, keep_compilations
 from mtret.errors import UserError, nearest
-from mtret.evaluation.report import terminal_tables, write_report
-from mtret.evaluation.retrieval import Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
+from mtret.evaluation.report import terminal_table, write_report
+from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
 from mtret.files import read_arrays, replace_arrays
-from mtret.index import bm25, scann
+from mtret.index import bm25
 from mtret.index.encode import Embedder, Texts, cached
 from mtret.index.exact import Run, excluded_pairs, search, tie_order
-from mtret.index.fusion import reciprocal_rank_fusion
+from mtret.index.fusion import fuse
+from mtret.index.scann import ScannIndex, agreement
 from mtret.models.hf import file_sha256
 from mtret.runs.setting import load_suite, versions
 
@@ -99,8 +100,7 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: Path, consol
         skipped=suite.skipped,
     )
     write_report(results, folder)
-    for table in terminal_tables(results):
-        console.print(table)
+    console.print(terminal_table(results))
     return results
 
 
@@ -183,7 +183,7 @@ def _cached_run(cache: Path, key: Sequence[str], run: Any) -> Run:
 
 def _systems(lexical: Run, dense: Mapping[str, Run], order: Int32[np.ndarray, "m"]) -> dict[str, Run]:
     """In the order of the report; the last is judged against the others."""
-    hybrid = reciprocal_rank_fusion([lexical, dense["untuned"]], DEPTH, order=order)
+    hybrid = fuse([lexical, dense["untuned"]], DEPTH, order=order)
     runs = {"bm25": lexical, "untuned": dense["untuned"], "hybrid": hybrid}
     return runs | {name: run for name, run in dense.items() if name != "untuned"}
 
@@ -197,10 +197,11 @@ def _outcome(
     dense = {
         name: search(*each[task.name], DEPTH, order=order, exclude=pairs) for name, each in vectors.items()
     }
-    judged = list(vectors)[-1]
-    approximate = None
+    judged, approximate = list(vectors)[-1], None
     if config.scann:
-        approximate = _approximate(*vectors[judged][task.name], dense[judged], order, pairs)
+        run, approximate = _approximate(*vectors[judged][task.name], dense[judged], order, pairs)
+        found = evaluate_task(task, config.split, one.rows, {"scann": run}).systems["scann"]
+        approximate |= {PRIMARY: float(found[PRIMARY].mean())}
     return TaskOutcome(
         task=task,
         scores=evaluate_task(task, config.split, one.rows, _systems(lexical, dense, order)),
@@ -209,6 +210,20 @@ def _outcome(
         seen_document_share=seen_document_share(task, config.split, artefact.record) if artefact.record else None,
         scann=approximate,
     )
+
+
+def _approximate(
+    queries: Float32[np.ndarray, "q D"],
+    documents: Float32[np.ndarray, "m D"],
+    exact: Run,
+    order: Int32[np.ndarray, "m"],
+    pairs: Int32[np.ndarray, "n 2"],
+) -> tuple[Run, dict[str, Any]]:
+    """ScaNN's run of the same search, and what it cost and missed."""
+    index = ScannIndex(documents, depth=DEPTH)
+    measured = index.tune(queries, search(queries, documents, DEPTH, order=order) if len(pairs) else exact)
+    run = index.search(queries, DEPTH, order=order, exclude=pairs)
+    return run, {**asdict(measured), "recall": agreement(run, exact)}
 
 
 def _pooled(
@@ -233,7 +248,7 @@ def _pooled(
         corpus = np.concatenate([each[one.task.name][1] for one in asked])[pooled.kept]
         dense[name] = search(queries, corpus, DEPTH, order=order, exclude=pairs)
     systems = _systems(_cached_run(cache, key, lexical), dense, order)
-    approximate = _approximate(queries, corpus, dense[list(vectors)[-1]], order, pairs) if config.scann else None
+    approximate = _approximate(queries, corpus, dense[list(vectors)[-1]], order, pairs)[1] if config.scann else None
     scores, start = {}, 0
     for one in asked:
         stop = start + len(one.rows)

@@ -52,11 +52,11 @@ STEPS = (
     ),
     Operation(
         "seal", "Seal", "Ends the life cycle as completed.", _LIFE_CYCLE, "done",
-        ("close {x}", "mark {x} as done", "wrap up {x}", "complete {x}", "tick off {x}"),
+        ("close {x}", "mark {x} as done", "wrap {x} up", "complete {x}", "tick {x} off"),
     ),
     Operation(
         "void", "Void", "Ends the life cycle without effect.", _LIFE_CYCLE, "cancel",
-        ("cancel {x}", "call off {x}", "withdraw {x}", "drop {x} for good", "scrap {x}"),
+        ("cancel {x}", "call {x} off", "withdraw {x}", "drop {x} for good", "scrap {x}"),
     ),
     Operation(
         "shelve", "Shelve", "Moves the row to the archive table.", ANY_RECORD, "put away",
@@ -81,7 +81,7 @@ STEPS = (
     Operation(
         "split", "Split", "Creates child tasks.", (CASE, MONEY), "subtasks",
         ("break {x} into smaller pieces", "create to-dos under {x}", "share {x} out among several people",
-         "make subtasks for {x}", "carve up {x}"),
+         "make subtasks for {x}", "carve {x} up"),
     ),
     Operation(
         "bump", "Bump", "Raises the priority by one level.", (CASE, MONEY), "urgent",
@@ -154,7 +154,7 @@ ENDPOINTS = (
     Operation(
         "verdict", "POST /{id}/verdict", "Takes yes or no with a reason.", _LIFE_CYCLE, "approve",
         ("approve or reject {a}", "record a manager's okay on {a}", "let my app decide on {a}",
-         "sign off {a} remotely"),
+         "sign {a} off remotely"),
     ),
     Operation(
         "hooks", "POST /hooks", "Registers a callback address.", ANY_RECORD, "webhook",

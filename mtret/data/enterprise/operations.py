@@ -41,10 +41,11 @@ class _Cell:
     department: Department
     record: Record
     operation: Operation
+    about: str
 
-    @property
-    def about(self) -> str:
-        return f"{self.department.code}.{self.record.code}.{self.operation.key}"
+
+def _cell(department: Department, record: Record, operation: Operation) -> _Cell:
+    return _Cell(department, record, operation, f"{department.code}.{record.code}.{operation.key}")
 
 
 def build_steps(departments: Sequence[Department], seed: int, per_record: int) -> Collection:
@@ -67,7 +68,7 @@ def _cells(
     for department, record in every_record(departments):
         possible = [operation for operation in operations if record.kind in operation.kinds]
         order = generator(seed, family, "offered", department.code, record.code).permutation(len(possible))
-        found.append([_Cell(department, record, possible[i]) for i in sorted(order[:per_record].tolist())])
+        found.append([_cell(department, record, possible[i]) for i in sorted(order[:per_record].tolist())])
     return found
 
 

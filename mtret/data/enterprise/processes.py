@@ -43,12 +43,8 @@ class _Report:
     breakdown: Breakdown
 
     @property
-    def measured(self) -> str:
-        return f"{self.department.code}.{self.record.code}.{self.metric.key}"
-
-    @property
     def about(self) -> str:
-        return f"{self.measured}.{self.breakdown.key}"
+        return f"{self.department.code}.{self.record.code}.{self.metric.key}.{self.breakdown.key}"
 
 
 def build_workflows(departments: Sequence[Department], seed: int, per_record: int) -> Collection:
@@ -101,12 +97,15 @@ def _ask_flow(flows: list[_Flow], speaker: Speaker, allowed: frozenset[str]) -> 
             f"{noun} {flow.pattern.keyword} {speaker.pick(('workflow', 'flow', 'process'))}", frozenset(wants)
         )
     wish = fill(speaker.say(flow.pattern.said), noun)
-    alike = [one for one in flows if one.pattern == flow.pattern and one.record != flow.record]
     if speaker.chance(0.25):
-        other = speaker.pick(alike)
+        other = speaker.pick([one for one in flows if one.pattern is flow.pattern and one is not flow])
         wants.add(other.about)
         wish = f"{wish}, and the same for {plural(speaker.call(other.record, official=0.45))}"
     return Request(speaker.utter(speaker.pick(_FLOW_FRAMES).format(wish=wish)), frozenset(wants))
+
+
+def _same_metric(report: _Report, reports: list[_Report]) -> set[str]:
+    return {one.about for one in reports if one.record is report.record and one.metric is report.metric}
 
 
 def _ask_report(reports: list[_Report], speaker: Speaker, allowed: frozenset[str]) -> Request | None:
@@ -114,7 +113,7 @@ def _ask_report(reports: list[_Report], speaker: Speaker, allowed: frozenset[str
     report = speaker.pick(reports)
     noun = speaker.call(report.record, official=0.4)
     broken_down = speaker.chance(0.7)
-    wants = {report.about} if broken_down else {one.about for one in reports if one.measured == report.measured}
+    wants = {report.about} if broken_down else _same_metric(report, reports)
     if speaker.chance(_KEYWORD_SHARE):
         words = [noun, report.metric.keyword, *([report.breakdown.keyword] if broken_down else [])]
         return Request(" ".join(words), frozenset(wants))

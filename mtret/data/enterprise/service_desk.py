@@ -19,10 +19,12 @@ class _Cell:
     department: Department
     service: Service
     treatment: Treatment
+    about: str
 
-    @property
-    def about(self) -> str:
-        return f"{self.department.code}.{self.service.name.lower().replace(' ', '_')}.{self.treatment.key}"
+
+def _cell(department: Department, service: Service, treatment: Treatment) -> _Cell:
+    slug = service.name.lower().replace(" ", "_")
+    return _Cell(department, service, treatment, f"{department.code}.{slug}.{treatment.key}")
 
 
 def build_catalogue(departments: Sequence[Department], seed: int, per_service: int) -> Collection:
@@ -49,7 +51,7 @@ def _cells(
         for service in department.services:
             possible = treatments[service.kind]
             order = generator(seed, family, "offered", department.code, service.name).permutation(len(possible))
-            found += [_Cell(department, service, possible[i]) for i in sorted(order[:per_service].tolist())]
+            found += [_cell(department, service, possible[i]) for i in sorted(order[:per_service].tolist())]
     return found
 
 
@@ -84,9 +86,9 @@ def _utterance(speaker: Speaker, cell: _Cell) -> str:
     return phrase.format(a=indefinite(noun), s=noun)
 
 
-def _ask(cells: list[_Cell], second: float, speaker: Speaker, allowed: frozenset[str]) -> Request | None:
+def _ask(cells: list[_Cell], pair_share: float, speaker: Speaker, allowed: frozenset[str]) -> Request | None:
     possible = [cell for cell in cells if cell.about in allowed]
-    chosen = speaker.sample(possible, 2 if speaker.chance(second) else 1)
+    chosen = speaker.sample(possible, 2 if speaker.chance(pair_share) else 1)
     wants = frozenset(cell.about for cell in chosen)
     if len(chosen) == 1 and speaker.chance(_KEYWORD_SHARE):
         noun = speaker.say(chosen[0].service.said).removeprefix("the ").removeprefix("a ")

@@ -1,0 +1,336 @@
+"""Tables for people, from the results dictionary alone: Markdown, the terminal, and the folder that holds all three."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtret.evaluation.results import replace_file, validate, write_results
+from mtret.evaluation.retrieval import KIND, PRIMARY, ROLES
+from mtret.evaluation.statistics import MIN_QUERIES
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ROLE_NAMES = {
+    "in_domain": "In-domain",
+    "cross_domain": "Cross-domain",
+    "zero_shot": "Zero-shot",
+    "all": "All tasks",
+}
+ROLE_MEANINGS = {
+    "in_domain": "trained on, or of a trained family and sharing documents with the mixture",
+    "cross_domain": "family trained on, documents not",
+    "zero_shot": "family not trained on",
+    "all": "the model was trained on no mixture",
+}
+METRIC_NAMES = {
+    "ndcg": "nDCG",
+    "recall": "recall",
+    "capped_recall": "capped recall",
+    "mrr": "MRR",
+    "map": "MAP",
+    "kind": "own kind",
+}
+FEW_QUERIES = 100
+WORDS = {"better": "better", "no difference": "no difference", "WORSE": "**WORSE**"}
+STYLES = {"better": "green", "no difference": "dim", "WORSE": "bold red"}
+
+
+def write_report(results: Mapping[str, Any], folder: Path) -> None:
+    """Writes results.json, report.md and results.png into a folder, each all or nothing.
+
+    Raises:
+      UserError: the results are not of the schema.
+    """
+    from mtret.evaluation.plots import results_png
+
+    write_results(results, folder / "results.json")
+    replace_file(folder / "report.md", markdown(results).encode())
+    replace_file(folder / "results.png", results_png(results))
+
+
+def reference_system(systems: Sequence[str]) -> str | None:
+    """The system that the last one is judged against task by task: the hybrid, else the one before the last."""
+    if len(systems) < 2:
+        return None
+    return "hybrid" if "hybrid" in systems[:-1] else systems[-2]
+
+
+def tasks_by_role(tasks: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Roles that have tasks, in order, with their tasks' names in alphabetical order."""
+    named = [(role, sorted(name for name, task in tasks.items() if task["role"] == role)) for role in ROLES]
+    return [(role, names) for role, names in named if names]
+
+
+def metric_name(metric: str) -> str:
+    """`capped_recall@10` -> `capped recall@10`."""
+    name, at, cutoff = metric.partition("@")
+    return METRIC_NAMES.get(name, name) + at + cutoff
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The whole report. Raises UserError where the results are not of the schema."""
+    validate(results)
+    sections = [
+        _summary(results),
+        _roles(results),
+        _tasks(results),
+        _details(results),
+        _pooled(results),
+        _scann(results),
+        _left_out(results),
+        _protocol(results),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    systems, tasks = results["systems"], results["tasks"]
+    lines = ["# Retrieval results", ""]
+    other = reference_system(systems)
+    if other is None:
+        return "\n".join([*lines, f"{len(tasks)} tasks."])
+    last = systems[-1]
+    for role, names in tasks_by_role(tasks):
+        verdicts = [tasks[name]["differences"][other]["verdict"] for name in names]
+        counts = ", ".join(f"{word} on {verdicts.count(key)}" for key, word in WORDS.items() if verdicts.count(key))
+        lines.append(
+            f"- {ROLE_NAMES[role]} ({ROLE_MEANINGS[role]}): of {_count(len(names), 'task')}, "
+            f"`{last}` against `{other}` is {counts}."
+        )
+    lines += [
+        "",
+        f"All verdicts compare {metric_name(PRIMARY)} on the same queries: *better* and *WORSE* where the 95% interval "
+        "of the paired difference leaves out 0, else *no difference*, which is no proof of equality: a task with few "
+        f"queries has a wide interval. With fewer than {MIN_QUERIES} queries nothing is claimed. "
+        "With many tasks, about one verdict in twenty would come about by chance between equal systems.",
+    ]
+    return "\n".join(lines)
+
+
+def _roles(results: Mapping[str, Any]) -> str:
+    intro = (
+        f"Mean over tasks of {metric_name(PRIMARY)}, every task counting the same, with 95% intervals over queries "
+        "(the tasks are taken as given: the intervals say nothing about other tasks)."
+    )
+    return _with_heading("By role", intro, _role_tables(results["roles"], results["systems"]))
+
+
+def _role_tables(roles: Mapping[str, Any], systems: Sequence[str]) -> str:
+    shown = [(role, roles[role]) for role in ROLES if role in roles]
+    scores = _table(
+        ["role", "tasks", "queries", *systems],
+        [
+            [ROLE_NAMES[role], len(one["tasks"]), one["n_queries"]]
+            + [_interval(one["systems"][system][PRIMARY]) for system in systems]
+            for role, one in shown
+        ],
+    )
+    if len(systems) < 2:
+        return scores
+    differences = _table(
+        [f"`{systems[-1]}` minus", *systems[:-1]],
+        [
+            [ROLE_NAMES[role], *(_difference(one["differences"][system]) for system in systems[:-1])]
+            for role, one in shown
+        ],
+    )
+    return f"{scores}\n\n{differences}"
+
+
+def _tasks(results: Mapping[str, Any]) -> str:
+    systems, tasks = results["systems"], results["tasks"]
+    other = reference_system(systems)
+    intro = (
+        f"{metric_name(PRIMARY)}. *Seen*: share of the gold documents that were positives in training. "
+        f"°: fewer than {FEW_QUERIES} queries."
+    )
+    header = ["task", "family", "queries", "documents", "seen", *systems]
+    header += [f"`{systems[-1]}` minus `{other}`"] if other else []
+    parts = []
+    for role, names in tasks_by_role(tasks):
+        rows = []
+        for name in names:
+            task = tasks[name]
+            few = "°" if task["n_queries"] < FEW_QUERIES else ""
+            scores = {system: task["systems"][system][PRIMARY]["mean"] for system in systems}
+            row = [name, task["family"], f"{task['n_queries']}{few}", task["n_documents"]]
+            row += [_share(task["seen_document_share"]), *_means(scores)]
+            rows.append(row + ([_difference(task["differences"][other])] if other else []))
+        parts.append(f"### {ROLE_NAMES[role]}\n\n{_table(header, rows)}")
+    return _with_heading("By task", intro, "\n\n".join(parts))
+
+
+def _details(results: Mapping[str, Any]) -> str:
+    systems, tasks = results["systems"], results["tasks"]
+    if not tasks:
+        return ""
+    last = systems[-1]
+    common = ["recall@10", "capped_recall@10", "mrr@10", "map"]
+    rows = []
+    for _, names in tasks_by_role(tasks):
+        for name in names:
+            scores = tasks[name]["systems"][last]
+            cutoffs = [k for k in tasks[name]["cutoffs"] if k != 10]
+            at_card = ", ".join(f"{scores[f'recall@{k}']['mean']:.3f} @{k}" for k in cutoffs if f"recall@{k}" in scores)
+            rows.append([name, *(f"{scores[m]['mean']:.3f}" if m in scores else "" for m in common), at_card])
+    intro = (
+        f"`{last}`. Capped recall divides the hits by the most that the cut-off can hold, min(k, relevant documents). "
+        "Every metric of every system, with its interval, is in results.json."
+    )
+    table = _table(["task", *map(metric_name, common), "recall at the card's other cut-offs"], rows)
+    return _with_heading("More metrics", intro, table)
+
+
+def _pooled(results: Mapping[str, Any]) -> str:
+    pooled = results["pooled"]
+    if pooled is None:
+        return ""
+    systems = results["systems"]
+    other = reference_system(systems)
+    intro = (
+        f"The same queries over one index of all {pooled['n_documents']:,} distinct documents. *Own kind*: share of "
+        "the first 10 results that are documents of the query's own task."
+    )
+    header = ["task", *systems, *(f"own kind, {system}" for system in systems)]
+    header += [f"`{systems[-1]}` minus `{other}`"] if other else []
+    rows = []
+    for _, names in tasks_by_role(pooled["tasks"]):
+        for name in names:
+            task = pooled["tasks"][name]
+            row = [name, *_means({system: task["systems"][system][PRIMARY]["mean"] for system in systems})]
+            row += [_share(task["systems"][system].get(KIND, {}).get("mean")) for system in systems]
+            rows.append(row + ([_difference(task["differences"][other])] if other else []))
+    body = f"{_role_tables(pooled['roles'], systems)}\n\n{_table(header, rows)}"
+    return _with_heading("Pooled index", intro, body)
+
+
+def _scann(results: Mapping[str, Any]) -> str:
+    rows = [(name, task["scann"]) for name, task in results["tasks"].items() if task["scann"]]
+    if results["pooled"] and results["pooled"]["scann"]:
+        rows.append(("**pooled index**", results["pooled"]["scann"]))
+    if not rows:
+        return ""
+    keys = [key for key in dict.fromkeys(key for _, one in rows for key in one) if any(one.get(key) for _, one in rows)]
+    table = _table(
+        ["index", *(key.replace("_", " ") for key in keys)],
+        [[name, *(_cell(one.get(key)) for key in keys)] for name, one in rows],
+    )
+    intro = (
+        "Every number above comes from exact search, BM25's from all its scores. Recall: the share of exact search's "
+        "first 10 documents that ScaNN finds. Brute force approximates nothing; it is what small corpora get."
+    )
+    return _with_heading("ScaNN against exact search", intro, table)
+
+
+def _left_out(results: Mapping[str, Any]) -> str:
+    lines = []
+    for name, task in results["tasks"].items():
+        if task["n_dropped"]:
+            named = ", ".join(f"`{query}`" for query in task["dropped_queries"])
+            more = ", ..." if task["n_dropped"] > len(task["dropped_queries"]) else ""
+            queries = _count(task["n_dropped"], "query", "queries")
+            lines.append(f"- {name}: {queries} dropped, in training under the same text ({named}{more}).")
+    lines += [f"- {name}: not evaluated: {reason}." for name, reason in results["skipped"].items()]
+    nothing = "Nothing: no query was dropped, no task was skipped."
+    return _with_heading("Left out", "", "\n".join(lines) or nothing)
+
+
+def _protocol(results: Mapping[str, Any]) -> str:
+    bootstrap = results["bootstrap"]
+    lines = [
+        f"- bootstrap: {bootstrap['resamples']} resamples of the queries, seed {bootstrap['seed']}, "
+        f"{bootstrap['level']:.0%} percentile intervals; a role's tasks are resampled apart"
+    ]
+    lines += [f"- {key}: {_flat(value)}" for key, value in results["protocol"].items()]
+    if results["mixture"] is not None:
+        lines += [f"- mixture, {key}: {_flat(value)}" for key, value in results["mixture"].items()]
+    return _with_heading("Protocol", "", "\n".join(lines))
+
+
+def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
+    """The role table and one line per task, for a rich console. Raises UserError as `markdown` does."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    validate(results)
+    systems, tasks = results["systems"], results["tasks"]
+    other = reference_system(systems)
+
+    def table(title: str, first: Sequence[str]) -> Table:
+        made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in first:
+            made.add_column(name, no_wrap=True)
+        for name in systems:
+            made.add_column(name, justify="right")
+        if other:
+            made.add_column(f"{systems[-1]} - {other}", no_wrap=True)
+        return made
+
+    def cells(entry: Mapping[str, Any], bounds: bool) -> list[Text | str]:
+        row: list[Text | str] = [f"{entry['systems'][system][PRIMARY]['mean']:.3f}" for system in systems]
+        if other:
+            one = entry["differences"][other]
+            low, high = one["ci95"]
+            within = f" [{low:+.3f}, {high:+.3f}]" if bounds else ""
+            row.append(Text(f"{one['mean']:+.3f}{within} {one['verdict']}", style=STYLES[one["verdict"]]))
+        return row
+
+    by_role = table(f"{metric_name(PRIMARY)} by role, mean over tasks", ["role", "tasks"])
+    by_task = table(f"{metric_name(PRIMARY)} by task", ["task", "queries"])
+    for role, names in tasks_by_role(tasks):
+        by_role.add_row(ROLE_NAMES[role], str(len(names)), *cells(results["roles"][role], bounds=True))
+        by_task.add_row(Text(ROLE_NAMES[role], style="italic"))
+        for name in names:
+            by_task.add_row(f"  {name}", str(tasks[name]["n_queries"]), *cells(tasks[name], bounds=False))
+        by_task.add_section()
+    return Group(by_role, by_task)
+
+
+def _with_heading(title: str, intro: str, body: str) -> str:
+    return "\n\n".join(part for part in (f"## {title}", intro, body) if part)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    filled = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    numeric = [all(row[i][:1] in "+-°*.0123456789" for row in filled) and i > 0 for i in range(len(header))]
+    lines = [header, ["---:" if right else "---" for right in numeric], *filled]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _interval(one: Mapping[str, Any]) -> str:
+    low, high = one["ci95"]
+    return f"{one['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _difference(one: Mapping[str, Any]) -> str:
+    low, high = one["ci95"]
+    return f"{one['mean']:+.3f} [{low:+.3f}, {high:+.3f}] {WORDS[one['verdict']]}"
+
+
+def _means(scores: Mapping[str, float]) -> list[str]:
+    """Three digits; the largest in bold."""
+    best = max(scores.values())
+    return [f"**{mean:.3f}**" if mean == best else f"{mean:.3f}" for mean in scores.values()]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
+    return ", ".join(map(_flat, value)) if isinstance(value, list | tuple) else str(value)
