@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,14 @@ import numpy as np
 def replace_bytes(path: Path, content: bytes) -> None:
     """Writes beside `path` and moves it there in one step; a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # Not by tempfile: its files are their owner's alone, and these are to be shared as any other.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with draft.open("xb") as file:
             file.write(content)
-        # mkstemp's files are their owner's alone; these are to be shared as any other.
-        os.chmod(draft, 0o666 & ~_umask())
         os.replace(draft, path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 
@@ -58,9 +57,3 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     with safe_open(path, "np") as file:
         return file.metadata() or {}
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

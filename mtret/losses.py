@@ -23,9 +23,10 @@ def similarity(
     queries: Float[Array, "B D"], documents: Float[Array, "M D"], scale: Float[Array, ""]
 ) -> Float[Array, "B M"]:
     """Scaled dot products, in float32 whatever the inputs: narrower scores tie and saturate."""
-    return scale * jnp.einsum(
-        "bd,md->bm", queries, documents, preferred_element_type=jnp.promote_types(jnp.float32, queries.dtype)
-    )
+    wide = jnp.promote_types(jnp.float32, queries.dtype)
+    # An accelerator's default precision would round float32 operands first.
+    dots = jnp.einsum("bd,md->bm", queries, documents, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)
+    return scale * dots
 
 
 def relation(columns: Int[Array, "B K"], n_columns: int) -> Bool[Array, "B n_columns"]:
@@ -41,13 +42,13 @@ def info_nce(
 
     A row without a target yields 0. Oord et al., 1807.03748, with the other positives of the row left out of the sum.
     """
-    negative = column_ok & ~known & ~target
+    negative = column_ok[None, :] & ~known & ~target
     none = ~negative.any(axis=1)
     # A row without negatives must not send a gradient through the logarithm of an empty sum.
     safe = jnp.where(negative | none[:, None], logits, -jnp.inf)
     rest = jnp.where(none, -jnp.inf, jax.nn.logsumexp(safe, axis=1))
     nats = jnp.where(target, jnp.logaddexp(rest[:, None], logits) - logits, 0.0)
-    return nats.sum(axis=1) / jnp.maximum(target.sum(axis=1), 1)
+    return nats.sum(axis=1) / jnp.maximum(target.sum(axis=1, dtype=nats.dtype), 1)
 
 
 def contrastive(
@@ -68,10 +69,10 @@ def contrastive(
     if symmetric:
         asked = targets.any(axis=0)  # a document that nobody asks for (a hard negative) is no anchor
         loss = 0.5 * (loss + _mean(info_nce(logits.T, targets.T, positives.T, query_ok), asked))
-    best = jnp.argmax(jnp.where(doc_ok, logits, -jnp.inf), axis=1)
+    best = jnp.argmax(jnp.where(doc_ok[None, :], logits, -jnp.inf), axis=1)
     right = (targets | positives)[jnp.arange(queries.shape[0]), best]
     return loss, _mean(right.astype(loss.dtype), query_ok)
 
 
 def _mean(values: Float[Array, "n"], ok: Bool[Array, "n"]) -> Float[Array, ""]:
-    return jnp.where(ok, values, 0.0).sum() / jnp.maximum(ok.sum(), 1)
+    return jnp.where(ok, values, 0.0).sum() / jnp.maximum(ok.sum(dtype=values.dtype), 1)

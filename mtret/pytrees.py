@@ -31,7 +31,7 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def match_rules(tree: Tree, rules: Sequence[tuple[str, Any]], what: str) -> dict[str, Any]:
-    """A tree of the same structure: each leaf's value is that of the first rule whose expression matches its whole path.
+    """A tree of the same structure; a leaf's value is that of the first rule whose expression matches its whole path.
 
     Raises UserError when a leaf is matched by no rule: a new parameter must be decided on, not fall through.
     """

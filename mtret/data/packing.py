@@ -18,7 +18,8 @@ class Packing:
 def pack(lengths: Int[np.ndarray, "texts"], row_length: int) -> Packing:
     """Best-fit decreasing over the histogram of lengths: all texts of one length are placed together.
 
-    Each goes to the fullest row that still holds it. The cost is that of distinct lengths times distinct gaps, not of texts.
+    Each goes to the fullest row that still holds it. The cost is that of distinct lengths times distinct gaps, not of
+    texts. No text may be empty, or longer than a row.
     """
     order = np.argsort(-lengths, kind="stable")
     row, start = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
@@ -30,14 +31,13 @@ def pack(lengths: Int[np.ndarray, "texts"], row_length: int) -> Packing:
         left = count
         while left:
             gap = min((free for free, open_rows in gaps.items() if free >= length and open_rows), default=None)
+            each = (gap or row_length) // length
+            wanted = -(-left // each)  # a row that took one text is now the fullest, so it takes them until none fits
             if gap is None:
-                fresh = -(-left // (row_length // length))
-                chosen, gap = list(range(rows, rows + fresh)), row_length
-                rows += fresh
+                chosen, gap = list(range(rows, rows + wanted)), row_length
+                rows += wanted
             else:
-                chosen = gaps[gap][:left]
-                gaps[gap] = gaps[gap][left:]
-            each = min(gap // length, -(-left // len(chosen)))
+                chosen, gaps[gap] = gaps[gap][:wanted], gaps[gap][wanted:]
             taken = min(left, each * len(chosen))
             texts = order[place : place + taken]
             slot = np.arange(taken)

@@ -18,10 +18,12 @@ class Loaded(NamedTuple):
     batch: PairBatch
 
 
-def batches(planner: Planner, sharding: PairBatch, first_step: int, threads: int = 2, ahead: int = 8) -> Iterator[Loaded]:
+def batches(
+    planner: Planner, sharding: PairBatch, first_step: int, threads: int = 2, ahead: int = 8
+) -> Iterator[Loaded]:
     """The batches of steps `first_step` to the end. `sharding`: a NamedSharding for each array of a batch.
 
-    Each device is given its own groups only, so a process fills no more than it needs.
+    Each device is given its own groups only.
     """
     import grain
 

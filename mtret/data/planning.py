@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, Int64
+from jaxtyping import Int, Int32, Int64
 
 from mtret.data.mixture import MixtureConfig, schedule, shares
-from mtret.data.packing import Packing, fill, pack, token_weights
+from mtret.data.packing import Packing, Rows, fill, pack, token_weights
 from mtret.data.tasks import Judgements, Task
 from mtret.data.templates import Templates
 from mtret.data.tokenize import Tokenizer, Tokens, offsets_of, ranges
@@ -49,14 +49,31 @@ class BatchConfig:
 
 
 @dataclass(frozen=True)
+class Relation:
+    """Documents by query, `documents[offsets[q]:offsets[q + 1]]`; unlike judgements', they may be none."""
+
+    offsets: Int64[np.ndarray, "bounds"]  # one more than there are queries
+    documents: Int32[np.ndarray, "pairs"]
+
+    def sizes(self) -> Int64[np.ndarray, "queries"]:
+        """How many documents each query has."""
+        return np.diff(self.offsets)
+
+    def of(self, queries: Int[np.ndarray, "n"]) -> Int32[np.ndarray, "pairs"]:
+        """The documents of the chosen queries, end to end."""
+        sizes = self.sizes()[queries]
+        return self.documents[np.repeat(self.offsets[queries], sizes) + ranges(sizes)]
+
+
+@dataclass(frozen=True)
 class TrainingTask:
     """A task's train split over distinct texts: equal (truncated) texts are one query or one document."""
 
     name: str
     queries: Tokens
     documents: Tokens
-    positives: Judgements  # a row for every query, in order
-    negatives: Judgements | None
+    positives: Relation  # of every query at least one
+    negatives: Relation | None
     config: BatchConfig
 
 
@@ -68,63 +85,52 @@ def training_task(task: Task, tokenizer: Tokenizer, templates: Templates, batch:
     if "train" not in task.splits:
         raise UserError(f"task '{task.name}' is in the mixture but has no train split (qrels/train.tsv)")
     config = batch.of(task.name)
-    relations = [task.splits["train"]]
+    train = task.splits["train"]
+    relations = [train]
     if config.negatives:
         if "train" not in task.negatives:
             raise UserError(
                 f"task '{task.name}': batch.negatives={config.negatives}, but it has no negatives/train.tsv"
             )
         relations.append(task.negatives["train"])
-    rendered = templates.render_queries([task.query_texts[i] for i in relations[0].queries], task.card.instruction)
-    whole_queries = tokenizer(rendered)
+    whole_queries = tokenizer(
+        templates.render_queries([task.query_texts[i] for i in train.queries], task.card.instruction)
+    )
     query_rows, query_identity = whole_queries.distinct(config.query_length)
     corpus_rows = np.unique(np.concatenate([relation.documents for relation in relations]))
     whole_documents = tokenizer(templates.render_documents([task.document_texts[i] for i in corpus_rows]))
     document_rows, document_identity = whole_documents.distinct(config.document_length)
-    identity_of_query = dict(zip(relations[0].queries.tolist(), query_identity.tolist(), strict=True))
 
-    def over_distinct(relation: Judgements) -> Judgements:
-        counts = np.diff(relation.offsets)
-        queries = np.repeat([identity_of_query.get(row, -1) for row in relation.queries.tolist()], counts)
+    def over_distinct(relation: Judgements) -> Int64[np.ndarray, "2 pairs"]:
+        queries = query_identity[np.searchsorted(train.queries, relation.pair_queries())]
         documents = document_identity[np.searchsorted(corpus_rows, relation.documents)]
-        wanted = (relation.scores > 0) & (queries >= 0)
-        return _by_query(queries[wanted], documents[wanted], len(query_rows))
+        return np.unique(np.stack([queries, documents]).astype(np.int64), axis=1)
 
-    positives = over_distinct(relations[0])
+    positives = over_distinct(train.positives())
     negatives = None
     if config.negatives:
-        negatives = _without(over_distinct(replace(relations[1], scores=np.ones(len(relations[1].scores)))), positives)
+        # The negatives of queries that are not trained on say nothing.
+        asked = relations[1].select(np.isin(relations[1].queries, train.queries))
+        negatives = _by_query(_without(over_distinct(asked), positives), len(query_rows))
     return TrainingTask(
         task.name,
         whole_queries.subset(query_rows),
         whole_documents.subset(document_rows),
-        positives,
+        _by_query(positives, len(query_rows)),
         negatives,
         config,
     )
 
 
-def _by_query(queries: Int[np.ndarray, "n"], documents: Int[np.ndarray, "n"], n_queries: int) -> Judgements:
-    """Distinct pairs as rows, one row for each of `n_queries` queries."""
-    pairs = np.unique(np.stack([queries, documents]).astype(np.int64), axis=1)
-    counts = np.bincount(pairs[0], minlength=n_queries)
-    return Judgements(
-        queries=np.arange(n_queries, dtype=np.int32),
-        offsets=offsets_of(counts),
-        documents=pairs[1].astype(np.int32),
-        scores=np.ones(pairs.shape[1]),
-    )
+def _by_query(pairs: Int64[np.ndarray, "2 pairs"], n_queries: int) -> Relation:
+    """Distinct (query, document) pairs, sorted, as a relation of `n_queries` queries."""
+    return Relation(offsets_of(np.bincount(pairs[0], minlength=n_queries)), pairs[1].astype(np.int32))
 
 
-def _without(relation: Judgements, other: Judgements) -> Judgements:
-    """Pairs of `relation` that are not in `other`: merging equal texts can make a negative a positive."""
-    width = int(max(relation.documents.max(initial=0), other.documents.max(initial=0))) + 1
-    here, there = (
-        np.repeat(np.arange(len(r.queries), dtype=np.int64), np.diff(r.offsets)) * width + r.documents
-        for r in (relation, other)
-    )
-    left = here[~np.isin(here, there)]
-    return _by_query(left // width, left % width, len(relation.queries))
+def _without(pairs: Int64[np.ndarray, "2 pairs"], other: Int64[np.ndarray, "2 others"]) -> Int64[np.ndarray, "2 left"]:
+    """Those of `pairs` that are not in `other`: merging equal texts can make a negative a positive."""
+    width = max(pairs[1].max(initial=0), other[1].max(initial=0)) + 1
+    return pairs[:, ~np.isin(pairs[0] * width + pairs[1], other[0] * width + other[1])]
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,13 @@ class Planner:
     """Plans and fills batches of a mixture. Every process that is given the same arguments plans the same."""
 
     def __init__(
-        self, tasks: Sequence[TrainingTask], mixture: MixtureConfig, batch: BatchConfig, pooling: str, seed: int, steps: int
+        self,
+        tasks: Sequence[TrainingTask],
+        mixture: MixtureConfig,
+        batch: BatchConfig,
+        pooling: str,
+        seed: int,
+        steps: int,
     ):
         _check(batch, [task.name for task in tasks])
         self.tasks = tuple(tasks)
@@ -168,9 +180,8 @@ class Planner:
         self.task_at, self.occurrence_at = schedule(self.shares, steps, seed)
         largest = max(min(task.config.queries, n) for task, n in zip(tasks, sizes, strict=True))
         self.group_queries = -(-largest // batch.groups)
-        wanted = max(min(task.config.queries, n) * (batch.positives + batch.negatives) for task, n in zip(tasks, sizes, strict=True))
-        self.group_documents = -(-wanted // batch.groups)
-        most = max(int(np.diff(task.positives.offsets).max()) for task in tasks)
+        self.group_documents = -(-largest * (batch.positives + batch.negatives) // batch.groups)
+        most = max(int(task.positives.sizes().max()) for task in tasks)
         self.known_width = min(most, batch.groups * self.group_documents)
         self._order = lru_cache(maxsize=4 * len(tasks))(self._epoch_order)
 
@@ -240,9 +251,8 @@ class Planner:
         none = int(column[-1])
         known = np.full((len(slots), self.known_width), none, np.int32)
         there = np.flatnonzero(slots >= 0)
-        starts, counts = task.positives.offsets[slots[there]], np.diff(task.positives.offsets)[slots[there]]
-        row = np.repeat(there, counts)
-        columns = column[task.positives.documents[np.repeat(starts, counts) + ranges(counts)]]
+        row = np.repeat(there, task.positives.sizes()[slots[there]])
+        columns = column[task.positives.of(slots[there])]
         in_batch = columns != none
         row, columns = row[in_batch], columns[in_batch]
         known[row, ranges(np.bincount(row, minlength=len(slots)))] = columns
@@ -267,7 +277,14 @@ class Planner:
             task=np.int32(plan.task),
         )
 
-    def _fill_group(self, task, queries, documents, packing, shape):
+    def _fill_group(
+        self,
+        task: TrainingTask,
+        queries: Int32[np.ndarray, "Nq"],
+        documents: Int32[np.ndarray, "Nd"],
+        packing: Packing,
+        shape: tuple[int, int],
+    ) -> Rows:
         query_there, document_there = queries >= 0, documents >= 0
         config = task.config
         lengths = np.concatenate(
@@ -282,24 +299,20 @@ class Planner:
                 task.documents.take(documents[document_there], config.document_length),
             ]
         )
-        segments = np.concatenate(
-            [np.flatnonzero(query_there), self.group_queries + np.flatnonzero(document_there)]
-        )
+        segments = np.concatenate([np.flatnonzero(query_there), self.group_queries + np.flatnonzero(document_there)])
         return fill(ids, token_weights(lengths, self.pooling), lengths, segments, packing, shape, self.group_texts)
 
-    def shapes(self, on_progress=None) -> dict[int, int]:
+    def shapes(self) -> dict[int, int]:
         """Every row count that the run will meet, with the number of steps that use it. Plans the whole run."""
         counts: dict[int, int] = {}
         for step in range(self.steps):
             rows = self.plan(step).rows
             counts[rows] = counts.get(rows, 0) + 1
-            if on_progress:
-                on_progress(1)
         return dict(sorted(counts.items()))
 
 
 def rung(rows: int) -> int:
-    """The smallest declared row count that holds `rows`: 1, 2, 3, 4, 5, 7, 9, 12, 15, 19, 24, ..."""
+    """The smallest declared row count that holds `rows`: 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, ..."""
     declared = 1
     while declared < rows:
         declared = max(declared + 1, round(declared * LADDER))
@@ -307,17 +320,15 @@ def rung(rows: int) -> int:
 
 
 def _sample(
-    relation: Judgements, queries: Int[np.ndarray, "q"], count: int, random: np.random.Generator
+    relation: Relation, queries: Int[np.ndarray, "q"], count: int, random: np.random.Generator
 ) -> Int64[np.ndarray, "q count"]:
     """`count` documents of each query, without repetition; -1 where it has fewer."""
-    starts, sizes = relation.offsets[queries], np.diff(relation.offsets)[queries]
-    row = np.repeat(np.arange(len(queries)), sizes)
-    documents = relation.documents[np.repeat(starts, sizes) + ranges(sizes)]
-    shuffled = np.lexsort((random.random(len(row)), row))
-    rank = ranges(sizes)
+    sizes = relation.sizes()[queries]
+    row, rank = np.repeat(np.arange(len(queries)), sizes), ranges(sizes)
+    shuffled = relation.of(queries)[np.lexsort((random.random(len(row)), row))]
     chosen = rank < count
     sampled = np.full((len(queries), count), -1, np.int64)
-    sampled[row[chosen], rank[chosen]] = documents[shuffled][chosen]
+    sampled[row[chosen], rank[chosen]] = shuffled[chosen]
     return sampled
 
 
@@ -336,13 +347,16 @@ def _check(batch: BatchConfig, names: Sequence[str]) -> None:
     for name in batch.tasks:
         if name not in names:
             raise UserError(f"batch.tasks: '{name}' is not in the mixture.{nearest(name, names)}")
-    for name in ("queries", "positives", "query_length", "document_length", "row_length", "groups"):
-        if getattr(batch, name) < 1:
-            raise UserError(f"batch.{name}: {getattr(batch, name)} is not a positive number")
-    for name in ("", *names):
-        own = batch.of(name)
-        if max(own.query_length, own.document_length) > batch.row_length:
-            raise UserError(
-                f"batch.row_length: {batch.row_length} tokens cannot hold a text of "
-                f"{max(own.query_length, own.document_length)}{f' ({name})' if name else ''}; raise it or cut the texts"
-            )
+    if batch.negatives < 0:
+        raise UserError(f"batch.negatives: {batch.negatives} is a negative number")
+    places = {"batch": batch, **{f"batch.tasks.{name}": batch.of(name) for name in batch.tasks}}
+    for place, own in places.items():
+        for name in ("queries", "positives", "query_length", "document_length", "row_length", "groups"):
+            if getattr(own, name) < 1:
+                raise UserError(f"{place}.{name}: {getattr(own, name)} is not a positive number")
+        for name in ("query_length", "document_length"):
+            if getattr(own, name) > batch.row_length:
+                raise UserError(
+                    f"{place}.{name}: a row of {batch.row_length} tokens cannot hold a text of {getattr(own, name)}; "
+                    "raise batch.row_length or cut the texts"
+                )

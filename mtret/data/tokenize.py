@@ -17,7 +17,7 @@ class Tokens:
     """Token ids of whole texts laid end to end, special tokens included; truncated only when read."""
 
     ids: Int32[np.ndarray, "tokens"]
-    offsets: Int64[np.ndarray, "texts+1"]
+    offsets: Int64[np.ndarray, "bounds"]  # of the texts, one more than there are
     suffix: int  # special tokens at the end of every text, kept by a truncation
 
     def __len__(self) -> int:
@@ -133,7 +133,8 @@ def _load(folder: Path):
             backend = AutoTokenizer.from_pretrained(folder).backend_tokenizer
             content = backend.to_str().encode()
     except Exception as error:  # the backend raises bare Exception
-        raise UserError(f"{folder}: no readable tokenizer ({str(error).splitlines()[0]})") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder}: no readable tokenizer ({reason})") from error
     backend.no_truncation()
     backend.no_padding()
     return backend, content

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtret.evaluation.results import replace_file, validate, write_results
+from mtret.evaluation.results import validate, write_results
 from mtret.evaluation.retrieval import KIND, PRIMARY, ROLES
 from mtret.evaluation.statistics import MIN_QUERIES
+from mtret.files import replace_bytes, replace_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,8 +46,8 @@ def write_report(results: Mapping[str, Any], folder: Path) -> None:
     from mtret.evaluation.plots import results_png
 
     write_results(results, folder / "results.json")
-    replace_file(folder / "report.md", markdown(results).encode())
-    replace_file(folder / "results.png", results_png(results))
+    replace_text(folder / "report.md", markdown(results))
+    replace_bytes(folder / "results.png", results_png(results))
 
 
 def reference_system(systems: Sequence[str]) -> str | None:

@@ -1,8 +1,6 @@
 """The results file: schema `mtret.results/1`, checked when read, written atomically. See docs/results.md."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -10,6 +8,7 @@ from typing import Any, get_args
 from mtret.errors import UserError
 from mtret.evaluation.retrieval import PRIMARY, ROLES, SCHEMA
 from mtret.evaluation.statistics import Verdict
+from mtret.files import replace_json
 
 # A check takes a value and its path in the file, and raises `_Mismatch` where the value is not of the schema.
 Check = Callable[[Any, str], None]
@@ -45,21 +44,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def write_results(results: Mapping[str, Any], path: Path) -> None:
     """Checks and writes, all or nothing."""
     validate(results, str(path))
-    replace_file(path, (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that whoever reads it finds the old content or the new, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace_json(path, results)
 
 
 def _is(kind: type | tuple[type, ...], called: str) -> Check:

@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 from jaxtyping import Int32
 
-from mtret.index.exact import Run, search_blocks
+from mtret.index.exact import Run, queries_per_block, search_blocks
 
 # Scripts written without spaces between words: Thai and Lao, Myanmar with its extensions, Khmer, kana, Han with its
 # extensions and compatibility forms. Hangul has spaces.
@@ -27,7 +27,7 @@ def tokenize(texts: Sequence[str]) -> list[list[str]]:
     """Index terms of every text, in order.
 
     NFKC; words are runs of letters, digits, marks and underscores. An identifier becomes its parts, split at case and
-    underscore, and the whole of them joined: the parts meet prose, the whole is the rarest term and so the most telling.
+    underscore, and the whole of them joined: parts meet prose, the whole is the rarest term and so the most telling.
     Terms are lower-cased, English stop words go, the rest is stemmed (Snowball English). A run of a script that has no
     spaces becomes its character bigrams, whatever the language of the task.
     """
@@ -62,7 +62,7 @@ class BM25Index:
         *,
         order: Int32[np.ndarray, "m"],
         exclude: Int32[np.ndarray, "n 2"] | None = None,
-        block: int = 512,
+        block: int | None = None,
     ) -> Run:
         """The k documents of largest score; one that shares no term with the query is no result.
 
@@ -71,16 +71,19 @@ class BM25Index:
           k: columns of the run, whatever the size of the corpus.
           order: `tie_order` of the documents.
           exclude: pairs (row of `queries`, row of the corpus) that are never returned.
-          block: queries scored at once; memory is 8 * block * m bytes.
+          block: queries scored at once, by default as many as bounded memory allows.
         """
+        block = block or queries_per_block(len(queries), self._n_documents)
         known = [[self._vocabulary[term] for term in query if term in self._vocabulary] for query in tokenize(queries)]
 
         def scores(start: int, stop: int) -> np.ndarray:
-            rows = np.full((stop - start, self._n_documents), -np.inf, np.float32)
-            for row, ids in zip(rows, known[start:stop], strict=True):
+            # The last block is filled up, so that one shape is compiled for all.
+            rows = np.zeros((block, self._n_documents), np.float32)
+            for row, ids in zip(rows, known[start:stop], strict=False):
                 if ids:
                     row[:] = self._scorer.get_scores_from_ids(ids)[order]
-            return np.where(rows > 0, rows, np.float32(-np.inf))
+            rows[rows <= 0] = -np.inf
+            return rows
 
         return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block)
 
@@ -110,7 +113,7 @@ class _Analyser(dict[str, list[str]]):
 
 @cache
 def _marks() -> str:
-    """All combining marks as a character class: vowel signs of Indic scripts are marks, which `\\w` leaves out."""
+    """All combining marks: vowel signs of Indic scripts are such, and a pattern's word characters leave them out."""
     return "".join(chr(i) for i in range(0x300, 0x20000) if unicodedata.category(chr(i)).startswith("M"))
 
 

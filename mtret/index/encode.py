@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int
 
-from mtret.data.packing import fill, pack, token_weights
+from mtret.data.packing import Packing, fill, pack, token_weights
 from mtret.data.tokenize import Tokens, concatenate, offsets_of
 from mtret.files import read_arrays, replace_arrays
 from mtret.models.dual_encoder import encode
@@ -22,6 +22,7 @@ from mtret.types import TokenBatch
 
 BATCH_TOKENS = 4096  # of one device's share; on a CPU larger ones fall out of its caches
 SHORTEST_ROW = 64
+BLOCK_TOKENS = 500_000  # embedded between two writes to the cache: a minute or two on a CPU
 
 Progress = Callable[[int], None]  # is told how many more tokens are done
 
@@ -44,7 +45,7 @@ class Embedder:
     features: int
 
     def __call__(self, parts: Sequence[Texts], on_progress: Progress | None = None) -> list[Float32[np.ndarray, "n D"]]:
-        """Unit vectors of each part's texts, in order. Parts are packed together, so many small ones cost no padding."""
+        """Unit vectors of each part's texts, in order. Parts are packed together: many small ones cost no padding."""
         cut = [_truncated(part) for part in parts]
         if not sum(map(len, cut)):
             return [np.zeros((0, self.features), np.float32) for _ in parts]
@@ -90,8 +91,8 @@ def _fetch(vectors: np.ndarray, waiting: tuple[np.ndarray, np.ndarray, Array, in
 
 
 def row_length(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """The row that a text is packed into: at least twice its length, for fill, but a power of two that is no longer than
-    needed, because attention costs the square. The longest class holds what is left."""
+    """The row that each text is packed into: the shortest power of two that holds it twice, for fill; no longer, because
+    attention costs the square. The longest texts of all may stand alone in theirs."""
     longest = 1 << max(int(lengths.max()) - 1, SHORTEST_ROW - 1).bit_length()
     wanted = 2 ** np.ceil(np.log2(np.maximum(2 * lengths, SHORTEST_ROW))).astype(np.int64)
     return np.minimum(wanted, longest)
@@ -110,13 +111,15 @@ def _batches(
         per_row = int(length // lengths[mine].min())
         # Padded to a power of two: the declared shapes must not depend on what one corpus happens to hold.
         group_slots = group_rows * (1 << (per_row - 1).bit_length())
-        block = packing.row // group_rows
-        for batch in range(0, int(block.max()) + 1, devices):
+        block, local = np.divmod(packing.row, group_rows)
+        batches = -(-packing.rows // (group_rows * devices))
+        members = np.split(
+            np.argsort(block, kind="stable"), np.bincount(block, minlength=batches * devices).cumsum()[:-1]
+        )
+        for batch in range(batches):
             groups, where, slots = [], [], []
-            for device in range(devices):
-                chosen = mine[block == batch + device]
-                local = packing.row[block == batch + device] - (batch + device) * group_rows
-                start = packing.start[block == batch + device]
+            for device, inside in enumerate(members[batch * devices : (batch + 1) * devices]):
+                chosen = mine[inside]
                 sizes = lengths[chosen]
                 segments = np.arange(len(chosen))
                 groups.append(
@@ -125,7 +128,7 @@ def _batches(
                         token_weights(sizes, pooling),
                         sizes,
                         segments,
-                        type(packing)(local, start, group_rows),
+                        Packing(local[inside], packing.start[inside], group_rows),
                         (group_rows, int(length)),
                         group_slots,
                     )
@@ -138,20 +141,42 @@ def _batches(
 
 
 def cached(
-    embedder: Embedder, parts: Sequence[Texts], fingerprint: str, cache: Path | None, on_progress: Progress | None = None
+    embedder: Embedder,
+    parts: Sequence[Texts],
+    fingerprint: str,
+    cache: Path | None,
+    on_progress: Progress | None = None,
 ) -> list[Float32[np.ndarray, "n D"]]:
-    """As `embedder(parts)`, but what was embedded before by a model of this `fingerprint` is read from `cache`."""
+    """As `embedder(parts)`, but what was embedded before by a model of this `fingerprint` is read from `cache`.
+
+    Parts are embedded and written in blocks, so that an interrupted call loses one block at most.
+    """
     if cache is None:
         return embedder(parts, on_progress)
     paths = [cache / f"vectors-{_key(part, fingerprint)}.safetensors" for part in parts]
     found = [read_arrays(path) for path in paths]
     missing = [i for i, arrays in enumerate(found) if arrays is None]
+    sizes = [int(part.tokens.lengths(part.limit).sum()) for part in parts]
     if on_progress:
-        on_progress(sum(int(part.tokens.lengths(part.limit).sum()) for i, part in enumerate(parts) if i not in set(missing)))
-    fresh = dict(zip(missing, embedder([parts[i] for i in missing], on_progress), strict=True))
-    for i, vectors in fresh.items():
-        replace_arrays(paths[i], {"vectors": vectors})
-    return [fresh[i] if arrays is None else arrays["vectors"] for i, arrays in enumerate(found)]
+        on_progress(sum(sizes) - sum(sizes[i] for i in missing))
+    vectors = [np.zeros((0, 0), np.float32) if arrays is None else arrays["vectors"] for arrays in found]
+    for block in _blocks(missing, sizes):
+        for i, fresh in zip(block, embedder([parts[i] for i in block], on_progress), strict=True):
+            replace_arrays(paths[i], {"vectors": fresh})
+            vectors[i] = fresh
+    return vectors
+
+
+def _blocks(parts: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Parts in order, as many at once as hold about BLOCK_TOKENS."""
+    block: list[int] = []
+    for part in parts:
+        block.append(part)
+        if sum(sizes[i] for i in block) >= BLOCK_TOKENS:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 def _key(part: Texts, fingerprint: str) -> str:

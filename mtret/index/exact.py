@@ -15,6 +15,7 @@ from mtret.data.tasks import Judgements
 from mtret.errors import UserError
 
 NOTHING = -1
+BLOCK_SCORES = 50_000_000  # scores held at once: 200 MB, and as much again while the best are found
 
 
 class Run(NamedTuple):
@@ -57,7 +58,7 @@ def search(
     *,
     order: Int32[np.ndarray, "m"],
     exclude: Int32[np.ndarray, "n 2"] | None = None,
-    block: int = 512,
+    block: int | None = None,
 ) -> Run:
     """The k documents of largest dot product, in float32, over all documents.
 
@@ -66,7 +67,7 @@ def search(
       k: columns of the run, whatever the size of the corpus.
       order: `tie_order` of the documents.
       exclude: pairs (row of `queries`, row of `documents`) that are never returned.
-      block: queries scored at once; memory is 4 * block * m bytes.
+      block: queries scored at once, by default as many as bounded memory allows.
 
     Raises:
       UserError: an embedding is not finite.
@@ -75,16 +76,21 @@ def search(
         if not np.isfinite(rows).all():
             row = int(np.argmin(np.isfinite(rows).all(axis=1)))
             raise UserError(f"the embedding of {name} {row} is not finite: the encoder has diverged, lower its rate")
-    block = min(block, max(len(queries), 1))
+    block = block or queries_per_block(len(queries), len(documents))
     columns = jnp.asarray(documents[order])
 
     def scores(start: int, stop: int) -> Float[Array, "b m"]:
         # The last block is filled up, so that one shape is compiled for all.
         rows = np.zeros((block, queries.shape[1]), np.float32)
         rows[: stop - start] = queries[start:stop]
-        return _products(rows, columns)
+        return _products(jnp.asarray(rows), columns)
 
     return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block)
+
+
+def queries_per_block(n_queries: int, n_documents: int) -> int:
+    """How many queries to score at once."""
+    return min(max(BLOCK_SCORES // max(n_documents, 1), 1), 1024, max(n_queries, 1))
 
 
 def search_blocks(
@@ -101,7 +107,8 @@ def search_blocks(
     Args:
       scores: maps the range of a block's queries to their scores, whose columns stand in tie order and whose rows may
         be more than the block has queries; -inf marks a document that is no result.
-      n_queries, k, order, exclude, block: as in `search`.
+      n_queries: how many there are.
+      k, order, exclude, block: as in `search`.
     """
     run = Run(np.full((n_queries, k), NOTHING, np.int32), np.full((n_queries, k), -np.inf, np.float32))
     kept = min(k, len(order))
@@ -111,7 +118,7 @@ def search_blocks(
     excluded = _excluded_by_block(exclude, order, starts, block)
     for number, start in enumerate(starts):
         stop = min(start + block, n_queries)
-        best, columns = _best(scores(int(start), int(stop)), excluded[number], kept)
+        best, columns = _best(jnp.asarray(scores(int(start), int(stop))), jnp.asarray(excluded[number]), kept)
         best, columns = np.asarray(best)[: stop - start], np.asarray(columns)[: stop - start]
         run.scores[start:stop, :kept] = best
         run.documents[start:stop, :kept] = np.where(np.isneginf(best), NOTHING, order[columns])

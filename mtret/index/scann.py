@@ -158,7 +158,7 @@ class ScannIndex:
         """Pairs (documents reordered, leaves searched), each about twice the work of the one before."""
         if self.kind == "brute force":
             return [(0, 0)]
-        steps = range(12)
+        steps = range(8)
         reorder = [min(depth << i, self.n_documents) for i in steps]
         leaves = [min(max(self.leaves // 40, 1) << i, self.leaves) if self.leaves else 0 for i in steps]
         return list(dict.fromkeys(zip(reorder, leaves, strict=True)))

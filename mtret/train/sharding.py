@@ -1,5 +1,7 @@
 """The mesh of devices, and how a batch lies on it."""
 
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -21,14 +23,18 @@ def make_mesh(groups: int) -> Mesh:
 
 def batch_sharding(mesh: Mesh) -> PairBatch:
     """Groups over `data`; rows of the relation with their queries; the rest everywhere."""
-    groups, rows, everywhere = (NamedSharding(mesh, spec) for spec in (P(None, "data"), P("data"), P()))
+
+    def over(*axes: str | None) -> Any:  # a sharding stands where the array will
+        return NamedSharding(mesh, P(*axes))
+
+    groups, rows, everywhere = over(None, "data"), over("data"), over()
     return PairBatch(
-        texts=TokenBatch(groups, groups, groups, groups),  # type: ignore[arg-type]
-        target=rows,  # type: ignore[arg-type]
-        known=rows,  # type: ignore[arg-type]
-        query_ok=rows,  # type: ignore[arg-type]
-        doc_ok=everywhere,  # type: ignore[arg-type]
-        task=everywhere,  # type: ignore[arg-type]
+        texts=TokenBatch(groups, groups, groups, groups),
+        target=rows,
+        known=rows,
+        query_ok=rows,
+        doc_ok=everywhere,
+        task=everywhere,
     )
 
 

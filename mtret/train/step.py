@@ -1,5 +1,6 @@
 """(state, batch) -> (state, metrics): pure, jitted over the mesh, compiled ahead for every declared shape."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from mtret.train.sharding import batch_sharding, replicated
 from mtret.types import PairBatch
 
 METRICS = ("loss", "accuracy", "gradient_norm", "temperature")
-SCALE_RANGE = (1 / 0.2, 1 / 0.005)  # 1/temperature, when it is learned
+LOG_SCALE_RANGE = (math.log(1 / 0.2), math.log(1 / 0.005))  # of 1/temperature, when it is learned
 
 
 class TrainState(NamedTuple):
@@ -60,7 +61,7 @@ def batch_loss(
     queries = vectors[:, : config.group_queries].reshape(-1, features)
     documents = vectors[:, config.group_queries :].reshape(-1, features)
     log_scale = params["log_scale"] if config.loss.learn_temperature else jax.lax.stop_gradient(params["log_scale"])
-    scale = jnp.clip(jnp.exp(log_scale), *SCALE_RANGE) if config.loss.learn_temperature else jnp.exp(log_scale)
+    scale = jnp.exp(log_scale)
     loss, accuracy = contrastive(
         queries, documents, scale, batch.target, batch.known, batch.query_ok, batch.doc_ok, config.loss.symmetric
     )
@@ -74,6 +75,8 @@ def train_step(state: TrainState, batch: PairBatch, config: StepConfig) -> tuple
     )
     updates, opt_state = config.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    if config.loss.learn_temperature:  # the parameter, not its use: a clipped use has no gradient that could lead back
+        params = {**params, "log_scale": jnp.clip(params["log_scale"], *LOG_SCALE_RANGE)}
     metrics = jnp.stack([loss, accuracy, optax.global_norm(gradients), 1 / scale])
     return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -110,9 +113,7 @@ def compile_steps(
     example = jax.eval_shape(lambda: planner.fill(planner.plan(0)))
 
     def compile_one(rows: int) -> Step:
-        texts = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((*x.shape[:2], rows, x.shape[3]), x.dtype), example.texts
-        )
+        texts = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:2], rows, x.shape[3]), x.dtype), example.texts)
         return jitted.lower(abstract_state, example._replace(texts=texts)).compile()
 
     counts = sorted(row_counts, reverse=True)  # the longest compilation first

@@ -1,0 +1,98 @@
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtret.models.bert import BertConfig, BertTower
+from mtret.models.dual_encoder import encode, row_keys
+from mtret.models.layers import dropout
+from mtret.types import TokenBatch
+
+FEATURES, N_TEXTS = 12, 3
+CHUNKS, GROUPS, ROWS, LENGTH = 2, 2, 2, 5
+CONFIG = BertConfig(30, FEATURES, 1, 2, 16, 16, 2, 1e-12, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+
+
+def batch() -> TokenBatch:
+    """Eight rows of one text each at most, three texts a group; the last row of either group holds none."""
+    random = np.random.default_rng(2)
+    segment = np.full((CHUNKS, GROUPS, ROWS, LENGTH), N_TEXTS, np.int32)
+    ids = random.integers(1, 30, segment.shape).astype(np.int32)
+    weights = np.zeros(segment.shape, np.float32)
+    for group in range(GROUPS):
+        for text, (chunk, row, length) in enumerate([(1, 0, 4), (0, 1, 5), (0, 0, 2)]):
+            segment[chunk, group, row, :length] = text
+            weights[chunk, group, row, :length] = 1 / length
+    position = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), segment.shape)
+    return TokenBatch(*map(jnp.asarray, (ids, position, segment, weights)))
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    row = jnp.zeros((1, 4), jnp.int32)
+    return jax.jit(BertTower(CONFIG).init)(jax.random.key(4), row, row, row)["params"]
+
+
+embed = jax.jit(encode, static_argnums=(0, 3))
+
+
+def test_embeddings_are_unit_means_of_each_texts_tokens(params: Any) -> None:
+    tokens = batch()
+    found = np.asarray(embed(BertTower(CONFIG), params, tokens, N_TEXTS))
+    for group in range(GROUPS):
+        for text in range(N_TEXTS):
+            there = np.asarray(tokens.segment[:, group] == text)
+            ids = jnp.asarray(np.asarray(tokens.ids[:, group])[there])[None]
+            zeros = jnp.zeros_like(ids)
+            position = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
+            states = np.asarray(BertTower(CONFIG).apply({"params": params}, ids, position, zeros))[0]
+            mean = states.mean(axis=0)
+            np.testing.assert_allclose(found[group, text], mean / np.linalg.norm(mean), atol=2e-6)
+
+
+def test_slots_without_a_text_hold_zeros(params: Any) -> None:
+    found = np.asarray(embed(BertTower(CONFIG), params, batch(), N_TEXTS))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
+    empty = batch()._replace(segment=jnp.full((CHUNKS, GROUPS, ROWS, LENGTH), N_TEXTS, jnp.int32))
+    np.testing.assert_array_equal(embed(BertTower(CONFIG), params, empty, N_TEXTS), 0)
+
+
+def test_keys_follow_the_place_in_the_batch_and_nothing_else() -> None:
+    key = jax.random.key(7)
+    small, large = (np.asarray(jax.random.key_data(row_keys(key, *shape))) for shape in ((2, 2, 3), (4, 5, 6)))
+    np.testing.assert_array_equal(large[:2, :2, :3], small)
+    assert len(np.unique(large.reshape(4 * 5 * 6, -1), axis=0)) == 4 * 5 * 6
+    other = np.asarray(jax.random.key_data(row_keys(jax.random.key(8), 2, 2, 3)))
+    assert not np.array_equal(other, small)
+
+
+class Ones(nn.Module):
+    """A tower whose states show the masks and nothing else."""
+
+    @nn.compact
+    def __call__(self, ids: jax.Array, position: jax.Array, segment: jax.Array, keys: jax.Array | None) -> jax.Array:
+        return dropout(jnp.ones((*ids.shape, FEATURES)), keys, 0.5, 0)
+
+
+def test_masks_are_those_of_each_rows_key() -> None:
+    """Group, chunk and row must reach the tower in the same order as the tokens do."""
+    tokens, key = batch(), jax.random.key(3)
+    found = np.asarray(embed(Ones(), {}, tokens, N_TEXTS, key))
+    keys = row_keys(key, CHUNKS, GROUPS, ROWS)
+    for group in range(GROUPS):
+        for text, (chunk, row, length) in enumerate([(1, 0, 4), (0, 1, 5), (0, 0, 2)]):
+            mask = dropout(jnp.ones((1, LENGTH, FEATURES)), keys[chunk, group, row][None], 0.5, 0)
+            mean = np.asarray(mask)[0, :length].mean(axis=0)
+            np.testing.assert_allclose(found[group, text], mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_no_key_means_no_dropout(params: Any) -> None:
+    tower = BertTower(CONFIG)
+    plain = embed(tower, params, batch(), N_TEXTS)
+    np.testing.assert_array_equal(plain, embed(tower, params, batch(), N_TEXTS))
+    dropped = embed(tower, params, batch(), N_TEXTS, jax.random.key(0))
+    assert float(jnp.abs(plain - dropped).max()) > 0.01
+    np.testing.assert_array_equal(dropped, embed(tower, params, batch(), N_TEXTS, jax.random.key(0)))
