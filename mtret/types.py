@@ -1,8 +1,7 @@
 """The arrays that cross module borders, and the glossary of their dimension names.
 
 C  chunks of a batch, encoded one after the other
-G  groups of a batch, sharded over the mesh axis `data`; part of the configuration, so that batches are the same on every
-   mesh
+G  groups of a batch, sharded over the mesh axis `data`; part of the configuration: batches are the same on every mesh
 R  rows of a group's chunk
 L  tokens of a row
 N  texts of a group: its queries, then its documents

@@ -24,7 +24,7 @@ from mtret.artefact import load_artefact, save_artefact
 from mtret.data.formats import read_suite
 from mtret.data.mixture import MixtureConfig
 from mtret.data.packing import Packing, fill, token_weights
-from mtret.data.planning import BatchConfig, Planner, TrainingTask, training_task
+from mtret.data.planning import BatchConfig, Planner, Relation, TrainingTask, training_task
 from mtret.data.roles import training_record
 from mtret.data.tasks import Judgements, Task
 from mtret.data.templates import Templates
@@ -129,7 +129,7 @@ def planned(encoder: hf.Pretrained, tokens: Tokens, batches: int) -> Vectors:
     Twice `batches` must divide the number of texts.
     """
     half, limit = len(tokens) // 2, encoder.max_length
-    pairs = Judgements.from_pairs(np.arange(half, dtype=np.int32), np.arange(half, dtype=np.int32), np.ones(half))
+    pairs = Relation(np.arange(half + 1), np.arange(half, dtype=np.int32))
     config = BatchConfig(queries=half // batches, query_length=limit, document_length=limit, row_length=limit, groups=2)
     queries, documents = tokens.subset(np.arange(half)), tokens.subset(np.arange(half, 2 * half))
     task = TrainingTask("texts", queries, documents, pairs, None, config)
@@ -221,7 +221,9 @@ def their_losses(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.losses import MultipleNegativesRankingLoss
 
-    model = SentenceTransformer(str(encoder.folder), device="cpu").eval()  # without dropout; gradients flow all the same
+    model = SentenceTransformer(
+        str(encoder.folder), device="cpu"
+    ).eval()  # without dropout; gradients flow all the same
     model.max_seq_length = curve.max_length
     symmetric: dict[str, Any] = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
     objective = MultipleNegativesRankingLoss(model, scale=1 / loss.temperature, **(symmetric if loss.symmetric else {}))
@@ -365,7 +367,12 @@ def main() -> None:
             "truncated": int((whole > encoder.max_length).sum()),
         },
         "embeddings": embeddings,
-        "curve_setting": {"task": TASK, "pairs_per_batch": PAIRS, "steps": STEPS, "temperature": LossConfig().temperature},
+        "curve_setting": {
+            "task": TASK,
+            "pairs_per_batch": PAIRS,
+            "steps": STEPS,
+            "temperature": LossConfig().temperature,
+        },
         "curves": curves,
         "exported": exported,
         "versions": {**versions(), **{name: importlib.metadata.version(name) for name in THEIR_VERSIONS}},

@@ -1,9 +1,13 @@
 """Texts into rows of tokens: several to a row, told apart by segment."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Int64
+
+from mtret.types import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,12 @@ class Rows:
     position: Int[np.ndarray, "R L"]
     segment: Int[np.ndarray, "R L"]
     pool: Float32[np.ndarray, "R L"]
+
+
+def stack(groups: Sequence[Rows]) -> TokenBatch:
+    """The groups of a batch, as one chunk; NumPy arrays."""
+    arrays: Any = (np.stack([getattr(rows, name) for rows in groups])[None] for name in TokenBatch._fields)
+    return TokenBatch(*arrays)
 
 
 def fill(

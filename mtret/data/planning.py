@@ -4,17 +4,18 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from mtret.data.mixture import MixtureConfig, schedule, shares
-from mtret.data.packing import Packing, Rows, fill, pack, token_weights
+from mtret.data.packing import Packing, Rows, fill, pack, stack, token_weights
 from mtret.data.tasks import Judgements, Task
 from mtret.data.templates import Templates
 from mtret.data.tokenize import Tokenizer, Tokens, offsets_of, ranges
 from mtret.errors import UserError, nearest
-from mtret.types import PairBatch, TokenBatch
+from mtret.types import PairBatch
 
 LADDER = 1.25  # ratio of one declared row count to the next
 
@@ -266,16 +267,14 @@ class Planner:
             self._fill_group(task, queries, documents, packing, shape)
             for queries, documents, packing in zip(plan.queries, plan.documents, plan.packings, strict=True)
         ]
-        return PairBatch(
-            texts=TokenBatch(
-                *(np.stack([getattr(rows, name) for rows in groups])[None] for name in TokenBatch._fields)
-            ),
-            target=plan.target,
-            known=plan.known,
-            query_ok=plan.queries.reshape(-1) >= 0,
-            doc_ok=plan.documents.reshape(-1) >= 0,
-            task=np.int32(plan.task),
-        )
+        relation: dict[str, Any] = {
+            "target": plan.target,
+            "known": plan.known,
+            "query_ok": plan.queries.reshape(-1) >= 0,
+            "doc_ok": plan.documents.reshape(-1) >= 0,
+            "task": np.int32(plan.task),
+        }
+        return PairBatch(stack(groups), **relation)
 
     def _fill_group(
         self,

@@ -10,6 +10,7 @@ from mtret.evaluation.retrieval import PRIMARY, ROLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Told apart by readers with any colour vision (Okabe and Ito), and by word and place besides.
 VERDICT_COLOURS = {"better": "#0072B2", "no difference": "#8A8A8A", "WORSE": "#D55E00"}
@@ -18,7 +19,18 @@ ROW_INCHES = 0.27
 
 
 def results_png(results: Mapping[str, Any]) -> bytes:
-    """The figure as a PNG. Raises UserError where the results are not of the schema."""
+    """The figure as a PNG, the same bytes for the same results. Raises UserError as `results_figure` does."""
+    buffer = io.BytesIO()
+    results_figure(results).savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def results_figure(results: Mapping[str, Any]) -> "Figure":
+    """Bars of every system by role, and dots of every task's difference to the reference, with intervals.
+
+    Raises:
+      UserError: the results are not of the schema.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -41,10 +53,7 @@ def results_png(results: Mapping[str, Any]) -> bytes:
         _draw_roles(first, title, entries, systems)
     if other:
         _draw_differences(figure.add_subplot(grid[:, 1]), results, by_role, other)
-    buffer = io.BytesIO()
-    # No date, so that the same results make the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return figure
 
 
 def _draw_roles(axes: "Axes", title: str, entries: Mapping[str, Any], systems: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int
 
-from mtret.data.packing import Packing, fill, pack, token_weights
+from mtret.data.packing import Packing, fill, pack, stack, token_weights
 from mtret.data.tokenize import Tokens, concatenate, offsets_of
 from mtret.files import read_arrays, replace_arrays
 from mtret.models.dual_encoder import encode
@@ -91,8 +91,8 @@ def _fetch(vectors: np.ndarray, waiting: tuple[np.ndarray, np.ndarray, Array, in
 
 
 def row_length(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """The row that each text is packed into: the shortest power of two that holds it twice, for fill; no longer, because
-    attention costs the square. The longest texts of all may stand alone in theirs."""
+    """The row of each text: the shortest power of two that holds it twice, for fill; no longer, because attention costs
+    the square. The longest texts of all may stand alone in theirs."""
     longest = 1 << max(int(lengths.max()) - 1, SHORTEST_ROW - 1).bit_length()
     wanted = 2 ** np.ceil(np.log2(np.maximum(2 * lengths, SHORTEST_ROW))).astype(np.int64)
     return np.minimum(wanted, longest)
@@ -135,9 +135,8 @@ def _batches(
                 )
                 where.append(chosen)
                 slots.append(device * group_slots + segments)
-            arrays = TokenBatch(*(np.stack([getattr(g, name) for g in groups])[None] for name in TokenBatch._fields))
             tokens = int(sum(lengths[chosen].sum() for chosen in where))
-            yield np.concatenate(where), np.concatenate(slots), arrays, group_slots, tokens
+            yield np.concatenate(where), np.concatenate(slots), stack(groups), group_slots, tokens
 
 
 def cached(

@@ -157,4 +157,5 @@ def _best(
     scores: Float[Array, "b m"], excluded: Int32[Array, "e 2"], k: int
 ) -> tuple[Float[Array, "b k"], Int32[Array, "b k"]]:
     # top_k returns the lower column first where scores are equal, and columns stand in tie order.
-    return lax.top_k(scores.at[excluded[:, 0], excluded[:, 1]].set(-jnp.inf, mode="drop"), k)
+    best, columns = lax.top_k(scores.at[excluded[:, 0], excluded[:, 1]].set(-jnp.inf, mode="drop"), k)
+    return best, columns

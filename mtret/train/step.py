@@ -74,7 +74,7 @@ def train_step(state: TrainState, batch: PairBatch, config: StepConfig) -> tuple
         state.params, batch, state.step, config
     )
     updates, opt_state = config.optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     if config.loss.learn_temperature:  # the parameter, not its use: a clipped use has no gradient that could lead back
         params = {**params, "log_scale": jnp.clip(params["log_scale"], *LOG_SCALE_RANGE)}
     metrics = jnp.stack([loss, accuracy, optax.global_norm(gradients), 1 / scale])

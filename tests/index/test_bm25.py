@@ -79,9 +79,7 @@ def test_ties_follow_the_tie_order():
 
 
 def test_excluded_pairs_are_never_returned():
-    run = BM25Index(DOCUMENTS).search(
-        ["red", "red"], 2, order=ORDER, exclude=np.array([(1, 1)], np.int32), block=1
-    )
+    run = BM25Index(DOCUMENTS).search(["red", "red"], 2, order=ORDER, exclude=np.array([(1, 1)], np.int32), block=1)
     assert run.documents.tolist() == [[1, 0], [0, NOTHING]]
 
 

@@ -76,7 +76,9 @@ def write_model(tmp_path: Path) -> WriteModel:
         folder.mkdir(parents=True)
         tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = Whitespace()
-        tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+        tokenizer.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
         tokenizer.save(str(folder / "tokenizer.json"))
         published = {key: value for key, value in {**CONFIG, **config}.items() if value is not None}
         (folder / "config.json").write_text(json.dumps(published), encoding="utf-8")

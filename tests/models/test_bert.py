@@ -108,7 +108,7 @@ def test_dropout_is_a_function_of_the_rows_key_whatever_the_chunk(params: dict[s
     keys = jax.random.split(jax.random.key(5), 4)
     whole = states(params, batch, keys)
     np.testing.assert_array_equal(whole, states(params, batch, keys))
-    for chunk in (slice(0, 1), slice(1, 3), slice(3, 4)):
+    for chunk in (slice(0, 2), slice(2, 4)):
         part = states(params, tuple(x[chunk] for x in batch), keys[chunk])  # type: ignore[arg-type]
         np.testing.assert_allclose(part, whole[chunk], atol=2e-6)
     assert np.abs(whole - states(params, batch, keys[::-1])).max() > 0.1

@@ -53,7 +53,9 @@ def test_every_tensor_arrives_under_its_name(
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
-def test_saved_again_every_tensor_is_the_published_one(write_model: Callable[..., Path], tmp_path: Path, prefix: str) -> None:
+def test_saved_again_every_tensor_is_the_published_one(
+    write_model: Callable[..., Path], tmp_path: Path, prefix: str
+) -> None:
     loaded = hf.load(str(write_model(prefix=prefix)))
     hf.save(tmp_path / "again", loaded, loaded.params, {}, "card")
     before, after = (load_file(folder / "model.safetensors") for folder in (loaded.folder, tmp_path / "again"))
@@ -88,7 +90,9 @@ def test_half_precision_weights_become_float32(
     write_model: Callable[..., Path], published: dict[str, np.ndarray]
 ) -> None:
     narrow = {n: v if v.dtype == np.int64 else v.astype(ml_dtypes.bfloat16) for n, v in published.items()}
-    kernel = hf.load(str(write_model(tensors=narrow))).params["encoder"]["layer"]["1"]["attention"]["self"]["query"]["kernel"]
+    kernel = hf.load(str(write_model(tensors=narrow))).params["encoder"]["layer"]["1"]["attention"]["self"]["query"][
+        "kernel"
+    ]
     assert kernel.dtype == np.float32
     np.testing.assert_array_equal(kernel.T, narrow[QUERY].astype(np.float32))
 

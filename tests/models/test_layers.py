@@ -15,7 +15,9 @@ def random_arrays(*shapes: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:
     return [random.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
-def softmax_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, segment: np.ndarray, window: int | None) -> np.ndarray:
+def softmax_attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, segment: np.ndarray, window: int | None
+) -> np.ndarray:
     """Token by token, in float64."""
     out = np.zeros(q.shape)
     for row in range(q.shape[0]):
@@ -91,7 +93,9 @@ def test_contract_is_einsum_forward_and_backward() -> None:
 def test_contract_has_einsums_gradients_in_every_product_that_a_tower_takes(spec: str) -> None:
     sizes = dict(zip("tiobqkd", (3, 4, 5, 2, 6, 7, 8), strict=True))
     left, right, out = spec.replace("->", ",").split(",")
-    x, y, weight = map(jnp.asarray, random_arrays(*(tuple(sizes[axis] for axis in term) for term in (left, right, out))))
+    x, y, weight = map(
+        jnp.asarray, random_arrays(*(tuple(sizes[axis] for axis in term) for term in (left, right, out)))
+    )
     ours = jax.grad(lambda x, y: (contract(spec, x, y, "float32") * weight).sum(), (0, 1))(x, y)
     plain = jax.grad(lambda x, y: (jnp.einsum(spec, x, y) * weight).sum(), (0, 1))(x, y)
     for a, b in zip(ours, plain, strict=True):

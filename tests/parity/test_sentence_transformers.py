@@ -90,7 +90,9 @@ def reference(study: ModuleType, encoder: hf.Pretrained, texts: list[str]) -> np
 
 
 @pytest.mark.parametrize("way", ["alone", "padded", "packed", "planned"])
-def test_embeddings(study: ModuleType, encoder: hf.Pretrained, texts: list[str], reference: np.ndarray, way: str) -> None:
+def test_embeddings(
+    study: ModuleType, encoder: hf.Pretrained, texts: list[str], reference: np.ndarray, way: str
+) -> None:
     tokens = Tokenizer(encoder.folder)(texts)
     assert np.diff(tokens.offsets).min() == 2 and np.diff(tokens.offsets).max() > 2 * encoder.max_length
     ours = study.planned(encoder, tokens, 2) if way == "planned" else getattr(study, way)(encoder, tokens)
@@ -99,7 +101,9 @@ def test_embeddings(study: ModuleType, encoder: hf.Pretrained, texts: list[str],
     assert found["max_difference"] < 1e-5
 
 
-def test_pairs_that_share_a_text_are_left_out_of_the_curve(study: ModuleType, encoder: hf.Pretrained, task: Task) -> None:
+def test_pairs_that_share_a_text_are_left_out_of_the_curve(
+    study: ModuleType, encoder: hf.Pretrained, task: Task
+) -> None:
     curve = study.make_curve(task, encoder, PAIRS, STEPS, seed=0)
     assert len(curve.queries) == len(task.query_texts) - 8
     pairs = dict(zip(curve.queries, curve.documents, strict=True))
@@ -124,7 +128,12 @@ def test_the_loss_is_the_same_at_every_step(study: ModuleType, trained: dict[str
 
 
 def test_the_exported_folder_embeds_the_same_there(
-    study: ModuleType, encoder: hf.Pretrained, texts: list[str], trained: dict[str, Any], tmp_path: Path, reference: np.ndarray
+    study: ModuleType,
+    encoder: hf.Pretrained,
+    texts: list[str],
+    trained: dict[str, Any],
+    tmp_path: Path,
+    reference: np.ndarray,
 ) -> None:
     study.export(tmp_path / "model", trained["curve"], encoder, trained["params"])
     for name, found in study.exported_agreement(tmp_path / "model", trained["curve"].task, texts).items():

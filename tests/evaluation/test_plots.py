@@ -1,0 +1,62 @@
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtret.evaluation.plots import LAST, SYSTEM, VERDICT_COLOURS, results_figure, results_png
+
+
+def texts(axes) -> list[str]:
+    return [one.get_text() for one in axes.texts]
+
+
+def test_every_role_and_system_is_a_bar_of_its_mean(results: dict[str, Any]):
+    own, pooled, _ = results_figure(results).axes
+    for axes, roles in ((own, results["roles"]), (pooled, results["pooled"]["roles"])):
+        means = [roles[role]["systems"][s]["ndcg@10"]["mean"] for role in roles for s in results["systems"]]
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx(means)
+        assert [one.get_text() for one in axes.get_yticklabels()] == results["systems"] * 2
+        assert "In-domain  (2 tasks, 350 queries)" in texts(axes)
+        assert "Zero-shot  (1 task, 4 queries)" in texts(axes)
+
+
+def test_every_task_has_its_difference_in_the_colour_of_its_verdict(results: dict[str, Any]):
+    axes = results_figure(results).axes[-1]
+    names = [one.get_text() for one in axes.get_yticklabels()]
+    assert names == ["alpha", "beta", "gamma"]  # by role, then from best to worst
+    heights = dict(zip(names, axes.get_yticks(), strict=True))
+    for name in names:
+        one = results["tasks"][name]["differences"]["hybrid"]
+        drawn = [
+            line
+            for line in axes.lines
+            if list(line.get_ydata()) == [heights[name]] * 2 and len(set(line.get_xdata())) == 2
+        ]
+        bounds = [line for line in drawn if list(line.get_xdata()) == one["ci95"]]
+        assert [line.get_color() for line in bounds] == [VERDICT_COLOURS[one["verdict"]]]
+        assert f"{one['mean']:+.3f}" in texts(axes)
+
+
+def test_verdicts_are_told_by_a_legend_with_counts(results: dict[str, Any]):
+    legend = results_figure(results).legends[0]
+    assert [one.get_text() for one in legend.get_texts()] == ["better (1)", "no difference (1)", "WORSE (1)"]
+
+
+@pytest.mark.parametrize(
+    ("options", "panels"),
+    [({}, 3), ({"pooled": False}, 2), ({"systems": ("alone",), "pooled": False}, 1), ({"roles": False}, 3)],
+)
+def test_panels_follow_what_there_is(make, options: dict[str, Any], panels: int):
+    assert len(results_figure(make(**options)).axes) == panels
+
+
+def test_the_png_is_the_same_bytes_for_the_same_results_and_not_blank(results: dict[str, Any]):
+    from matplotlib.image import imread
+
+    first = results_png(results)
+    assert results_png(results) == first
+    pixels = imread(io.BytesIO(first))[..., :3]
+    for colour in (LAST, SYSTEM, VERDICT_COLOURS["WORSE"]):
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        assert (np.abs(pixels - rgb).max(axis=2) < 0.01).sum() > 20

@@ -1,0 +1,117 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mtret.errors import UserError
+from mtret.evaluation.report import markdown, metric_name, reference_system, terminal_table, write_report
+
+
+def lines_with(text: str, *parts: str) -> list[str]:
+    return [line for line in text.splitlines() if all(part in line for part in parts)]
+
+
+def cell(one: dict[str, Any], sign: str = "") -> str:
+    return f"{one['mean']:{sign}.3f} [{one['ci95'][0]:{sign}.3f}, {one['ci95'][1]:{sign}.3f}]"
+
+
+def test_the_role_table_comes_first_with_intervals_and_words(results: dict[str, Any]):
+    text = markdown(results)
+    assert re.findall(r"^## (.*)", text, re.M) == [
+        *("By role", "By task", "More metrics", "Pooled index"),
+        *("ScaNN against exact search", "Left out", "Protocol"),
+    ]
+    role = results["roles"]["in_domain"]
+    scores, differences, *_ = lines_with(text, "| In-domain |")
+    assert scores.startswith("| In-domain | 2 | 350 | " + cell(role["systems"]["bm25"]["ndcg@10"]))
+    assert cell(role["systems"]["tuned"]["ndcg@10"]) in scores
+    assert differences.count("[") == 3
+    assert f"{cell(role['differences']['untuned'], '+')} better" in differences
+
+
+def test_every_task_stands_under_its_role_with_its_verdict_against_the_hybrid(results: dict[str, Any]):
+    by_task = markdown(results).split("## By task")[1].split("## ")[0]
+    alpha, beta, gamma = (lines_with(by_task, f"| {name} |")[0] for name in ("alpha", "beta", "gamma"))
+    hybrid = {name: task["differences"]["hybrid"] for name, task in results["tasks"].items()}
+    assert alpha.endswith(f"{cell(hybrid['alpha'], '+')} better |")
+    assert beta.endswith(f"{cell(hybrid['beta'], '+')} **WORSE** |")
+    assert gamma.endswith("no difference |")  # 4 queries
+    assert "| 4° |" in gamma
+    assert "| 25.0% |" in alpha
+    assert "**0.70" in alpha or "**0.69" in alpha  # the best system in bold
+    assert by_task.index("### In-domain") < by_task.index("| alpha") < by_task.index("### Zero-shot")
+
+
+def test_losses_are_counted_in_the_summary(results: dict[str, Any]):
+    summary = markdown(results).split("## ")[0]
+    assert "of 2 tasks, `tuned` against `hybrid` is better on 1, **WORSE** on 1." in summary
+    assert "of 1 task, `tuned` against `hybrid` is no difference on 1." in summary
+
+
+def test_what_was_left_out_and_the_protocol_are_said(results: dict[str, Any]):
+    text = markdown(results)
+    assert "- alpha: 2 queries dropped, in training under the same text (`q7`, `q9`)." in text
+    assert "- icons: not evaluated: images need an image tower." in text
+    assert "- bootstrap: 300 resamples of the queries, seed 3, 95% percentile intervals" in text
+    assert "- versions: jax 0.10" in text
+    assert "- mixture, tasks: alpha, beta" in text
+    assert lines_with(text, "**pooled index**", "0.970")
+
+
+def test_further_cutoffs_of_a_card_are_shown(results: dict[str, Any]):
+    line = lines_with(markdown(results).split("## More metrics")[1], "| alpha |")[0]
+    scores = results["tasks"]["alpha"]["systems"]["tuned"]
+    assert ", ".join(f"{scores[f'recall@{k}']['mean']:.3f} @{k}" for k in (1, 5, 15)) in line
+
+
+@pytest.mark.parametrize("options", [{"roles": False, "pooled": False}, {"systems": ("alone",)}])
+def test_reports_without_roles_pool_or_a_second_system(make, options: dict[str, Any]):
+    text = markdown(make(**options))
+    assert ("Pooled index" in text) == options.get("pooled", True)
+    if "systems" in options:
+        assert " minus " not in text
+    else:
+        assert "| All tasks | 3 | 354 |" in text
+
+
+def test_tables_are_rectangular(results: dict[str, Any]):
+    for block in re.findall(r"(?:^\|.*\n)+", markdown(results), re.M):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_the_reference_is_the_hybrid_or_the_system_before_the_last():
+    assert reference_system(["bm25", "hybrid", "untuned", "tuned"]) == "hybrid"
+    assert reference_system(["a", "b", "hybrid"]) == "b"
+    assert reference_system(["a"]) is None
+
+
+def test_metric_names():
+    assert [metric_name(one) for one in ("ndcg@10", "capped_recall@5", "map")] == ["nDCG@10", "capped recall@5", "MAP"]
+
+
+def test_the_terminal_shows_roles_and_a_verdict_per_task(results: dict[str, Any]):
+    console = Console(width=120, record=True, file=Path("/dev/null").open("w"))
+    console.print(terminal_table(results))
+    text = console.export_text()
+    assert re.search(r"In-domain +2 +0\.\d{3} +0\.\d{3} +0\.\d{3} +0\.\d{3} +[+-]0\.\d{3} \[[+-]", text)
+    assert re.search(r"alpha +200 .* better", text)
+    assert re.search(r"beta +150 .* WORSE", text)
+    assert re.search(r"gamma +4 .* no difference", text)
+
+
+def test_the_report_is_rebuilt_from_its_own_json(results: dict[str, Any], tmp_path: Path):
+    from mtret.evaluation.results import read_results
+
+    write_report(results, tmp_path / "first")
+    write_report(read_results(tmp_path / "first" / "results.json"), tmp_path / "second")
+    for name in ("results.json", "report.md", "results.png"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_results_of_another_schema_are_refused(tmp_path: Path):
+    for make in (markdown, terminal_table, lambda results: write_report(results, tmp_path)):
+        with pytest.raises(UserError, match="schema: must be"):
+            make({"schema": "other"})
+    assert not list(tmp_path.iterdir())

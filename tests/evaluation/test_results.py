@@ -1,0 +1,90 @@
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtret.errors import UserError
+from mtret.evaluation.results import read_results, validate, write_results
+
+
+def test_written_results_read_back_equal(results: dict[str, Any], tmp_path: Path):
+    write_results(results, tmp_path / "new" / "results.json")
+    assert read_results(tmp_path / "new" / "results.json") == results
+    assert [one.name for one in (tmp_path / "new").iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("options", [{}, {"roles": False}, {"pooled": False}, {"systems": ("alone",)}])
+def test_whatever_is_built_is_of_the_schema(make, options: dict[str, Any]):
+    validate(json.loads(json.dumps(make(**options))))
+
+
+SPOILT = [
+    (("schema",), "mtret.results/2", "schema: must be 'mtret.results/1'"),
+    (("tasks", "alpha", "n_queries"), "many", "tasks.alpha.n_queries: must be a whole number, got 'many'"),
+    (("tasks", "alpha", "n_queries"), True, "tasks.alpha.n_queries: must be a whole number, got True"),
+    (("tasks", "alpha", "role"), "trained", "tasks.alpha.role: must be one of in_domain, cross_domain"),
+    (("tasks", "alpha", "dropped_queries", 1), 7, r"tasks.alpha.dropped_queries\[1\]: must be a text, got 7"),
+    (
+        ("tasks", "beta", "systems", "bm25", "map", "ci95"),
+        [0.1],
+        "tasks.beta.systems.bm25.map.ci95: must have 2 items, has 1",
+    ),
+    (
+        ("roles", "in_domain", "differences", "bm25", "verdict"),
+        "worse",
+        "roles.in_domain.differences.bm25.verdict: must be one of better, no difference, WORSE, got 'worse'",
+    ),
+    (("roles", "in_domain", "tasks", 0), "delta", "roles.in_domain.tasks: 'delta' is no task"),
+    (("pooled", "tasks", "beta", "systems"), {}, "pooled.tasks.beta.systems: must be bm25, untuned, hybrid, tuned"),
+    (("skipped",), None, "skipped: must be an object, got None"),
+    (("bootstrap", "seed"), None, "bootstrap.seed: must be a whole number, got None"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), SPOILT)
+def test_a_spoilt_value_is_named_by_its_path(results: dict[str, Any], path: tuple, value: Any, message: str):
+    spoilt = copy.deepcopy(results)
+    place = spoilt
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(UserError, match=f"^somewhere.json: {message}"):
+        validate(spoilt, "somewhere.json")
+
+
+@pytest.mark.parametrize("path", [("protocol",), ("tasks", "beta", "family"), ("roles", "zero_shot", "n_queries")])
+def test_a_missing_key_is_named_by_its_path(results: dict[str, Any], path: tuple[str, ...]):
+    place: Any = results
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    with pytest.raises(UserError, match=f"{'.'.join(path)}: is missing"):
+        validate(results)
+
+
+def test_the_primary_metric_must_be_there(results: dict[str, Any]):
+    del results["tasks"]["beta"]["systems"]["hybrid"]["ndcg@10"]
+    with pytest.raises(UserError, match=r"tasks.beta.systems.hybrid.ndcg@10: is missing"):
+        validate(results)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", '"text"', "{}"])
+def test_files_that_are_no_results_are_refused_in_one_line(content: str | None, tmp_path: Path):
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"results\.json: .*write it with `mtret evaluate`$") as error:
+        read_results(path)
+    assert "\n" not in str(error.value)
+
+
+def test_results_that_are_not_of_the_schema_leave_the_old_file(results: dict[str, Any], tmp_path: Path):
+    path = tmp_path / "results.json"
+    write_results(results, path)
+    before = path.read_bytes()
+    results["roles"]["in_domain"]["n_queries"] = None
+    with pytest.raises(UserError):
+        write_results(results, path)
+    assert path.read_bytes() == before

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from mtret.evaluation.statistics import MIN_QUERIES, Interval, bootstrap_mean, interval, resampled_means, verdict
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_approximation():
+    values = np.random.default_rng(0).uniform(size=2000)
+    found = bootstrap_mean(values, seed=1, resamples=4000)
+    error = values.std() / np.sqrt(len(values))
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(2)
+    covered = []
+    for seed in range(400):
+        found = bootstrap_mean(rng.beta(0.6, 0.4, size=80), seed, resamples=400)
+        covered.append(found.low <= 0.6 <= found.high)
+    assert 0.91 < np.mean(covered) < 0.98
+
+
+def test_draws_depend_on_seed_and_name_alone():
+    values = np.random.default_rng(3).uniform(size=(50, 2))
+    first = resampled_means(values, 1, "table", 100)
+    np.testing.assert_array_equal(resampled_means(values, 1, "table", 100), first)
+    assert not np.array_equal(resampled_means(values, 2, "table", 100), first)
+    assert not np.array_equal(resampled_means(values, 1, "field", 100), first)
+    assert first[0, 0] == pytest.approx(PINNED, abs=1e-12)
+
+
+PINNED = 0.0
+
+
+def test_columns_share_their_draws_so_that_differences_are_paired():
+    values = np.random.default_rng(4).uniform(size=(60, 1))
+    means = resampled_means(np.concatenate([values, values + 0.25], axis=1), 0, "", 500)
+    np.testing.assert_allclose(means[:, 1] - means[:, 0], 0.25, atol=1e-12)
+
+
+def test_resampling_by_blocks_is_a_plain_bootstrap():
+    # 600,000 queries make blocks of a single resample.
+    values = np.random.default_rng(5).uniform(size=(600_000, 1))
+    means = resampled_means(values, 0, "", 3)
+    assert len(np.unique(means)) == 3
+    assert abs(means - values.mean()).max() < 5 * values.std() / np.sqrt(600_000)
+
+
+def test_interval_takes_the_outer_quantiles():
+    found = interval(0.5, np.linspace(0, 1, 1001))
+    assert found == pytest.approx(Interval(0.5, 0.025, 0.975))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "word"),
+    [
+        (0.01, 0.2, 100, "better"),
+        (-0.2, -0.01, 100, "WORSE"),
+        (-0.01, 0.2, 100, "no difference"),
+        (0.0, 0.2, 100, "no difference"),
+        (0.1, 0.2, MIN_QUERIES, "better"),
+        (0.1, 0.2, MIN_QUERIES - 1, "no difference"),
+    ],
+)
+def test_verdicts(low: float, high: float, n: int, word: str):
+    assert verdict(Interval((low + high) / 2, low, high), n) == word

@@ -1,0 +1,208 @@
+"""A tiny encoder, suite and configuration, so that whole commands run in seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import save_file
+
+ROOT = Path(__file__).parents[2]
+SYLLABLES = [a + b for a in ("ba", "de", "fi", "go", "ku", "la", "mo", "ne") for b in ("ran", "sil", "ter", "vop", "xim")]
+WORDS = [a + b for a in SYLLABLES[::4] for b in SYLLABLES]
+HIDDEN, WIDE, POSITIONS = 32, 64, 64
+# Family and splits of each task: with the default mixture (what can be trained on) every role occurs.
+TASKS = {
+    "alpha": ("article", ("train", "dev", "test")),
+    "beta": ("table", ("train", "dev", "test")),
+    "delta": ("code", ("dev", "test")),
+    "gamma": ("article", ("dev", "test")),
+}
+ROLES = {"alpha": "in_domain", "beta": "in_domain", "delta": "zero_shot", "gamma": "cross_domain"}
+SIZES = {"train": 40, "dev": 6, "test": 10}
+CONFIG = """
+def get_config():
+    return {{
+        "suite": {suite!r},
+        "model": {{"source": {model!r}}},
+        "batch": {{"queries": 16, "query_length": 24, "document_length": 32, "row_length": 32, "groups": 8}},
+        "optim": {{"learning_rate": 1e-3, "warmup_steps": 2}},
+        "loop": {{"steps": 6, "evaluate_every": 3, "checkpoint_every": 2}},
+        "dev": {{"queries": 4, "distractors": 10}},
+    }}
+"""
+
+
+def write_model(folder: Path, seed: int = 0) -> Path:
+    """A BERT of two layers with random weights, in the layout of sentence-transformers."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: i for i, word in enumerate([*specials, "instruct", "query", ":", *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
+    config = {
+        "model_type": "bert",
+        "vocab_size": len(vocabulary),
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": WIDE,
+        "max_position_embeddings": POSITIONS,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+    }
+    (folder / "1_Pooling").mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    save_file(_tensors(len(vocabulary), seed), folder / "model.safetensors", metadata={"format": "pt"})
+    files: dict[str, Any] = {
+        "config.json": config,
+        "modules.json": [],
+        "sentence_bert_config.json": {"max_seq_length": POSITIONS},
+        "1_Pooling/config.json": {"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": True},
+    }
+    for name, value in files.items():
+        (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    return folder
+
+
+def _tensors(vocabulary: int, seed: int) -> dict[str, np.ndarray]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (vocabulary, HIDDEN),
+        "embeddings.position_embeddings.weight": (POSITIONS, HIDDEN),
+        "embeddings.token_type_embeddings.weight": (2, HIDDEN),
+    }
+    norms = ["embeddings.LayerNorm"]
+    for i in range(2):
+        layer = f"encoder.layer.{i}"
+        names = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+        for name in names:
+            shapes |= {f"{layer}.{name}.weight": (HIDDEN, HIDDEN), f"{layer}.{name}.bias": (HIDDEN,)}
+        shapes |= {f"{layer}.intermediate.dense.weight": (WIDE, HIDDEN), f"{layer}.intermediate.dense.bias": (WIDE,)}
+        shapes |= {f"{layer}.output.dense.weight": (HIDDEN, WIDE), f"{layer}.output.dense.bias": (HIDDEN,)}
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+    random = np.random.default_rng((seed, 7))
+    tensors = {name: random.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    for name in norms:
+        tensors |= {f"{name}.weight": np.ones(HIDDEN, np.float32), f"{name}.bias": np.zeros(HIDDEN, np.float32)}
+    return tensors
+
+
+def write_task(folder: Path, family: str, splits: tuple[str, ...], **card: object) -> Path:
+    """Sixty documents of random words; a query is some words of its document and one of another."""
+    name = folder.name
+    random = np.random.default_rng([7, *name.encode()])
+    documents = [" ".join(random.choice(WORDS, random.integers(6, 28))) for _ in range(60)]
+    queries, qrels, lines = [], dict[str, str](), random.permutation(60)
+    for split in splits:
+        rows = []
+        for _ in range(SIZES[split]):
+            document = int(lines[len(queries) % 60])
+            words = random.permutation([*random.choice(documents[document].split(), 4), str(random.choice(WORDS))])
+            rows.append(f"q{len(queries)}\td{document}\t1")
+            queries.append(" ".join(words))
+        qrels[f"qrels/{split}.tsv"] = "\n".join(["query-id\tcorpus-id\tscore", *rows, ""])
+    values = {
+        "name": name,
+        "family": family,
+        "domain": "made up",
+        "languages": ["en"],
+        "instruction": f"{WORDS[0]} {WORDS[1]} {name}",
+        "license": "CC0-1.0",
+        "source": "made for this test",
+        **card,
+    }
+    files = {
+        "task.json": json.dumps(values, indent=1),
+        "corpus.jsonl": "".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(documents)),
+        "queries.jsonl": "".join(json.dumps({"_id": f"q{i}", "text": text}) + "\n" for i, text in enumerate(queries)),
+        **qrels,
+    }
+    for place, text in files.items():
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return folder
+
+
+def write_suite(folder: Path) -> Path:
+    for name, (family, splits) in TASKS.items():
+        write_task(folder / name, family, splits)
+    return folder
+
+
+def write_config(folder: Path, model: Path, suite: Path) -> Path:
+    """A configuration file of six steps on both."""
+    path = folder / "tiny.py"
+    path.write_text(CONFIG.format(suite=str(suite), model=str(model)), encoding="utf-8")
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its content; folders too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))
+    }
+
+
+def quiet() -> Console:
+    """A console that keeps what is printed (`export_text`) and shows none of it."""
+    return Console(record=True, file=open(os.devnull, "w"), width=200)  # noqa: SIM115
+
+
+def environment(**more: str) -> Mapping[str, str]:
+    """Of a command started by itself: one device, as on a user's machine."""
+    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    return kept | {"PYTHONPATH": str(ROOT), **more}
+
+
+def command(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """`mtret ...` in a process of its own, to its end."""
+    line = [sys.executable, "-m", "mtret.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, env=environment(**more), timeout=300)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_suite(tmp_path_factory.mktemp("suites") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_suite: Path) -> Path:
+    return write_config(tmp_path_factory.mktemp("configs"), tiny_model, tiny_suite)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
+    """The workdir of a finished run, to be looked at and copied, not to be changed."""
+    from mtret.run_config import read_config
+    from mtret.runs.training import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    train(read_config(str(tiny_config)), workdir, quiet())
+    return workdir
+
+
+Edit = Callable[[bytes], bytes]
