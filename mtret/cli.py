@@ -2,6 +2,7 @@
 a command needs it, so that help is immediate."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from absl import flags
 from mtret.errors import UserError, nearest
 
 Flags = flags.FlagValues
+OVERRIDE = re.compile(r"--?config\.")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Command:
     purpose: str
     example: str
     define: Callable[[Flags], None]
-    run: Callable[[Flags, list[str]], None]  # flags, and the `--config.key=value` overrides without their dashes
+    run: Callable[[Flags, list[str]], int | None]  # flags and `key=value` overrides -> exit code, None for 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # a reader that went away shows itself here, not in the interpreter's last breath
+        return code
     except UserError as error:
         print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -57,14 +61,15 @@ def _dispatch(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in rest):
         print(_help(name, command))
         return 0
-    overrides = [a.lstrip("-").removeprefix("config.") for a in rest if a.lstrip("-").startswith("config.")]
-    values = _parse(name, command, [a for a in rest if not a.lstrip("-").startswith("config.")])
+    overrides = [OVERRIDE.sub("", argument) for argument in rest if OVERRIDE.match(argument)]
+    values = _parse(name, command, [argument for argument in rest if not OVERRIDE.match(argument)])
     try:
-        command.run(values, overrides)
+        return command.run(values, overrides) or 0
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{where}{error.strerror or error}") from error
-    return 0
+        raise UserError(f"{where}{error.strerror or error}. Check the path, its permissions and the disk") from error
 
 
 def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
@@ -128,28 +133,27 @@ def _define_suite(values: Flags) -> None:
 
 
 def _define_train(values: Flags) -> None:
-    flags.DEFINE_string("config", "", "a configuration file, path.py or path.py:argument", flag_values=values)
+    flags.DEFINE_string("config", "", "a configuration file, path.py or path.py:argument; --config.KEY=VALUE changes a key of it", flag_values=values)
     flags.DEFINE_string("workdir", "", "the run's folder; the same command again resumes", flag_values=values)
     flags.DEFINE_string("suite", "", "goes before the configuration's suite: a folder or 'enterprise'", flag_values=values)
 
 
-def _train(values: Flags, overrides: list[str]) -> None:
+def _train(values: Flags, overrides: list[str]) -> int | None:
     from mtret.run_config import read_config
 
     config_file, workdir = _required(values, "config"), Path(_required(values, "workdir"))
-    suite = [f"suite={values['suite'].value}"] if values["suite"].value else []
+    suite = [f"suite={values['suite'].value!r}"] if values["suite"].value else []
     config = read_config(config_file, [*overrides, *suite])
     from mtret.runs.training import train
     from mtret.train.loop import Stopped
 
-    console = _console()
     try:
-        model = train(config, workdir, console)
+        model = train(config, workdir, _console())
     except Stopped as stopped:
-        console.print(f"stopped at step {stopped.step}, state saved; the same command goes on from there")
-        raise SystemExit(128 + stopped.signal_number) from None
-    console.print(f"wrote {model}")
-    console.print(f"next: mtret evaluate --model={workdir} --suite={config.suite} --split=test", highlight=False)
+        print(f"stopped at step {stopped.step}, state saved; the same command goes on from there")
+        return 128 + stopped.signal_number
+    print(f"model: {model}\nnext: mtret evaluate --model={workdir} --suite={config.suite} --split=test")
+    return None
 
 
 def _define_evaluate(values: Flags) -> None:
@@ -175,10 +179,9 @@ def _evaluate(values: Flags, overrides: list[str]) -> None:
     split = values["split"].value
     out = values["out"].value
     if not out and not Path(model).is_dir():
-        raise UserError(f"--out is needed: {values['out'].help}")
+        raise UserError(f"--out is needed, since '{model}' is no folder here: {values['out'].help}")
     from mtret.runs.judging import JudgeConfig, judge
 
-    console = _console()
     config = JudgeConfig(
         split=split,
         tasks=tuple(values["tasks"].value),
@@ -189,8 +192,8 @@ def _evaluate(values: Flags, overrides: list[str]) -> None:
         seed=values["seed"].value,
     )
     folder = Path(out) if out else Path(model) / split
-    judge(model, suite, config, folder, console)
-    console.print(f"wrote {folder}/results.json, report.md and results.png", highlight=False)
+    judge(model, suite, config, folder, _console())
+    print(f"wrote {folder}/results.json, report.md and results.png")
 
 
 def _define_report(values: Flags) -> None:
@@ -203,13 +206,14 @@ def _report(values: Flags, overrides: list[str]) -> None:
     source = Path(_required(values, "results"))
     from mtret.evaluation.report import terminal_table, write_report
     from mtret.evaluation.results import read_results
+    from mtret.runs.setting import check_writable
 
     folder = Path(values["out"].value) if values["out"].value else source.parent
     results = read_results(source)
+    check_writable(folder, "--out")
     write_report(results, folder)
-    console = _console()
-    console.print(terminal_table(results))
-    console.print(f"wrote {folder}/results.json, report.md and results.png", highlight=False)
+    _console().print(terminal_table(results))
+    print(f"wrote {folder}/results.json, report.md and results.png")
 
 
 def _define_export(values: Flags) -> None:
@@ -222,9 +226,7 @@ def _export(values: Flags, overrides: list[str]) -> None:
     model, out = Path(_required(values, "model")), Path(_required(values, "out"))
     from mtret.runs.training import export
 
-    console = _console()
-    console.print(f"wrote {export(model, out)}")
-    console.print(f"next: mtret evaluate --model={out} --suite=... --out=...", highlight=False)
+    print(f"wrote {export(model, out)}\nnext: mtret evaluate --model={out} --suite=... --out=...")
 
 
 def _data_check(values: Flags, overrides: list[str]) -> None:

@@ -11,6 +11,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeE
 LINE_EVERY_S = 15.0
 
 
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """Prints a line as it is: brackets in a path are no markup, numbers are not coloured, nothing is broken up."""
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 class Bar:
     """A count towards a total, with a few words about its latest state."""
 
@@ -40,7 +45,7 @@ class Bar:
             self._said = now
             rate = (self._done - self._first) / max(now - self._began, 1e-9)
             left = f", {duration((self._total - self._done) / rate)} left" if rate and self._done < self._total else ""
-            self._console.print(f"{self._title} {self._done:,}/{self._total:,}{left}  {words}".rstrip(), highlight=False)
+            say(self._console, f"{self._title} {self._done:,}/{self._total:,}{left}  {words}".rstrip())
 
     def finish(self) -> None:
         """Shows the total as reached: texts that occur twice are encoded once, so the count may end below it."""
@@ -68,10 +73,10 @@ class TrainingBar(Bar):
         )
 
     def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None:
-        self._console.print(
+        say(
+            self._console,
             f"step {step}: dev sample nDCG@10 {scores['mean']:.4f}, mean of {len(scores) - 1} tasks"
             f"{'  (best so far)' if best else ''}",
-            highlight=False,
         )
 
 
@@ -84,7 +89,7 @@ def timed(console: Console, what: str) -> Iterator[None]:
             yield
     else:
         yield
-    console.print(f"{what}: {duration(time.monotonic() - began)}", highlight=False)
+    say(console, f"{what}: {duration(time.monotonic() - began)}")
 
 
 def duration(seconds: float) -> str:

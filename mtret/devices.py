@@ -4,12 +4,20 @@ import os
 import shutil
 from pathlib import Path
 
+from mtret.errors import UserError
+
 
 def device_line() -> str:
-    """Which devices JAX uses; with the remedy where there is a GPU that it does not see."""
+    """Which devices JAX uses; with the remedy where there is a GPU that it does not see.
+
+    Raises UserError where the environment asks for devices that there are not.
+    """
     import jax
 
-    devices = jax.devices()
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        raise UserError(f"JAX cannot use the devices it is told to ({error}); unset JAX_PLATFORMS") from error
     if devices[0].platform != "cpu":
         return f"device: {len(devices)} x {devices[0].device_kind}"
     remedy = ""

@@ -23,10 +23,9 @@ def similarity(
     queries: Float[Array, "B D"], documents: Float[Array, "M D"], scale: Float[Array, ""]
 ) -> Float[Array, "B M"]:
     """Scaled dot products, in float32 whatever the inputs: narrower scores tie and saturate."""
-    wide = jnp.promote_types(jnp.float32, queries.dtype)
     # An accelerator's default precision would round float32 operands first.
-    dots = jnp.einsum("bd,md->bm", queries, documents, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)
-    return scale * dots
+    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
+    return scale * jnp.einsum("bd,md->bm", queries, documents, **exact)
 
 
 def relation(columns: Int[Array, "B K"], n_columns: int) -> Bool[Array, "B n_columns"]:

@@ -5,10 +5,12 @@ The dataclasses live beside what they configure; here they are put together, and
 
 import ast
 import importlib.util
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,40 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevConfig
 from mtret.losses import LossConfig
 from mtret.models.dual_encoder import ModelConfig
+from mtret.models.layers import OPERANDS
 from mtret.train.loop import LoopConfig
 from mtret.train.optim import OptimConfig
+
+# What a type cannot say, and what would show itself late or not at all. Batches and shares are checked where they are
+# planned, templates where they are made.
+LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    (
+        "at least 1",
+        lambda value: value >= 1,
+        (*(f"loop.{name}" for name in LoopConfig.__dataclass_fields__), "dev.queries"),
+    ),
+    (
+        "at least 0",
+        lambda value: 0 <= value < float("inf"),
+        ("seed", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "dev.distractors"),
+    ),
+    (
+        "above 0",
+        lambda value: 0 < value < float("inf"),
+        ("loss.temperature", "optim.learning_rate", "optim.epsilon"),
+    ),
+    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.beta1", "optim.beta2")),
+    ("None, or at least 0 and below 1", lambda value: value is None or 0 <= value < 1, ("model.dropout",)),
+    (f"one of {', '.join(OPERANDS)}", lambda value: value in OPERANDS, ("model.operands",)),
+)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All of a training run. `configs/base.py` writes every key out, with its meaning."""
+    """All of a training run. `configs/base.py` writes every key out, with its meaning.
+
+    Raises UserError for a value that makes no sense, naming its key.
+    """
 
     suite: str = ""  # a folder of task folders, or "enterprise"
     seed: int = 0
@@ -38,6 +67,18 @@ class RunConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     dev: DevConfig = field(default_factory=DevConfig)
 
+    def __post_init__(self) -> None:
+        for words, holds, paths in LIMITS:
+            for path in paths:
+                value = reduce(getattr, path.split("."), self)
+                if not holds(value):
+                    raise UserError(f"config {path}: must be {words}, is {value!r}")
+        for expression, _ in self.optim.decay:
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise UserError(f"config optim.decay: '{expression}' is no regular expression ({error})") from error
+
 
 def read_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a file `path.py` or `path.py:argument`, with `overrides` such as `batch.queries=128` put in.
@@ -46,6 +87,8 @@ def read_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     naming the key, for one that is unknown or of the wrong type.
     """
     values = _as_dict(_call(source))
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: get_config() must return a ConfigDict or a dict, got {values!r}")
     for override in overrides:
         _put(values, override)
     return build(RunConfig, values, "")
@@ -62,6 +105,8 @@ def _call(source: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{file}: defines no get_config(); imitate configs/base.py")
         return module.get_config(argument) if argument else module.get_config()
     except UserError:
         raise
@@ -73,6 +118,8 @@ def _call(source: str) -> Any:
 def _line_in(error: Exception, file: str) -> str:
     import traceback
 
+    if isinstance(error, SyntaxError) and str(error.filename).endswith(file):
+        return f":{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(file)]
     return f":{lines[-1]}" if lines else ""
 
@@ -96,7 +143,7 @@ def _put(values: dict[str, Any], override: str) -> None:
             raise UserError(f"--config.{path}: '{parent}' is a value, it has no keys")
     try:
         node[name] = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         node[name] = {"true": True, "false": False}.get(text, text)
 
 
@@ -106,7 +153,7 @@ def build(kind: type, values: Any, path: str) -> Any:
         raise UserError(f"config {path or 'file'}: needs keys and values, got {values!r}")
     hints = typing.get_type_hints(kind)
     known = {each.name: each for each in fields(kind)}
-    for key in values:
+    for key in map(str, values):
         if key not in known:
             raise UserError(f"config: unknown key '{_join(path, key)}'.{nearest(key, known)} Known: {', '.join(known)}")
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
@@ -141,7 +188,7 @@ def _mapping(value: Any, path: str) -> Mapping[Any, Any]:
         pairs = [item.partition(":") for item in value.split(",") if item.strip()]
         try:
             return {name.strip(): ast.literal_eval(number.strip()) for name, _, number in pairs}
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, TypeError) as error:
             raise UserError(f"config {path}: '{value}' is not of the form name:number,name:number") from error
     if not isinstance(value, Mapping):
         raise UserError(f"config {path}: needs names and values, got {value!r}")
@@ -165,7 +212,8 @@ def _scalar(value: Any, wanted: type, path: str) -> Any:
         return float(value)
     if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):
         return value
-    raise UserError(f"config {path}: needs a {wanted.__name__}, got {value!r}")
+    kind = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}[wanted]
+    raise UserError(f"config {path}: needs {kind}, got {value!r}")
 
 
 def as_json(config: RunConfig) -> dict[str, Any]:

@@ -5,6 +5,9 @@
 Needs the environment of `make parity`. The tests in tests/parity run the same functions on a few texts.
 """
 
+# pyright: reportMissingImports=false
+# PyTorch and sentence-transformers are only where `make parity` installs them.
+
 import argparse
 import importlib.metadata
 import tempfile
@@ -219,7 +222,7 @@ def their_losses(
     """As `our_losses`, in PyTorch: their model, tokeniser, padding, loss and optimiser."""
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     model = SentenceTransformer(
         str(encoder.folder), device="cpu"
@@ -248,7 +251,7 @@ def their_losses(
         value.backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), optim.clip_norm)
         for group in rule.param_groups:
-            group["lr"] = float(rate(i))
+            group["lr"] = np.asarray(rate(i)).item()
         rule.step()
         losses.append(value.item())
     return np.array(losses)

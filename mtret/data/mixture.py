@@ -1,4 +1,4 @@
-"""Which task at which step: low-discrepancy, and a function of seed and step alone."""
+"""Which task at which step: as even as can be, and a function of seed and step alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +8,13 @@ from jaxtyping import Float64, Int32, Int64
 
 from mtret.errors import UserError, nearest
 
-GOLDEN = (5**0.5 - 1) / 2
-
 
 @dataclass(frozen=True)
 class MixtureConfig:
     """The tasks to train on. What each evaluated task is (in-domain, cross-domain, zero-shot) follows from this."""
 
     tasks: tuple[str, ...] = ()  # names; empty: every task of the suite that has a train split
-    weights: Mapping[str, float] = field(default_factory=dict)  # explicit shares; tasks left out get n^alpha
+    weights: Mapping[str, float] = field(default_factory=dict)  # in place of n^alpha
     alpha: float = 0.5  # a task with n training queries is drawn in proportion to n^alpha
 
 
@@ -41,14 +39,18 @@ def schedule(
 ) -> tuple[Int32[np.ndarray, "steps"], Int64[np.ndarray, "steps"]]:
     """The task of each step, and how many steps before it had the same task.
 
-    A golden-ratio sequence from a seeded start: after any number of steps each task's count is within a few of its
-    share, which independent draws would miss by the square root of the count. A longer run begins with the same steps.
+    Of the tasks that are not ahead of their share, the one goes first whose next step is due first; the seed decides among
+    equals. After any number of steps each task's count is then less than one step off its share (Tijdeman, The chairman
+    assignment problem, 1980), which independent draws would miss by the square root of the count. A longer run begins with
+    the same steps.
     """
-    start = np.random.default_rng((seed, 0)).random()
-    points = (start + GOLDEN * np.arange(steps)) % 1.0
-    task = np.searchsorted(np.cumsum(task_shares)[:-1], points, side="right").astype(np.int32)
-    occurrence = np.empty(steps, np.int64)
-    for index in range(len(task_shares)):
-        mine = task == index
-        occurrence[mine] = np.arange(mine.sum())
+    order = np.random.default_rng((seed, 0)).permutation(len(task_shares))
+    own = task_shares[order]
+    done = np.zeros(len(own), np.int64)
+    task, occurrence = np.empty(steps, np.int32), np.empty(steps, np.int64)
+    for step in range(steps):
+        due = np.where(done < (step + 1) * own, (done + 1) / own, np.inf)
+        first = due.argmin()
+        task[step], occurrence[step] = order[first], done[first]
+        done[first] += 1
     return task, occurrence

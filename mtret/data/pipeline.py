@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Shaped
 
 from mtret.data.planning import Plan, Planner
 from mtret.types import PairBatch
@@ -35,6 +36,5 @@ def batches(
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
 
 
-def _place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    array = np.asarray(array)
+def _place(array: Shaped[np.ndarray, "..."], sharding: NamedSharding) -> Shaped[Array, "..."]:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

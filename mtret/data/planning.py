@@ -246,7 +246,7 @@ class Planner:
         return np.random.default_rng((self.seed, 1, task_index, epoch)).permutation(len(self.tasks[task_index].queries))
 
     def _known(
-        self, task: TrainingTask, slots: Int[np.ndarray, "B"], column: Int32[np.ndarray, "documents+1"]
+        self, task: TrainingTask, slots: Int[np.ndarray, "B"], column: Int32[np.ndarray, "documents_and_none"]
     ) -> Int32[np.ndarray, "B K"]:
         """Columns of every training positive that is in the batch, asked for or not."""
         none = int(column[-1])
@@ -272,7 +272,7 @@ class Planner:
             "known": plan.known,
             "query_ok": plan.queries.reshape(-1) >= 0,
             "doc_ok": plan.documents.reshape(-1) >= 0,
-            "task": np.int32(plan.task),
+            "task": np.array(plan.task, np.int32),
         }
         return PairBatch(stack(groups), **relation)
 

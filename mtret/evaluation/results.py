@@ -108,9 +108,19 @@ _COUNT = _is(int, "a whole number")
 _TEXT = _is(str, "a text")
 _OPAQUE = _is(Mapping, "an object")
 _INTERVAL = {"mean": _NUMBER, "ci95": _list_of(_NUMBER, 2)}
+
+
+def _score(value: Any, path: str) -> None:
+    """As `_object(_INTERVAL)`, in one call: a file holds thousands of them."""
+    ci95 = value.get("ci95") if isinstance(value, Mapping) else None
+    numbers = [value.get("mean"), *ci95] if isinstance(ci95, list) else []
+    if len(numbers) != 3 or any(not isinstance(one, int | float) or isinstance(one, bool) for one in numbers):
+        raise _Mismatch(f"{path}: must be a mean and two bounds ci95, got {value!r:.60}")
+
+
 _SCORES = {
     "n_queries": _COUNT,
-    "systems": _map_of(_map_of(_object(_INTERVAL))),
+    "systems": _map_of(_map_of(_score)),
     "differences": _map_of(
         _object({"metric": _one_of((PRIMARY,)), **_INTERVAL, "verdict": _one_of(get_args(Verdict))})
     ),

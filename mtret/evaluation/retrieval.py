@@ -129,16 +129,6 @@ class _Resampled:
     means: Float64[np.ndarray, "s c"]
     resampled: Float64[np.ndarray, "r s c"] = field(repr=False)
 
-    def of(self, system: str, metric: str) -> Interval:
-        s, c = self.systems.index(system), self.metrics.index(metric)
-        return statistics.interval(self.means[s, c], self.resampled[:, s, c])
-
-    def difference(self, other: str) -> Interval:
-        last, s, c = len(self.systems) - 1, self.systems.index(other), self.metrics.index(PRIMARY)
-        return statistics.interval(
-            self.means[last, c] - self.means[s, c], self.resampled[:, last, c] - self.resampled[:, s, c]
-        )
-
 
 def build_results(
     outcomes: Sequence[TaskOutcome],
@@ -230,17 +220,22 @@ def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
 
 
 def _entry(scores: _Resampled) -> dict[str, Any]:
+    low, high = statistics.bounds(scores.resampled)
     systems = {
-        system: {metric: _rounded(scores.of(system, metric)) for metric in scores.metrics} for system in scores.systems
+        system: {metric: _shown(scores.means[s, c], low[s, c], high[s, c]) for c, metric in enumerate(scores.metrics)}
+        for s, system in enumerate(scores.systems)
     }
+    primary = scores.metrics.index(PRIMARY)
+    gains = scores.means[-1, primary] - scores.means[:, primary]
+    low, high = statistics.bounds(scores.resampled[:, -1:, primary] - scores.resampled[:, :, primary])
     differences = {}
-    for other in scores.systems[:-1]:
-        shown = _rounded(scores.difference(other))
+    for s, other in enumerate(scores.systems[:-1]):
+        shown = _shown(gains[s], low[s], high[s])
         # The word follows the rounded bounds, so that it can be checked against what is shown.
         word = statistics.verdict(Interval(shown["mean"], *shown["ci95"]), scores.n_queries)
         differences[other] = {"metric": PRIMARY, **shown, "verdict": word}
     return {"n_queries": scores.n_queries, "systems": systems, "differences": differences}
 
 
-def _rounded(one: Interval) -> dict[str, Any]:
-    return {"mean": round(one.mean, 6), "ci95": [round(one.low, 6), round(one.high, 6)]}
+def _shown(mean: np.floating, low: np.floating, high: np.floating) -> dict[str, Any]:
+    return {"mean": round(float(mean), 6), "ci95": [round(float(low), 6), round(float(high), 6)]}

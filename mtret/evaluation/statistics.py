@@ -47,15 +47,15 @@ def resampled_means(
     return means
 
 
-def interval(mean: float, means: Float64[np.ndarray, "r"]) -> Interval:
-    """The mean with the percentile interval of its resamples (Efron and Tibshirani 1993, chapter 13)."""
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(mean), float(low), float(high))
+def bounds(means: Float64[np.ndarray, "r *shape"]) -> Float64[np.ndarray, "2 *shape"]:
+    """Lower and upper bound of the percentile interval of resampled means (Efron and Tibshirani 1993, chapter 13)."""
+    return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
 def bootstrap_mean(values: Float64[np.ndarray, "q"], seed: int, resamples: int = RESAMPLES) -> Interval:
     """Mean over queries with its 95% interval. For a paired difference, pass the differences."""
-    return interval(float(values.mean()), resampled_means(values[:, None], seed, "", resamples)[:, 0])
+    low, high = bounds(resampled_means(values[:, None], seed, "", resamples)[:, 0])
+    return Interval(float(values.mean()), float(low), float(high))
 
 
 def verdict(difference: Interval, n_queries: int) -> Verdict:

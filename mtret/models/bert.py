@@ -58,7 +58,8 @@ class SelfAttention(nn.Module):
         config = self.config
         heads = (*segment.shape, config.num_attention_heads, config.hidden_size // config.num_attention_heads)
         q, k, v = (
-            Dense(config.hidden_size, config.operands, name=name)(x).reshape(heads) for name in ("query", "key", "value")
+            Dense(config.hidden_size, config.operands, name=name)(x).reshape(heads)
+            for name in ("query", "key", "value")
         )
         mixed = attend(
             q,
@@ -172,7 +173,9 @@ class Embeddings(nn.Module):
         x += Embedding(config.max_position_embeddings, config.hidden_size, name="position_embeddings")(
             position.reshape(-1)
         )
-        x += Embedding(config.type_vocab_size, config.hidden_size, name="token_type_embeddings")(jnp.zeros(1, jnp.int32))
+        x += Embedding(config.type_vocab_size, config.hidden_size, name="token_type_embeddings")(
+            jnp.zeros(1, jnp.int32)
+        )
         x = LayerNorm(config.layer_norm_eps, name="LayerNorm")(x)
         return dropout(x.reshape(*ids.shape, -1), keys, config.hidden_dropout_prob, 0).reshape(x.shape)
 
@@ -193,4 +196,3 @@ class BertTower(nn.Module):
         x = Embeddings(self.config, name="embeddings")(ids, position, row_keys)
         x = Encoder(self.config, name="encoder")(x, segment, row_keys)
         return x.reshape(*ids.shape, -1)
-

@@ -231,7 +231,8 @@ def _import(
     unused = {name: value for name, value in tensors.items() if name not in used}
     strange = [n for n in unused if not any(re.fullmatch(p, n.removeprefix(prefix)) for p in spec.unused)]
     if strange:
-        raise UserError(f"{where}: {len(strange)} tensors have no place in this tower, the first is '{sorted(strange)[0]}'")
+        first = min(strange)
+        raise UserError(f"{where}: {len(strange)} tensors have no place in this tower, the first is '{first}'")
     return unflatten(params), unused, prefix
 
 
@@ -269,9 +270,10 @@ def replace_folder(draft: Path, folder: Path) -> None:
 
 
 def _write(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, str], card: str) -> None:
+    arrays = {path: np.asarray(value) for path, value in flatten(params).items()}
     tensors = {
-        model.prefix + published_name(path): np.ascontiguousarray(np.asarray(value).T if path.endswith("/kernel") else value)
-        for path, value in flatten(params).items()
+        model.prefix + published_name(path): np.ascontiguousarray(value.T if path.endswith("/kernel") else value)
+        for path, value in arrays.items()
     }
     save_file({**model.unused, **tensors}, folder / "model.safetensors", metadata={"format": "pt"})
     for name in ("config.json", *TOKENIZER_FILES):

@@ -1,6 +1,4 @@
-"""Building blocks of the towers. Activations are [tokens, features], so that every product is one large matrix product."""
-
-from functools import partial
+"""Building blocks of the towers. Activations are [tokens, features]: every product is one large matrix product."""
 
 import flax.linen as nn
 import jax
@@ -10,14 +8,13 @@ from jaxtyping import Array, Float, Int, Key
 OPERANDS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def contract(spec: str, x: Float[Array, "..."], y: Float[Array, "..."], operands: str) -> Float[Array, "..."]:
     """`einsum(spec, x, y)` of operands rounded to `operands`, accumulated in float32, forward and backward.
 
-    Only the operands are narrow: activations, norms and softmax stay in float32. Left to autodiff, the backward products
-    would mix a float32 cotangent with narrow operands and run at float32 speed.
+    Only the operands are narrow: activations, norms and softmax stay in float32. Left to autodiff, the backward
+    products would mix a float32 cotangent with narrow operands and run at float32 speed.
     """
-    return _product(spec, x, y, operands)
+    return _contract(spec, x, y, operands)
 
 
 def _product(spec: str, x: Array, y: Array, operands: str) -> Array:
@@ -30,9 +27,7 @@ def _contract_forward(spec: str, x: Array, y: Array, operands: str) -> tuple[Arr
     return _product(spec, x, y, operands), (x, y)
 
 
-def _contract_backward(
-    spec: str, operands: str, saved: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
+def _contract_backward(spec: str, operands: str, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, y = saved
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
@@ -42,14 +37,15 @@ def _contract_backward(
     )
 
 
-contract.defvjp(_contract_forward, _contract_backward)
+_contract = jax.custom_vjp(_product, nondiff_argnums=(0, 3))
+_contract.defvjp(_contract_forward, _contract_backward)
 
 
 def dropout(
     x: Float[Array, "rows ..."], row_keys: Key[Array, "rows"] | None, rate: float, site: int
 ) -> Float[Array, "rows ..."]:
-    """Zeroes a share `rate` and scales up the rest. The mask depends on the row's key and the `site` in the network only,
-    so a row draws the same mask in whatever chunk or on whatever device it is encoded. No keys: no dropout."""
+    """Zeroes a share `rate` and scales up the rest. The mask depends on the row's key and the `site` in the network
+    only, so a row draws the same mask in whatever chunk or on whatever device it is encoded. No keys: no dropout."""
     if row_keys is None or rate == 0.0:
         return x
     keys = jax.vmap(lambda key: jax.random.fold_in(key, site))(row_keys)
@@ -71,8 +67,8 @@ def attend(
 ) -> Float[Array, "rows L heads features"]:
     """Softmax attention among the tokens of one segment; the one interface that every tower calls.
 
-    `window`: attend to tokens at most that many positions away (None: the whole segment). `implementation`: the type of the
-    products' operands, "float32" or "bfloat16". Every token sees itself at least, so no softmax is empty.
+    `window`: attend to tokens at most that many positions away (None: the whole segment). `implementation`: the type of
+    the products' operands, "float32" or "bfloat16". Every token sees itself at least, so no softmax is empty.
     """
     rows, length, heads, features = q.shape
     q, k, v = (x.transpose(0, 2, 1, 3).reshape(rows * heads, length, features) for x in (q, k, v))

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int32
 from rich.console import Console
 
 from mtret.artefact import Artefact, load_artefact
-from mtret.console import Bar, timed
+from mtret.console import Bar, say, timed
 from mtret.data.formats import Suite
 from mtret.data.roles import check_leakage, role_of, seen_document_share
 from mtret.data.tasks import Task
@@ -30,7 +30,7 @@ from mtret.index.exact import Run, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement
 from mtret.models.hf import file_sha256
-from mtret.runs.setting import load_suite, versions
+from mtret.runs.setting import check_writable, load_suite, versions
 
 DEPTH = 100  # results of every search
 
@@ -71,16 +71,17 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: Path, consol
     Raises UserError where model, suite or tasks are not in order, or a task's queries were trained on.
     """
     began = time.monotonic()
-    console.print(device_line(), highlight=False)
+    say(console, device_line())
+    check_writable(folder, "--out")
     cache = cache_folder()
     keep_compilations(cache)
     artefact = load_artefact(model, config.operands)
     suite = load_suite(suite_name)
     asked = _asked(suite, artefact, config)
-    console.print(
+    say(
+        console,
         f"{len(asked)} tasks, {sum(len(one.rows) for one in asked):,} {config.split} queries, "
         f"{sum(len(one.task.document_ids) for one in asked):,} documents",
-        highlight=False,
     )
     encoders = _encoders(artefact, config)
     vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
@@ -106,8 +107,11 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: Path, consol
 
 def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked]:
     for name in config.tasks:
+        if name in suite.skipped:
+            raise UserError(f"--tasks: '{name}' cannot be judged: {suite.skipped[name]}")
         if name not in suite.tasks:
             raise UserError(f"--tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
+        suite.tasks[name].split(config.split)
     chosen = [
         task
         for name, task in suite.tasks.items()

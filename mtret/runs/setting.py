@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 
@@ -24,6 +25,13 @@ def load_suite(name: str) -> Suite:
     hashes = {name: content_sha256(task) for name, task in tasks.items()}
     whole = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
     return Suite(Path("enterprise"), tasks, {}, whole, hashes)
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Raises UserError where `folder` could not be made or written: before the work whose result is to go there."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}={folder}: {place} is no folder that can be written to; choose another place")
 
 
 def content_sha256(task: Task) -> str:

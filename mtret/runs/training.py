@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from mtret.artefact import save_artefact
-from mtret.console import TrainingBar, duration, timed
+from mtret.console import TrainingBar, duration, say, timed
 from mtret.data.formats import Suite
 from mtret.data.pipeline import batches
 from mtret.data.planning import Planner, TrainingTask, training_task
@@ -27,7 +27,7 @@ from mtret.index.encode import Embedder, Texts
 from mtret.models import hf
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig, as_json, build, differences
-from mtret.runs.setting import load_suite, versions
+from mtret.runs.setting import check_writable, load_suite, versions
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.loop import Best, Evaluate, Loop, MetricsFile, Sinks
 from mtret.train.optim import optimizer
@@ -35,6 +35,7 @@ from mtret.train.sharding import batch_sharding, make_mesh
 from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create_state, initial_params
 
 RUN_FILE = "config.json"
+IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same
 
 
 def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
@@ -56,13 +57,15 @@ def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
 
 
 def train(config: RunConfig, workdir: Path, console: Console) -> Path:
-    """Trains, or goes on where the same command left off, and returns the folder of the finished model.
+    """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
+    finished is left as it is.
 
     Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `events/`, `best.safetensors` and `model/` into `workdir`. Raises
     UserError before anything is written where the input is wrong or `workdir` belongs to another configuration; raises
     `Stopped` after a requested stop, with the state saved.
     """
-    console.print(device_line())
+    say(console, device_line())
+    check_writable(workdir, "--workdir")
     cache = cache_folder()
     keep_compilations(cache)
     suite = load_suite(config.suite)
@@ -70,6 +73,9 @@ def train(config: RunConfig, workdir: Path, console: Console) -> Path:
     encoder = hf.load(config.model.source, config.model)
     identity = _identity(config, suite, tasks, encoder)
     _claim(workdir, identity, write=False)
+    if (workdir / "model" / "modules.json").exists():  # written last, and whole
+        say(console, f"all {config.loop.steps} steps are done already")
+        return workdir / "model"
     run = _prepare(config, tasks, encoder, cache, console)
     _claim(workdir, identity, write=True)
 
@@ -79,7 +85,7 @@ def train(config: RunConfig, workdir: Path, console: Console) -> Path:
         first = int(state.step)
         if first < config.loop.steps:
             steps, seconds = compile_steps(run.step, state, run.planner, run.shapes, run.mesh)
-            console.print(f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {cache / 'xla'})")
+            say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {cache / 'xla'})")
             with _sinks(run, workdir, first, console) as sinks:
                 state = _loop(run, config, steps, checkpoints, best, sinks).run(state)
         params = _best_params(best, state)
@@ -96,11 +102,12 @@ def export(workdir: Path, out: Path) -> Path:
     """
     if out.exists():
         raise UserError(f"{out}: exists already; export never overwrites, give another --out")
+    check_writable(out, "--out")
     there = _read_identity(workdir)
     config = build(RunConfig, there["config"], "")
     arrays = read_arrays(workdir / "best.safetensors")
     if arrays is None:
-        raise UserError(f"{workdir}: has no best parameters yet; let the run reach its first evaluation")
+        raise UserError(f"{workdir}: has no readable best parameters; go on with its training to its next evaluation")
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     encoder = hf.load(config.model.source, config.model)
@@ -143,6 +150,7 @@ def _prepare(
     tokenizer = Tokenizer(encoder.folder, cache)
     with timed(console, "tokenising"):
         training = [training_task(task, tokenizer, config.templates, config.batch) for task in tasks]
+    _check_lengths(training, encoder)
     planner = Planner(training, config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps)
     with timed(console, "planning"):
         shapes = planner.shapes()
@@ -162,6 +170,17 @@ def _prepare(
     return _Run(planner, shapes, step, params, mesh, evaluate)
 
 
+def _check_lengths(training: Sequence[TrainingTask], encoder: hf.Pretrained) -> None:
+    """Nor would anyone embed so long a text later: what is deployed truncates it."""
+    for task in training:
+        for name in ("query_length", "document_length"):
+            if getattr(task.config, name) > encoder.max_length:
+                raise UserError(
+                    f"batch.{name}: {getattr(task.config, name)} tokens for task '{task.name}', but the encoder in "
+                    f"{encoder.folder} reads {encoder.max_length}; give {encoder.max_length} or less"
+                )
+
+
 def _print_plan(
     planner: Planner,
     shapes: Mapping[int, int],
@@ -174,15 +193,15 @@ def _print_plan(
     queries = sum(len(task.queries) for task in training)
     pairs = sum(len(task.positives.documents) for task in training)
     batch = config.batch
-    console.print(f"{len(tasks)} tasks of {len(families)} families: {', '.join(families)}", highlight=False)
-    console.print(f"{queries:,} distinct queries, {pairs:,} pairs", highlight=False)
-    console.print(
+    say(console, f"{len(tasks)} tasks of {len(families)} families: {', '.join(families)}")
+    say(console, f"{queries:,} distinct queries, {pairs:,} pairs")
+    say(
+        console,
         f"batch {batch.queries} queries, {batch.positives} positive(s) and {batch.negatives} hard negatives each, at most "
         f"{batch.query_length}/{batch.document_length} tokens, in {batch.groups} group(s)",
-        highlight=False,
     )
     words = ", ".join(f"{rows} ({count})" for rows, count in shapes.items())
-    console.print(f"{len(shapes)} shapes, rows of {batch.row_length} tokens (steps): {words}", highlight=False)
+    say(console, f"{len(shapes)} shapes, rows of {batch.row_length} tokens (steps): {words}")
 
 
 def _dev_evaluator(
@@ -207,7 +226,7 @@ def _dev_evaluator(
 
 
 def _identity(config: RunConfig, suite: Suite, tasks: Sequence[Task], encoder: hf.Pretrained) -> dict[str, Any]:
-    """What makes two runs the same: configuration, data and starting weights. Versions are noted beside it."""
+    """Configuration, data and starting weights; versions are noted beside them, and never compared."""
     return {
         "config": as_json(config),
         "data": {task.name: suite.task_sha256[task.name] for task in tasks},
@@ -221,8 +240,7 @@ def _claim(workdir: Path, identity: Mapping[str, Any], write: bool) -> None:
     path = workdir / RUN_FILE
     if path.exists():
         there = _read_identity(workdir)
-        keys = ("config", "data", "weights_sha256")
-        found = differences({key: identity[key] for key in keys}, {key: there.get(key) for key in keys})
+        found = differences(*({key: whose[key] for key in IDENTITY} for whose in (identity, there)))
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
@@ -235,11 +253,14 @@ def _claim(workdir: Path, identity: Mapping[str, Any], write: bool) -> None:
 def _read_identity(workdir: Path) -> dict[str, Any]:
     path = workdir / RUN_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        there = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{workdir}: holds no run (no {RUN_FILE}); give the --workdir of a training") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); use a new workdir") from error
+    if not isinstance(there, dict) or not {"config", *IDENTITY} <= set(there):
+        raise UserError(f"{path}: is not that of a run; give the --workdir of a training, or a new one to train")
+    return there
 
 
 def _start(
@@ -248,15 +269,17 @@ def _start(
     """The state to go on from, and the best before it."""
     best = Best(workdir / "best.safetensors")
     state = create_state(run.params, run.step.optimizer, run.mesh)
-    restored = checkpoints.restore(state, complain=lambda line: console.print(f"[yellow]{line}[/yellow]", highlight=False))
+    restored = checkpoints.restore(state, complain=lambda line: say(console, line, style="yellow"))
     if restored is None:
         return state, best
     state, record = restored
-    noted = record["best"]
-    if noted["score"] is not None and best.path.exists():
-        best.score, best.step = noted["score"], noted["step"]
-    done = int(state.step)
-    console.print(f"resumed at step {done}" if done < config.loop.steps else f"all {done} steps are done already")
+    noted, done = record["best"], int(state.step)
+    if noted["score"] is not None:
+        if read_arrays(best.path) is None:
+            say(console, f"{best.path} is missing or damaged: the best of steps 0 to {done} is lost", style="yellow")
+        else:
+            best.score, best.step = noted["score"], noted["step"]
+    say(console, f"resumed at step {done}")
     return state, best
 
 
@@ -266,7 +289,7 @@ def _sinks(run: _Run, workdir: Path, first: int, console: Console) -> Iterator[S
 
     names = tuple(task.name for task in run.planner.tasks)
     file = MetricsFile(workdir / "metrics.jsonl", first)
-    events = SummaryWriter(str(workdir / "events"), purge_step=first + 1 if first else None)
+    events = SummaryWriter(str(workdir / "events"), purge_step=first + 1 if first else 0)
     try:
         with TrainingBar(console, "training", run.planner.steps, first) as bar:
             yield Sinks(file, events, bar, names)

@@ -1,13 +1,14 @@
 """The only training loop."""
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -41,7 +42,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM are noted, not obeyed: the loop saves first. A second one is obeyed at once."""
+    """While entered, the first SIGINT or SIGTERM is noted, not obeyed: the loop saves first. The second is obeyed."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -54,13 +55,19 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
-        signal.signal(number, self._before[number])
+        # A step can take a while, and who hears nothing asks again. Not by print, which may have been interrupted itself.
+        os.write(2, b"\nmtret: stopping after this step, the state is saved first; once more to end at once\n")
+        self._restore()
 
     def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Is shown what happens: a progress bar, a log."""
 
@@ -72,7 +79,9 @@ class MetricsFile:
     """One JSON object a line: steps and dev scores. A resumed run drops the lines that it will write again."""
 
     def __init__(self, path: Path, first_step: int):
-        if path.exists():
+        if path.exists() and not first_step:
+            path.unlink()
+        elif path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= first_step]
             replace_text(path, "".join(f"{line}\n" for line in kept))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,10 +114,14 @@ class Best:
         """Keeps `params` if `score` is higher than all before; says whether it was."""
         if not score > self.score:
             return False
+        self.keep(score, step, params)
+        return True
+
+    def keep(self, score: float, step: int, params: Tree) -> None:
+        """Keeps `params`, whatever came before."""
         arrays = {path: np.asarray(value) for path, value in flatten(jax.device_get(params)).items()}
         replace_arrays(self.path, arrays, {"step": str(step), "score": repr(score)})
         self.score, self.step = score, step
-        return True
 
 
 @dataclass
@@ -135,7 +148,7 @@ class Loop:
     checkpoints: Checkpoints
     best: Best
     sinks: Sinks
-    evaluate: Evaluate | None
+    evaluate: Evaluate | None  # None where no task has a dev split; the latest parameters are the best then
 
     def run(self, state: TrainState) -> TrainState:
         """From the state's own step to the last. Raises Stopped, the state saved, when asked to stop."""
@@ -173,7 +186,10 @@ class Loop:
         return state
 
     def _save(self, state: TrainState) -> None:
-        if int(state.step) not in self.checkpoints.steps():
+        step = int(state.step)
+        if self.evaluate is None:
+            self.best.keep(-np.inf, step, state.params)
+        if step not in self.checkpoints.steps():
             self.checkpoints.save(state, {"best": {"step": self.best.step, "score": _finite(self.best.score)}})
 
     def _log(self, plan: Plan, metrics: Array, clock: "_Clock") -> None:

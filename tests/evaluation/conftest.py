@@ -1,6 +1,7 @@
 """A small results dictionary of two roles, one task of few queries, a pooled index and something left out."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,15 @@ def make_scores(task: Task, means: tuple[float, ...], seed: int, systems: tuple[
     return TaskScores(np.arange(n, dtype=np.int32), cutoffs, values)
 
 
-@pytest.fixture
-def results() -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def built() -> dict[str, Any]:
     return make_results()
+
+
+@pytest.fixture
+def results(built: dict[str, Any]) -> dict[str, Any]:
+    """To be spoilt at will."""
+    return deepcopy(built)
 
 
 @pytest.fixture

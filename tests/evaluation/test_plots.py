@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from mtret.evaluation.plots import LAST, SYSTEM, VERDICT_COLOURS, results_figure, results_png
 
@@ -16,6 +17,7 @@ def test_every_role_and_system_is_a_bar_of_its_mean(results: dict[str, Any]):
     for axes, roles in ((own, results["roles"]), (pooled, results["pooled"]["roles"])):
         means = [roles[role]["systems"][s]["ndcg@10"]["mean"] for role in roles for s in results["systems"]]
         assert [bar.get_width() for bar in axes.patches] == pytest.approx(means)
+        assert [to_hex(bar.get_facecolor()).upper() for bar in axes.patches] == [SYSTEM, SYSTEM, SYSTEM, LAST] * 2
         assert [one.get_text() for one in axes.get_yticklabels()] == results["systems"] * 2
         assert "In-domain  (2 tasks, 350 queries)" in texts(axes)
         assert "Zero-shot  (1 task, 4 queries)" in texts(axes)
@@ -25,16 +27,11 @@ def test_every_task_has_its_difference_in_the_colour_of_its_verdict(results: dic
     axes = results_figure(results).axes[-1]
     names = [one.get_text() for one in axes.get_yticklabels()]
     assert names == ["alpha", "beta", "gamma"]  # by role, then from best to worst
-    heights = dict(zip(names, axes.get_yticks(), strict=True))
-    for name in names:
+    for height, name in zip(axes.get_yticks(), names, strict=True):
         one = results["tasks"][name]["differences"]["hybrid"]
-        drawn = [
-            line
-            for line in axes.lines
-            if list(line.get_ydata()) == [heights[name]] * 2 and len(set(line.get_xdata())) == 2
-        ]
-        bounds = [line for line in drawn if list(line.get_xdata()) == one["ci95"]]
-        assert [line.get_color() for line in bounds] == [VERDICT_COLOURS[one["verdict"]]]
+        drawn = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), line.get_color()) for line in axes.lines]
+        colours = [c for x, y, c in drawn if np.array_equal(x, one["ci95"]) and np.array_equal(y, [height, height])]
+        assert colours == [VERDICT_COLOURS[one["verdict"]]]
         assert f"{one['mean']:+.3f}" in texts(axes)
 
 

@@ -71,7 +71,7 @@ def outcome(name: str, values: np.ndarray, role: str | None, **more: Any) -> Tas
     metrics = ["ndcg@10", "map"] + (["ndcg@15"] if name == "alpha" else [])
     n = values.shape[1]
     gold = {i: [0] for i in range(n)}
-    systems = {system: dict.fromkeys(metrics, values[i]) for i, system in enumerate("ab")}
+    systems = {system: {metric: values[i] for metric in metrics} for i, system in enumerate("ab")}
     return TaskOutcome(
         task(name, ["x", "y"], gold), TaskScores(np.arange(n, dtype=np.int32), (10,), systems), role, **more
     )

@@ -17,7 +17,7 @@ from mtret.index.exact import NOTHING, tie_order
         ("SCREAMING_SNAKE", ["scream", "snake", "screamingsnak"]),
         ("__init__", ["init"]),
         ("older than 5", ["older", "5"]),
-        ("ｆｕｌｌｗｉｄｔｈ Ⅳ ﬁnance", ["fullwidth", "iv", "financ"]),
+        ("\uff26\uff35\uff2c\uff2c \u2163 \ufb01nance", ["full", "iv", "financ"]),  # full width, a numeral, a ligature
         ("don't, won't", []),
         ("東京都に行く", ["東京", "京都", "都に", "に行", "行く"]),
         ("猫 cat", ["猫", "cat"]),

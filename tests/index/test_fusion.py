@@ -26,6 +26,16 @@ def test_ties_follow_the_tie_order():
     assert fuse([run([4, 2]), run([2, 4])], 2, order=order).documents.tolist() == [[4, 2]]
 
 
+def test_equal_ranks_tie_in_whatever_run_they_are():
+    # In float64 1/61 + 1/62 + 1/67 is not 1/61 + 1/67 + 1/62.
+    runs = [run([1, 2, 3, 4, 5, 6, 7]), run([10, 1, 11, 12, 13, 14, 2]), run([2, 20, 21, 22, 23, 24, 1])]
+    ranks = {1: (1, 2, 7), 2: (2, 7, 1)}
+    for order in (ORDER, ORDER[::-1].copy()):
+        expected = [one for one in order.tolist() if one in ranks]
+        for arranged in (runs, [runs[0], runs[2], runs[1]], runs[::-1]):
+            assert fuse(arranged, 2, order=order).documents.tolist() == [expected]
+
+
 def test_the_order_of_the_runs_makes_no_difference():
     rng = np.random.default_rng(0)
     runs = [run(*(rng.permutation(300)[:100].tolist() for _ in range(20))) for _ in range(4)]

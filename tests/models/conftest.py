@@ -47,7 +47,9 @@ def published_tensors(seed: int = 0) -> dict[str, np.ndarray]:
         for name in ("attention.output.LayerNorm", "output.LayerNorm"):
             shapes |= {f"{layer}.{name}.weight": (d,), f"{layer}.{name}.bias": (d,)}
     random = np.random.default_rng((seed, 5))
-    tensors = {name: random.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    tensors: dict[str, np.ndarray] = {
+        name: random.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()
+    }
     tensors["embeddings.position_ids"] = np.arange(32, dtype=np.int64)[None]
     return tensors
 

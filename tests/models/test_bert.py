@@ -28,8 +28,8 @@ TEXTS = [[2, 7, 8, 3], [2, 9, 3], [2, 10, 11, 12, 13, 3], [2, 7, 3]]
 
 @pytest.fixture(scope="module")
 def params() -> dict[str, Any]:
-    """Every parameter away from its initial value, so that a bias or a norm that is left out is seen; norms around 1, so
-    that what goes in still shows in what comes out."""
+    """Every parameter away from its initial value, so that a bias or a norm that is left out is seen; norms around 1,
+    so that what goes in still shows in what comes out."""
     row = jnp.zeros((1, 4), jnp.int32)
     shapes = flatten(jax.eval_shape(BertTower(CONFIG).init, jax.random.key(0), row, row, row)["params"])
     random = np.random.default_rng(11)

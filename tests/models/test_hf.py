@@ -170,8 +170,8 @@ def test_what_this_tower_does_not_do_is_refused(write_model: Callable[..., Path]
 
 
 def test_a_source_that_is_nowhere_is_refused() -> None:
-    assert refusal("/nowhere/at/all") == (
-        "model '/nowhere/at/all': no such folder; give a sentence-transformers folder, a hub id (owner/name) or 'minilm'"
+    assert refusal("/nowhere") == (
+        "model '/nowhere': no such folder; give a sentence-transformers folder, a hub id (owner/name) or 'minilm'"
     )
 
 

@@ -38,14 +38,16 @@ def softmax_attention(
 @pytest.mark.parametrize(("operands", "tolerance"), [("float32", 2e-6), ("bfloat16", 2e-2)])
 def test_attention_is_softmax_within_segment_and_window(window: int | None, operands: str, tolerance: float) -> None:
     q, k, v = random_arrays(*[(ROWS, LENGTH, HEADS, FEATURES)] * 3)
-    found = attend(*map(jnp.asarray, (q, k, v, SEGMENT)), window=window, implementation=operands)
+    found = attend(
+        jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(SEGMENT), window=window, implementation=operands
+    )
     np.testing.assert_allclose(found, softmax_attention(q, k, v, SEGMENT, window), atol=tolerance)
     assert found.dtype == jnp.float32
 
 
 def test_attention_survives_scores_that_overflow_an_exponential() -> None:
     q, k, v = random_arrays(*[(ROWS, LENGTH, HEADS, FEATURES)] * 3)
-    found = attend(*map(jnp.asarray, (q * 100, k * 100, v, SEGMENT)))
+    found = attend(jnp.asarray(q * 100), jnp.asarray(k * 100), jnp.asarray(v), jnp.asarray(SEGMENT))
     np.testing.assert_allclose(found, softmax_attention(q * 100, k * 100, v, SEGMENT, None), atol=1e-4)
 
 
@@ -58,9 +60,13 @@ def test_attention_has_the_gradients_of_softmax() -> None:
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(jnp.float32(FEATURES))
         return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf)), v)
 
-    ours = jax.grad(lambda *x: (attend(*x, jnp.asarray(SEGMENT)) * weight).sum(), argnums=(0, 1, 2))(q, k, v)
-    theirs = jax.grad(lambda *x: (textbook(*x) * weight).sum(), argnums=(0, 1, 2))(q, k, v)
-    for a, b in zip(ours, theirs, strict=True):
+    def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return (attend(q, k, v, jnp.asarray(SEGMENT)) * weight).sum()
+
+    def theirs(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return (textbook(q, k, v) * weight).sum()
+
+    for a, b in zip(*(jax.grad(loss, argnums=(0, 1, 2))(q, k, v) for loss in (ours, theirs)), strict=True):
         assert np.linalg.norm(a - b) < 1e-6 * np.linalg.norm(b)
 
 
@@ -140,13 +146,13 @@ def test_layer_norm_by_hand() -> None:
     params = {"scale": jnp.array([1.0, 2.0, 3.0, 4.0]), "bias": jnp.array([0.0, 0.0, 1.0, 0.0])}
     x = jnp.array([[1.0, 1.0, 3.0, 3.0], [5.0, 5.0, 5.0, 5.0]])
     found = LayerNorm(epsilon=3.0).apply({"params": params}, x)  # variance 1, and 1 + 3 has the root 2
-    np.testing.assert_allclose(found, [[-0.5, -1.0, 2.5, 2.0], [0.0, 0.0, 1.0, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(found), [[-0.5, -1.0, 2.5, 2.0], [0.0, 0.0, 1.0, 0.0]], rtol=1e-6)
 
 
 def test_dense_and_embedding_by_hand() -> None:
     dense = {"kernel": jnp.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]), "bias": jnp.array([0.5, 0.0, -0.5])}
     found = Dense(3, "float32").apply({"params": dense}, jnp.array([[1.0, 1.0], [0.0, 2.0]]))
-    np.testing.assert_allclose(found, [[11.5, 22.0, 32.5], [20.5, 40.0, 59.5]])
+    np.testing.assert_allclose(np.asarray(found), [[11.5, 22.0, 32.5], [20.5, 40.0, 59.5]])
     table = {"embedding": jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])}
     found = Embedding(3, 2).apply({"params": table}, jnp.array([2, 0, 2]))
-    np.testing.assert_array_equal(found, [[5.0, 6.0], [1.0, 2.0], [5.0, 6.0]])
+    np.testing.assert_array_equal(np.asarray(found), [[5.0, 6.0], [1.0, 2.0], [5.0, 6.0]])

@@ -22,7 +22,7 @@ def test_each_text_is_the_weighted_sum_of_its_tokens_in_its_group() -> None:
         text = segment[chunk, group, row, token]
         if text < N_TEXTS:
             expected[group, text] += weights[chunk, group, row, token] * states[chunk, group, row, token]
-    found = pool(*map(jnp.asarray, (states, weights, segment)), N_TEXTS)
+    found = pool(jnp.asarray(states), jnp.asarray(weights), jnp.asarray(segment), N_TEXTS)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(found[1, 1], np.zeros(5))  # the second group has no text 1
 

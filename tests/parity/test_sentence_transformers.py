@@ -49,6 +49,12 @@ def sentences(subject: str, verb: str) -> tuple[str, str]:
     return f"How can I {verb} the {subject} of a colleague?", answer + " Then wait for an answer." * (where % 4)
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few texts would be few tokens among much padding in the index's batches."""
+    monkeypatch.setattr("mtret.index.encode.BATCH_TOKENS", 512)
+
+
 @pytest.fixture(scope="module")
 def encoder() -> hf.Pretrained:
     return hf.load("minilm")

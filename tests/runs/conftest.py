@@ -1,7 +1,9 @@
 """A tiny encoder, suite and configuration, so that whole commands run in seconds."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,15 +18,15 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).parents[2]
 SYLLABLES = [a + b for a in ("ba", "de", "fi", "go", "ku", "la", "mo", "ne") for b in ("ran", "sil", "ter", "vop", "xim")]
 WORDS = [a + b for a in SYLLABLES[::4] for b in SYLLABLES]
-HIDDEN, WIDE, POSITIONS = 32, 64, 64
-# Family and splits of each task: with the default mixture (what can be trained on) every role occurs.
+LAYERS, HIDDEN, WIDE, POSITIONS = 1, 32, 64, 64
+# Family, splits and longest document of each task: with the default mixture (what can be trained on) every role occurs,
+# and the two trained tasks need batches of different shapes.
 TASKS = {
-    "alpha": ("article", ("train", "dev", "test")),
-    "beta": ("table", ("train", "dev", "test")),
-    "delta": ("code", ("dev", "test")),
-    "gamma": ("article", ("dev", "test")),
+    "alpha": ("article", ("train", "dev", "test"), 28),
+    "beta": ("table", ("train", "dev", "test"), 10),
+    "delta": ("code", ("dev", "test"), 28),
+    "gamma": ("article", ("dev", "test"), 28),
 }
-ROLES = {"alpha": "in_domain", "beta": "in_domain", "delta": "zero_shot", "gamma": "cross_domain"}
 SIZES = {"train": 40, "dev": 6, "test": 10}
 CONFIG = """
 def get_config():
@@ -32,7 +34,8 @@ def get_config():
         "suite": {suite!r},
         "model": {{"source": {model!r}}},
         "batch": {{"queries": 16, "query_length": 24, "document_length": 32, "row_length": 32, "groups": 8}},
-        "optim": {{"learning_rate": 1e-3, "warmup_steps": 2}},
+        # A constant rate: runs of any length share their executables, which are most of a test's time.
+        "optim": {{"learning_rate": 3e-3, "warmup_steps": 2, "schedule": "constant"}},
         "loop": {{"steps": 6, "evaluate_every": 3, "checkpoint_every": 2}},
         "dev": {{"queries": 4, "distractors": 10}},
     }}
@@ -40,7 +43,7 @@ def get_config():
 
 
 def write_model(folder: Path, seed: int = 0) -> Path:
-    """A BERT of two layers with random weights, in the layout of sentence-transformers."""
+    """A BERT with random weights, in the layout of sentence-transformers."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.normalizers import Lowercase
@@ -59,7 +62,7 @@ def write_model(folder: Path, seed: int = 0) -> Path:
         "model_type": "bert",
         "vocab_size": len(vocabulary),
         "hidden_size": HIDDEN,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": LAYERS,
         "num_attention_heads": 2,
         "intermediate_size": WIDE,
         "max_position_embeddings": POSITIONS,
@@ -90,7 +93,7 @@ def _tensors(vocabulary: int, seed: int) -> dict[str, np.ndarray]:
         "embeddings.token_type_embeddings.weight": (2, HIDDEN),
     }
     norms = ["embeddings.LayerNorm"]
-    for i in range(2):
+    for i in range(LAYERS):
         layer = f"encoder.layer.{i}"
         names = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
         for name in names:
@@ -105,11 +108,11 @@ def _tensors(vocabulary: int, seed: int) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_task(folder: Path, family: str, splits: tuple[str, ...], **card: object) -> Path:
+def write_task(folder: Path, family: str, splits: tuple[str, ...], longest: int = 28) -> Path:
     """Sixty documents of random words; a query is some words of its document and one of another."""
     name = folder.name
     random = np.random.default_rng([7, *name.encode()])
-    documents = [" ".join(random.choice(WORDS, random.integers(6, 28))) for _ in range(60)]
+    documents = [" ".join(random.choice(WORDS, random.integers(6, longest))) for _ in range(60)]
     queries, qrels, lines = [], dict[str, str](), random.permutation(60)
     for split in splits:
         rows = []
@@ -127,7 +130,6 @@ def write_task(folder: Path, family: str, splits: tuple[str, ...], **card: objec
         "instruction": f"{WORDS[0]} {WORDS[1]} {name}",
         "license": "CC0-1.0",
         "source": "made for this test",
-        **card,
     }
     files = {
         "task.json": json.dumps(values, indent=1),
@@ -143,40 +145,52 @@ def write_task(folder: Path, family: str, splits: tuple[str, ...], **card: objec
 
 
 def write_suite(folder: Path) -> Path:
-    for name, (family, splits) in TASKS.items():
-        write_task(folder / name, family, splits)
+    for name, (family, splits, longest) in TASKS.items():
+        write_task(folder / name, family, splits, longest)
     return folder
-
-
-def write_config(folder: Path, model: Path, suite: Path) -> Path:
-    """A configuration file of six steps on both."""
-    path = folder / "tiny.py"
-    path.write_text(CONFIG.format(suite=str(suite), model=str(model)), encoding="utf-8")
-    return path
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, with its content; folders too."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))
-    }
 
 
 def quiet() -> Console:
     """A console that keeps what is printed (`export_text`) and shows none of it."""
-    return Console(record=True, file=open(os.devnull, "w"), width=200)  # noqa: SIM115
+    return Console(record=True, file=io.StringIO(), width=200)
 
 
-def environment(**more: str) -> Mapping[str, str]:
-    """Of a command started by itself: one device, as on a user's machine."""
-    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return kept | {"PYTHONPATH": str(ROOT), **more}
+Environment = Mapping[str, str]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+Tree = dict[str, bytes]
 
 
-def command(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="session")
+def environment() -> Environment:
+    """Of a command in a process of its own: one device, as on a user's machine."""
+    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="session")
+def command(environment: Environment) -> Command:
     """`mtret ...` in a process of its own, to its end."""
-    line = [sys.executable, "-m", "mtret.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, env=environment(**more), timeout=300)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "mtret.cli", *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tree() -> Callable[[Path], Tree]:
+    """Every file below a folder with its content, and every folder."""
+
+    def read(folder: Path) -> Tree:
+        found = sorted(folder.rglob("*"))
+        return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in found}
+
+    return read
+
+
+@pytest.fixture
+def console() -> Console:
+    return quiet()
 
 
 @pytest.fixture(scope="session")
@@ -191,12 +205,15 @@ def tiny_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_suite: Path) -> Path:
-    return write_config(tmp_path_factory.mktemp("configs"), tiny_model, tiny_suite)
+    """A configuration file of six steps on both. Not to be changed, as all of these."""
+    path = tmp_path_factory.mktemp("configs") / "tiny.py"
+    path.write_text(CONFIG.format(suite=str(tiny_suite), model=str(tiny_model)), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
-    """The workdir of a finished run, to be looked at and copied, not to be changed."""
+    """The workdir of a finished run. Copy it before changing anything."""
     from mtret.run_config import read_config
     from mtret.runs.training import train
 
@@ -205,4 +222,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Pat
     return workdir
 
 
-Edit = Callable[[bytes], bytes]
+@pytest.fixture
+def unfinished(tmp_path: Path, finished: Path) -> Path:
+    """A copy of the same run as it was after its last step, before its model was written."""
+    workdir = tmp_path / "unfinished"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "model")
+    return workdir

@@ -1,0 +1,392 @@
+"""What a batch must be, checked slot by slot in plain Python over many seeds, tasks and shapes."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, processors
+
+from mtret.data.mixture import MixtureConfig
+from mtret.data.planning import (
+    BatchConfig,
+    Plan,
+    Planner,
+    Relation,
+    TaskBatch,
+    TrainingTask,
+    rung,
+    training_task,
+)
+from mtret.data.tasks import Judgements, Task, TaskCard
+from mtret.data.templates import Templates
+from mtret.data.tokenize import Tokenizer, Tokens, offsets_of
+from mtret.errors import UserError
+
+BATCH = BatchConfig(queries=16, query_length=12, document_length=24, row_length=32, groups=4)
+
+
+def make_tokens(random: np.random.Generator, texts: int) -> Tokens:
+    lengths = np.clip(random.lognormal(2, 0.8, texts), 2, 60).astype(np.int64)
+    return Tokens(random.integers(5, 99, lengths.sum()).astype(np.int32), offsets_of(lengths), suffix=1)
+
+
+def make_relation(sets: list[list[int]]) -> Relation:
+    documents = [document for each in sets for document in sorted(each)]
+    return Relation(offsets_of(np.array([len(each) for each in sets])), np.array(documents, np.int32))
+
+
+def make_task(
+    name: str, n_queries: int, n_documents: int, batch: BatchConfig, most: int = 5, seed: int = 0
+) -> TrainingTask:
+    """Every query has 1 to `most` positives and, if asked for, 0 to 3 hard negatives, none of which is a positive."""
+    random = np.random.default_rng((seed, n_queries, n_documents))
+    shuffled = [random.permutation(n_documents).tolist() for _ in range(n_queries)]
+    positives = [order[: random.integers(1, most + 1)] for order in shuffled]
+    negatives = [o[len(p) : len(p) + random.integers(0, 4)] for o, p in zip(shuffled, positives, strict=True)]
+    return TrainingTask(
+        name,
+        make_tokens(random, n_queries),
+        make_tokens(random, n_documents),
+        make_relation(positives),
+        make_relation(negatives) if batch.negatives else None,
+        batch.of(name),
+    )
+
+
+def make_planner(batch: BatchConfig, sizes: dict[str, tuple[int, int]], seed: int = 0, steps: int = 40) -> Planner:
+    tasks = [make_task(name, *size, batch) for name, size in sizes.items()]
+    return Planner(tasks, MixtureConfig(), batch, "mean", seed, steps)
+
+
+def of(relation: Relation | None, query: int) -> set[int]:
+    assert relation is not None
+    return set(relation.documents[relation.offsets[query] : relation.offsets[query + 1]].tolist())
+
+
+def check_plan(planner: Planner, plan: Plan) -> list[int]:
+    """Raises where anything is not as a batch must be; returns the queries."""
+    task, batch = planner.tasks[plan.task], planner.batch
+    queries, documents = plan.queries.reshape(-1).tolist(), plan.documents.reshape(-1).tolist()
+    none = len(documents)
+    there = [q for q in queries if q >= 0]
+    size = min(task.config.queries, len(task.queries))
+    assert len(there) == len(set(there)) == size == plan.pairs
+    kept = [d for d in documents if d >= 0]
+    assert len(kept) == len(set(kept))  # each distinct text once
+    wanted: set[int] = set()
+    for row, query in enumerate(queries):
+        targets = [c for c in plan.target[row].tolist() if c != none]
+        known = [c for c in plan.known[row].tolist() if c != none]
+        if query < 0:
+            assert targets == known == []
+            continue
+        positives = of(task.positives, query)
+        chosen = [documents[c] for c in targets]
+        assert len(set(chosen)) == len(chosen) == min(batch.positives, len(positives))
+        assert set(chosen) <= positives
+        assert sorted(documents[c] for c in known) == sorted(positives & set(kept))
+        wanted |= set(chosen)
+    if not batch.negatives:
+        assert wanted == set(kept)
+    else:
+        hard = set(kept) - wanted
+        assert hard <= set().union(*(of(task.negatives, q) for q in there))
+        # Every query finds as many of its own negatives in the batch as were asked for, where it has them.
+        for query in there:
+            own = of(task.negatives, query)
+            assert len(own & set(kept)) >= min(batch.negatives, len(own))
+            assert not own & of(task.positives, query)
+    return there
+
+
+def check_rows(planner: Planner, plan: Plan) -> None:
+    """The filled arrays hold every text of the batch once, whole, in its group and segment, and nothing else."""
+    task, batch = planner.tasks[plan.task], planner.batch
+    filled = planner.fill(plan)
+    texts = filled.texts
+    groups = batch.groups
+    assert texts.ids.shape == (1, groups, plan.rows, batch.row_length)
+    assert plan.rows == rung(plan.rows) >= max(p.rows for p in plan.packings)
+    assert plan.slots == texts.ids.size
+    real = 0
+    for group in range(groups):
+        segment = np.asarray(texts.segment)[0, group]
+        for slot in range(planner.group_texts):
+            is_query = slot < planner.group_queries
+            text = plan.queries[group, slot] if is_query else plan.documents[group, slot - planner.group_queries]
+            rows, columns = np.nonzero(segment == slot)
+            if text < 0:
+                assert len(rows) == 0
+                continue
+            source, limit = (
+                (task.queries, task.config.query_length) if is_query else (task.documents, task.config.document_length)
+            )
+            ids = source.take(np.array([text]), limit)
+            real += len(ids)
+            assert len(set(rows.tolist())) == 1
+            place = (0, group, rows, columns)
+            np.testing.assert_array_equal(np.asarray(texts.ids)[place], ids)
+            np.testing.assert_array_equal(np.asarray(texts.position)[place], np.arange(len(ids)))
+            np.testing.assert_allclose(np.asarray(texts.pool)[place], 1 / len(ids))
+    padding = np.asarray(texts.segment) == planner.group_texts
+    assert real == plan.tokens == (~padding).sum()
+    assert not np.asarray(texts.pool)[padding].any() and not np.asarray(texts.ids)[padding].any()
+    np.testing.assert_array_equal(filled.query_ok, plan.queries.reshape(-1) >= 0)
+    np.testing.assert_array_equal(filled.doc_ok, plan.documents.reshape(-1) >= 0)
+    np.testing.assert_array_equal(filled.target, plan.target)
+    np.testing.assert_array_equal(filled.known, plan.known)
+    assert filled.task == plan.task
+
+
+SIZES = {"large": (70, 200), "shared": (40, 6), "small": (9, 30), "one document": (12, 1), "one query": (1, 4)}
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "batch",
+    [
+        BATCH,
+        replace(BATCH, groups=1, queries=64),
+        replace(BATCH, groups=3, positives=3),
+        replace(BATCH, groups=32, queries=8, positives=2),  # more groups than queries
+        replace(BATCH, queries=1000),  # more than any task has
+        replace(BATCH, negatives=2, positives=2),
+        replace(BATCH, tasks={"small": TaskBatch(queries=4, query_length=3), "large": TaskBatch(document_length=5)}),
+    ],
+    ids=["plain", "one group", "three groups", "many groups", "whole task", "negatives", "overrides"],
+)
+def test_a_batch_is_what_it_must_be(batch: BatchConfig, seed: int):
+    sizes = {n: s for n, s in SIZES.items() if not (batch.negatives and n == "one document")}
+    planner = make_planner(
+        batch, {n: (q, max(d, 4) if n != "one document" else d) for n, (q, d) in sizes.items()}, seed
+    )
+    for step in range(planner.steps):
+        check_plan(planner, planner.plan(step))
+        if step % 6 == 0:
+            check_rows(planner, planner.plan(step))
+    assert set(planner.task_at.tolist()) == set(range(len(sizes)))
+
+
+@pytest.mark.parametrize("n_queries", [5, 16, 17, 40, 48])
+def test_an_epoch_holds_every_query_once_but_for_its_last_incomplete_batch(n_queries: int):
+    planner = make_planner(BATCH, {"a": (n_queries, 50)}, steps=12)
+    size = min(16, n_queries)
+    batches = n_queries // size
+    asked = [planner._queries(0, step).tolist() for step in range(12)]
+    for epoch in range(12 // batches):
+        inside = np.concatenate(asked[epoch * batches : (epoch + 1) * batches]).tolist()
+        assert len(inside) == len(set(inside)) == n_queries // size * size
+    plans = [sorted(check_plan(planner, planner.plan(step))) for step in range(12)]
+    assert plans == [sorted(each) for each in asked]
+    # Which queries an epoch leaves out is drawn anew, so none is left out of all epochs.
+    assert {query for each in asked for query in each} == set(range(n_queries))
+
+
+def test_every_positive_of_a_query_is_sampled_in_time():
+    planner = make_planner(replace(BATCH, queries=4), {"a": (4, 9)}, steps=80)
+    found = {(q, planner.plan(s).documents.reshape(-1)[c]) for s in range(80) for q, c in pairs(planner, s)}
+    assert found == {(q, d) for q in range(4) for d in of(planner.tasks[0].positives, q)}
+
+
+def pairs(planner: Planner, step: int) -> list[tuple[int, int]]:
+    plan = planner.plan(step)
+    return [
+        (query, column)
+        for query, row in zip(plan.queries.reshape(-1).tolist(), plan.target.tolist(), strict=True)
+        for column in row
+        if query >= 0 and column != plan.documents.size
+    ]
+
+
+def test_groups_hold_about_the_same_number_of_tokens():
+    planner = make_planner(replace(BATCH, queries=64, groups=4), {"a": (100, 300)}, steps=5)
+    task = planner.tasks[0]
+    for step in range(5):
+        plan = planner.plan(step)
+        tokens = [
+            int(task.queries.lengths(12)[q[q >= 0]].sum() + task.documents.lengths(24)[d[d >= 0]].sum())
+            for q, d in zip(plan.queries, plan.documents, strict=True)
+        ]
+        assert max(tokens) - min(tokens) <= 12 + 24
+
+
+def digests(planner: Planner) -> list[str]:
+    return [planner.plan(step).digest for step in range(planner.steps)]
+
+
+def test_plans_are_equal_in_other_processes_instances_and_orders_of_asking():
+    planner = make_planner(BATCH, SIZES)
+    here = digests(planner)
+    assert [planner.plan(step).digest for step in reversed(range(40))] == here[::-1]
+    assert digests(make_planner(BATCH, SIZES)) == here
+    code = f"""import runpy
+this = runpy.run_path({__file__!r})
+print(*this["digests"](this["make_planner"](this["BATCH"], this["SIZES"])))"""
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert there.stdout.split() == here
+
+
+def test_a_longer_run_begins_with_the_same_plans():
+    assert digests(make_planner(BATCH, SIZES, steps=60))[:40] == digests(make_planner(BATCH, SIZES))
+
+
+def test_another_seed_and_another_step_are_other_plans():
+    here = digests(make_planner(BATCH, SIZES))
+    assert len(set(here)) == 40
+    assert not set(here) & set(digests(make_planner(BATCH, SIZES, seed=1)))
+
+
+def test_the_digest_sees_every_part_of_a_plan():
+    plan = make_planner(BATCH, SIZES).plan(0)
+    moved = replace(plan.packings[0], start=plan.packings[0].start[::-1].copy())
+    others = [
+        replace(plan, step=1),
+        replace(plan, task=plan.task + 1),
+        replace(plan, rows=plan.rows + 1),
+        replace(plan, target=plan.target + 1),
+        replace(plan, known=plan.known + 1),
+        replace(plan, queries=plan.queries[::-1]),
+        replace(plan, documents=plan.documents[::-1]),
+        replace(plan, packings=(moved, *plan.packings[1:])),
+    ]
+    assert len({plan.digest, *(other.digest for other in others)}) == len(others) + 1
+
+
+def test_shapes_names_every_row_count_with_its_steps():
+    planner = make_planner(BATCH, SIZES)
+    rows = [planner.plan(step).rows for step in range(40)]
+    assert planner.shapes() == {count: rows.count(count) for count in sorted(set(rows))}
+
+
+def test_the_ladder_by_hand():
+    declared = [rung(rows) for rows in range(1, 60)]
+    assert sorted(set(declared)) == [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30, 38, 48, 60]
+    assert all(rows <= rung(rows) <= max(rows * 1.25 + 1, 1) for rows in range(1, 3000))
+
+
+# From texts to a training task.
+
+WORDS = ["[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
+CARD = TaskCard("t", "article", "it", ("en",), "find", "CC0-1.0", "here")
+PLAIN = Templates(query="{query}")
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Tokenizer:
+    backend = Backend(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    return Tokenizer(tmp_path)
+
+
+def judged(*pairs: tuple[int, int, float]) -> Judgements:
+    queries, documents, scores = zip(*pairs, strict=True)
+    return Judgements.from_pairs(np.array(queries, np.int32), np.array(documents, np.int32), np.array(scores, float))
+
+
+def make_text_task(train: Judgements, negatives: Judgements | None = None) -> Task:
+    return Task(
+        card=CARD,
+        query_ids=tuple("0123"),
+        query_texts=("a b", "a b c d e", "a b c d f", "not trained on"),
+        document_ids=tuple("01234"),
+        document_texts=("g a", "g b c d e", "g b c d f", "h", "a b"),
+        splits={"train": train},
+        negatives={"train": negatives} if negatives else {},
+    )
+
+
+def spelled(tokens: Tokens, limit: int = 99) -> list[str]:
+    return [" ".join(WORDS[i] for i in tokens.take(np.array([t]), limit)[1:-1]) for t in range(len(tokens))]
+
+
+def test_distinct_texts_and_their_positives(tokenizer: Tokenizer):
+    train = judged((0, 0, 1), (0, 3, 2), (1, 1, 1), (2, 2, 0.5), (2, 0, 0))
+    found = training_task(make_text_task(train), tokenizer, PLAIN, BatchConfig())
+    assert spelled(found.queries) == ["a b", "a b c d e", "a b c d f"]
+    assert spelled(found.documents) == ["g a", "g b c d e", "g b c d f", "h"]  # what nobody judged is not there
+    assert [of(found.positives, q) for q in range(3)] == [{0, 3}, {1}, {2}]  # a score of 0 is no positive
+    assert found.negatives is None and found.name == "t"
+
+
+def test_texts_that_are_equal_when_cut_become_one_with_the_union_of_their_positives(tokenizer: Tokenizer):
+    train = judged((0, 0, 1), (1, 1, 1), (2, 2, 1), (2, 3, 1))
+    cut = BatchConfig(query_length=5, document_length=5)  # both of each pair begin with three equal words
+    found = training_task(make_text_task(train), tokenizer, PLAIN, cut)
+    assert spelled(found.queries, 5) == ["a b", "a b c"]
+    assert spelled(found.documents, 5) == ["g a", "g b c", "h"]
+    assert [of(found.positives, q) for q in range(2)] == [{0}, {1, 2}]
+    own = BatchConfig(tasks={"t": TaskBatch(query_length=5)})
+    assert [len(x) for x in (training_task(make_text_task(train), tokenizer, PLAIN, own).queries, found.queries)] == [
+        2,
+        2,
+    ]
+
+
+def test_hard_negatives_are_never_positives_and_some_queries_have_none(tokenizer: Tokenizer):
+    train = judged((0, 0, 1), (1, 1, 1), (2, 3, 1))
+    negatives = judged(
+        (1, 2, 0), (1, 3, 1), (1, 4, 1), (3, 0, 1)
+    )  # their scores do not matter; query 3 is not trained on
+    batch = BatchConfig(negatives=1)
+    found = training_task(make_text_task(train, negatives), tokenizer, PLAIN, batch)
+    assert spelled(found.documents) == ["g a", "g b c d e", "g b c d f", "h", "a b"]
+    assert [of(found.negatives, q) for q in range(3)] == [set(), {2, 3, 4}, set()]
+    # Cut, queries 1 and 2 are one, and so are documents 1 and 2: both former negatives are positives now.
+    cut = replace(batch, query_length=5, document_length=5)
+    found = training_task(make_text_task(train, negatives), tokenizer, PLAIN, cut)
+    assert [of(found.positives, q) for q in range(2)] == [{0}, {1, 2}]
+    assert [of(found.negatives, q) for q in range(2)] == [set(), {3}]
+    planner = Planner([found], MixtureConfig(), cut, "mean", 0, 5)
+    for step in range(5):
+        check_plan(planner, planner.plan(step))
+
+
+def test_no_negative_left_at_all(tokenizer: Tokenizer):
+    train, batch = judged((0, 0, 1), (1, 1, 1)), BatchConfig(negatives=2)
+    found = training_task(make_text_task(train, judged((0, 0, 1), (3, 1, 1))), tokenizer, PLAIN, batch)
+    assert [of(found.negatives, q) for q in range(2)] == [set(), set()]
+    planner = Planner([found], MixtureConfig(), batch, "cls", 0, 2)
+    assert sorted(planner.plan(0).documents[planner.plan(0).documents >= 0].tolist()) == [0, 1]
+
+
+def test_templates_are_put_in_before_tokenising(tokenizer: Tokenizer):
+    train = judged((0, 0, 1), (1, 1, 1))
+    templates = Templates(query="h {query}", document="c {document}")
+    found = training_task(make_text_task(train), tokenizer, templates, BatchConfig())
+    assert spelled(found.queries) == ["h a b", "h a b c d e"]
+    assert spelled(found.documents) == ["c g a", "c g b c d e"]
+
+
+def test_a_task_without_what_the_batch_needs_is_refused(tokenizer: Tokenizer):
+    task = make_text_task(judged((0, 0, 1)))
+    with pytest.raises(UserError, match=r"task 't': batch.negatives=2, but it has no negatives/train.tsv"):
+        training_task(task, tokenizer, PLAIN, BatchConfig(negatives=2))
+    with pytest.raises(UserError, match="task 't' is in the mixture but has no train split"):
+        training_task(replace(task, splits={"dev": task.splits["train"]}), tokenizer, PLAIN, BatchConfig())
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (replace(BATCH, queries=0), "batch.queries: 0 is not a positive number"),
+        (replace(BATCH, negatives=-1), "batch.negatives: -1 is a negative number"),
+        (replace(BATCH, row_length=20), "batch.document_length: a row of 20 tokens cannot hold a text of 24"),
+        (replace(BATCH, tasks={"b": TaskBatch()}), "batch.tasks: 'b' is not in the mixture"),
+        (replace(BATCH, tasks={"a": TaskBatch(queries=0)}), "batch.tasks.a.queries: 0 is not a positive number"),
+        (replace(BATCH, tasks={"a": TaskBatch(query_length=40)}), "batch.tasks.a.query_length: a row of 32 tokens"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(batch: BatchConfig, said: str):
+    with pytest.raises(UserError) as caught:
+        Planner([make_task("a", 5, 9, BATCH)], MixtureConfig(), batch, "mean", 0, 1)
+    assert said in str(caught.value) and "\n" not in str(caught.value)

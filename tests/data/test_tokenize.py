@@ -1,0 +1,146 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers, processors
+
+from mtret.data.tokenize import Tokenizer, Tokens, concatenate, offsets_of, ranges
+from mtret.errors import UserError
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "reset", "the", "password"]
+ID = {word: i for i, word in enumerate(WORDS)}
+TEXTS = ["reset the password", "", "a b c d e", "reset unheard-of password", "a b c d d"]
+
+
+def write_tokenizer(folder: Path, template: str = "[CLS] $A [SEP]") -> Path:
+    """A word-level tokenizer whose file asks for a truncation and a padding that must not happen."""
+    backend = Backend(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = [(word, ID[word]) for word in ("[CLS]", "[SEP]") if word in template]
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    backend.enable_truncation(4)
+    backend.enable_padding(length=9)
+    folder.mkdir(exist_ok=True)
+    backend.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def expected(text: str) -> list[int]:
+    return [ID["[CLS]"], *(ID.get(word, ID["[UNK]"]) for word in text.split()), ID["[SEP]"]]
+
+
+def lists(tokens: Tokens, limit: int = 99) -> list[list[int]]:
+    return [tokens.take(np.array([i]), limit).tolist() for i in range(len(tokens))]
+
+
+def test_whole_texts_with_special_tokens_whatever_the_file_says_of_truncation_and_padding(tmp_path: Path):
+    tokens = Tokenizer(write_tokenizer(tmp_path / "t"))(TEXTS)
+    assert lists(tokens) == [expected(text) for text in TEXTS]
+    assert tokens.suffix == 1
+    assert tokens.ids.dtype == np.int32 and tokens.offsets.dtype == np.int64
+
+
+@pytest.mark.parametrize(("template", "suffix"), [("[CLS] $A", 0), ("[CLS] $A [SEP] [SEP]", 2), ("$A", 0)])
+def test_the_special_tokens_that_close_a_text_are_counted(tmp_path: Path, template: str, suffix: int):
+    assert Tokenizer(write_tokenizer(tmp_path / "t", template))(["a"]).suffix == suffix
+
+
+def test_a_truncated_text_still_closes_with_its_special_token(tmp_path: Path):
+    tokens = Tokenizer(write_tokenizer(tmp_path / "t"))(TEXTS)
+    cut = [text if len(text) <= 5 else [*text[:4], ID["[SEP]"]] for text in map(expected, TEXTS)]
+    assert lists(tokens, 5) == cut
+    assert tokens.lengths(5).tolist() == [len(text) for text in cut]
+    order = np.array([2, 0, 2, 1])
+    assert tokens.take(order, 5).tolist() == [i for text in order for i in cut[text]]
+    assert tokens.take(np.array([], np.int64), 5).tolist() == []
+
+
+def test_truncation_without_a_closing_token_is_the_plain_beginning():
+    tokens = Tokens(np.arange(10, dtype=np.int32), np.array([0, 7, 10]), suffix=0)
+    assert lists(tokens, 3) == [[0, 1, 2], [7, 8, 9]]
+    two = Tokens(np.arange(10, dtype=np.int32), np.array([0, 7, 10]), suffix=2)
+    assert lists(two, 3) == [[0, 5, 6], [7, 8, 9]]
+
+
+def test_texts_that_a_truncation_makes_equal_are_one(tmp_path: Path):
+    tokens = Tokenizer(write_tokenizer(tmp_path / "t"))(TEXTS)
+    rows, identity = tokens.distinct(99)
+    assert rows.tolist() == [0, 1, 2, 3, 4] and identity.tolist() == [0, 1, 2, 3, 4]
+    rows, identity = tokens.distinct(6)  # "a b c d e" and "a b c d d" agree in their first five tokens
+    assert rows.tolist() == [0, 1, 2, 3] and identity.tolist() == [0, 1, 2, 3, 2]
+    assert identity.dtype == np.int32
+
+
+def test_a_texts_boundary_is_part_of_its_identity():
+    """[1, 2], [1], [2, 1]: the same ids laid end to end, other texts."""
+    tokens = Tokens(np.array([1, 2, 1, 2, 1, 1, 2], np.int32), offsets_of(np.array([2, 1, 2, 2])), 0)
+    rows, identity = tokens.distinct(9)
+    assert rows.tolist() == [0, 1, 2] and identity.tolist() == [0, 1, 2, 0]
+
+
+def test_subset_and_concatenation_keep_texts_whole():
+    one = Tokens(np.arange(6, dtype=np.int32), np.array([0, 1, 4, 6]), 1)
+    two = Tokens(np.arange(6, 9, dtype=np.int32), np.array([0, 3]), 1)
+    assert lists(one.subset(np.array([2, 1]))) == [[4, 5], [1, 2, 3]]
+    assert len(one.subset(np.array([], np.int64))) == 0
+    both = concatenate([one, two])
+    assert lists(both) == [[0], [1, 2, 3], [4, 5], [6, 7, 8]] and both.suffix == 1
+
+
+def test_ranges_and_offsets():
+    assert ranges(np.array([3, 0, 2])).tolist() == [0, 1, 2, 0, 1]
+    assert ranges(np.array([], np.int64)).tolist() == []
+    assert offsets_of(np.array([3, 0, 2])).tolist() == [0, 3, 3, 5]
+
+
+def test_the_cache_answers_instead_of_the_tokenizer(tmp_path: Path):
+    folder, cache = write_tokenizer(tmp_path / "t"), tmp_path / "cache"
+    seen: list[int] = []
+    first = Tokenizer(folder, cache)(TEXTS, seen.append)
+    again = Tokenizer(folder, cache)(TEXTS, seen.append)
+    assert sum(seen) == len(TEXTS)  # the second call tokenised nothing
+    assert lists(again) == lists(first) and again.suffix == first.suffix
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("other", [TEXTS[:-1], ["reset the passworda", *TEXTS[1:]], ["ab", ""], ["a", "b"]])
+def test_other_texts_have_another_cache_name(tmp_path: Path, other: list[str]):
+    tokenizer = Tokenizer(write_tokenizer(tmp_path / "t"), tmp_path / "cache")
+    for texts in (TEXTS, ["a", "b"], ["", "ab"], other):
+        assert lists(tokenizer(texts)) == [expected(text) for text in texts]
+
+
+def test_another_tokenizer_has_another_cache_name(tmp_path: Path):
+    plain = Tokenizer(write_tokenizer(tmp_path / "t"), tmp_path / "cache")(TEXTS)
+    bare = Tokenizer(write_tokenizer(tmp_path / "u", "[CLS] $A"), tmp_path / "cache")(TEXTS)
+    assert lists(bare) == [text[:-1] for text in lists(plain)]
+
+
+def test_a_damaged_cache_is_written_anew(tmp_path: Path):
+    tokenizer = Tokenizer(write_tokenizer(tmp_path / "t"), tmp_path / "cache")
+    tokenizer(TEXTS)
+    (path,) = (tmp_path / "cache").iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    assert lists(tokenizer(TEXTS)) == [expected(text) for text in TEXTS]
+    seen: list[int] = []
+    tokenizer(TEXTS, seen.append)
+    assert seen == []
+
+
+def test_many_texts_are_tokenised_in_blocks_and_in_order(tmp_path: Path):
+    texts = [" ".join(np.array(["a", "b", "c"])[list(map(int, np.base_repr(i, 3)))]) for i in range(2500)]
+    seen: list[int] = []
+    tokens = Tokenizer(write_tokenizer(tmp_path / "t"))(texts, seen.append)
+    assert seen == [2048, 452]
+    assert tokens.ids.tolist() == [i for text in texts for i in expected(text)]
+    assert len(Tokenizer(tmp_path / "t")([])) == 0
+
+
+def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no readable tokenizer \(.+\)$"):
+        Tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": 1}))
+    with pytest.raises(UserError, match=r"no readable tokenizer \(.+\)$"):
+        Tokenizer(tmp_path)

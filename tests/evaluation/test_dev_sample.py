@@ -1,0 +1,118 @@
+"""The dev sample's nDCG against one computed directly, and what is sampled."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mtret.data.tasks import Judgements, Task, TaskCard
+from mtret.evaluation.dev_sample import DevConfig, DevSample, dev_samples
+
+DOCUMENTS, QUERIES, FEATURES = 60, 20, 5
+
+
+def rows(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def make_task(name: str = "alpha", splits: tuple[str, ...] = ("dev", "test")) -> Task:
+    """Queries 0-11 are dev, the rest test; graded positives, some judged not relevant, one document left out."""
+    random = np.random.default_rng(5)
+    card = TaskCard(name, "article", "made up", ("en",), "find it", "CC0-1.0", "made for this test")
+    places = {"dev": range(12), "test": range(12, QUERIES)}
+    made = {}
+    for split in splits:
+        queries, documents, scores = [], [], []
+        for query in places[split]:
+            for rank, document in enumerate(random.permutation(DOCUMENTS)[:3]):
+                queries.append(query)
+                documents.append(document)
+                scores.append((2.0, 1.0, 0.0)[rank])
+        made[split] = Judgements.from_pairs(rows(*queries), rows(*map(int, documents)), np.array(scores))
+    gold = made["dev"].documents[made["dev"].scores > 0] if "dev" in made else rows()
+    other = next(row for row in range(DOCUMENTS) if row not in gold)
+    exclude = Judgements.from_pairs(rows(0, 3), rows(other, other), np.zeros(2))
+    return Task(
+        card,
+        tuple(f"q{i}" for i in range(QUERIES)),
+        tuple(f"query {i}" for i in range(QUERIES)),
+        tuple(f"d{i:02}" for i in range(DOCUMENTS)),
+        tuple(f"document {i}" for i in range(DOCUMENTS)),
+        made,
+        exclude=exclude,
+    )
+
+
+def direct_ndcg(sample: DevSample, queries: np.ndarray, documents: np.ndarray) -> float:
+    """Järvelin & Kekäläinen with linear gain, as trec_eval has it, query by query."""
+    task, judged, scores = sample.task, sample.task.splits["dev"], []
+    for place, query in enumerate(sample.queries):
+        own = judged.queries.tolist().index(query)
+        span = slice(judged.offsets[own], judged.offsets[own + 1])
+        gain = dict(zip(judged.documents[span].tolist(), judged.scores[span].tolist(), strict=True))
+        hidden = set()
+        assert task.exclude is not None
+        for i, other in enumerate(task.exclude.queries):
+            if other == query:
+                hidden |= set(task.exclude.documents[task.exclude.offsets[i] : task.exclude.offsets[i + 1]].tolist())
+        ranked = sorted(
+            (row for row in sample.documents.tolist() if row not in hidden),
+            key=lambda row: -float(queries[place] @ documents[sample.documents.tolist().index(row)]),
+        )
+        found = sum(gain.get(row, 0.0) / math.log2(rank + 2) for rank, row in enumerate(ranked[:10]))
+        best = sum(g / math.log2(rank + 2) for rank, g in enumerate(sorted(gain.values(), reverse=True)[:10]))
+        scores.append(found / best)
+    return float(np.mean(scores))
+
+
+def vectors(sample: DevSample) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(2)
+    made = [random.normal(size=(n, FEATURES)).astype(np.float32) for n in (len(sample.queries), len(sample.documents))]
+    return tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in made)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("config", [DevConfig(8, 12), DevConfig(100, 1000), DevConfig(1, 0)])
+def test_ndcg_is_that_of_a_direct_computation(config: DevConfig) -> None:
+    sample = dev_samples([make_task()], config, seed=3)["alpha"]
+    queries, documents = vectors(sample)
+    wanted = direct_ndcg(sample, queries, documents)
+    assert 0 < wanted <= 1
+    assert sample.ndcg_at_10(queries, documents) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_an_excluded_document_is_never_found() -> None:
+    """Seen where it would otherwise win: the first query's vector is that document's own."""
+    sample = dev_samples([make_task()], DevConfig(100, 1000), seed=3)["alpha"]
+    queries, documents = vectors(sample)
+    assert sample.task.exclude is not None
+    hidden = int(sample.task.exclude.documents[0])
+    place = sample.queries.tolist().index(0)
+    queries[place] = documents[sample.documents.tolist().index(hidden)]
+    assert sample.ndcg_at_10(queries, documents) == pytest.approx(direct_ndcg(sample, queries, documents), abs=1e-9)
+
+
+def test_a_sample_holds_every_gold_document_of_its_queries() -> None:
+    task = make_task()
+    sample = dev_samples([task], DevConfig(8, 12), seed=3)["alpha"]
+    dev = task.splits["dev"]
+    assert len(sample.queries) == 8
+    assert set(sample.queries) <= set(dev.queries)
+    gold = dev.select(np.isin(dev.queries, sample.queries)).positives()
+    assert set(gold.documents) <= set(sample.documents)
+    assert len(sample.documents) == len(set(sample.documents)) == len(set(gold.documents)) + 12
+    assert np.all(np.diff(sample.documents) > 0)
+
+
+def test_a_sample_is_a_function_of_seed_and_place() -> None:
+    tasks, config = [make_task("alpha"), make_task("beta")], DevConfig(8, 12)
+    once, again, other = (dev_samples(tasks, config, seed) for seed in (3, 3, 4))
+    for name in ("alpha", "beta"):
+        np.testing.assert_array_equal(once[name].queries, again[name].queries)
+        np.testing.assert_array_equal(once[name].documents, again[name].documents)
+    assert once["alpha"].documents.tolist() != other["alpha"].documents.tolist()
+    assert once["alpha"].documents.tolist() != once["beta"].documents.tolist()
+
+
+def test_a_task_without_a_dev_split_has_no_sample() -> None:
+    tasks = [make_task("alpha", ("test",)), make_task("beta")]
+    assert set(dev_samples(tasks, DevConfig(), seed=0)) == {"beta"}

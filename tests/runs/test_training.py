@@ -1,0 +1,278 @@
+"""A run in its own process: what it writes, what it compiles and fetches, and how it goes on."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from mtret.artefact import load_artefact
+from mtret.console import TrainingBar
+from mtret.errors import UserError
+from mtret.run_config import RunConfig, read_config
+from mtret.runs import training
+from mtret.runs.training import export, train
+from mtret.train.loop import Sinks
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+Tree = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture
+def config(tiny_config: Path) -> RunConfig:
+    return read_config(str(tiny_config))
+
+
+def lines(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def steps(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of steps, less what depends on the clock."""
+    clock = ("pairs_per_s", "tokens_per_s", "wait")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines(workdir) if "dev" not in line]
+
+
+def dev(workdir: Path) -> list[dict[str, Any]]:
+    return [line for line in lines(workdir) if "dev" in line]
+
+
+def events(workdir: Path) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard scalars by tag, as (step, value), from every event file."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import RecordWriter  # noqa: F401  (the format that is read below)
+
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted((workdir / "events").iterdir()):
+        raw, start = path.read_bytes(), 0
+        while start < len(raw):  # length, its checksum, the record, its checksum
+            size = int.from_bytes(raw[start : start + 8], "little")
+            event = Event.FromString(raw[start + 12 : start + 12 + size])
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+            start += 16 + size
+        assert start == len(raw)
+    return found
+
+
+def same_arrays(a: Path, b: Path) -> bool:
+    ours, theirs = load_file(a), load_file(b)
+    return ours.keys() == theirs.keys() and all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+
+
+def test_a_run_leaves_a_complete_record(finished: Path, config: RunConfig) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "best.safetensors", "checkpoints", "config.json", "events", "metrics.jsonl", "model",
+    ]  # fmt: skip
+    assert [line["step"] for line in steps(finished)] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in dev(finished)] == [0, 3, 6]
+    assert {line["task"] for line in steps(finished)} == {"alpha", "beta"}
+    for line in steps(finished):
+        assert line["pairs"] == 16
+        assert 0 < line["fill"] <= 1
+        assert 0 < line["loss"] < 10
+        assert line["temperature"] == pytest.approx(0.05)
+    there = json.loads((finished / "config.json").read_text(encoding="utf-8"))
+    assert set(there["data"]) == {"alpha", "beta"}
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["4", "6"]
+
+
+def test_tensorboard_gets_what_the_metrics_file_gets(finished: Path) -> None:
+    found = events(finished)
+    for name in ("loss", "accuracy", "gradient_norm", "pairs_per_s", "tokens_per_s", "fill", "wait"):
+        written = [(line["step"], line[name]) for line in lines(finished) if "dev" not in line]
+        assert [step for step, _ in found[f"train/{name}"]] == [step for step, _ in written]
+        np.testing.assert_allclose([v for _, v in found[f"train/{name}"]], [v for _, v in written], rtol=1e-6)
+    assert [step for step, _ in found["dev/alpha"]] == [0, 3, 6]
+    by_task = [line["step"] for line in steps(finished) if line["task"] == "beta"]
+    assert [step for step, _ in found["loss/beta"]] == by_task
+
+
+def test_the_best_parameters_become_the_model(finished: Path) -> None:
+    scores = {line["step"]: line["dev"]["mean"] for line in dev(finished)}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert best > 0  # or the rest would show nothing of the training
+    for line in dev(finished):
+        assert line["dev"]["mean"] == pytest.approx((line["dev"]["alpha"] + line["dev"]["beta"]) / 2)
+        assert line["best"] == all(line["dev"]["mean"] > scores[step] for step in scores if step < line["step"])
+    artefact = load_artefact(str(finished))
+    assert artefact.details["step"] == best
+    kept = load_file(finished / "best.safetensors")
+    name = "encoder/layer/0/output/dense/kernel"
+    ours = artefact.encoder.params["encoder"]["layer"]["0"]["output"]["dense"]["kernel"]
+    np.testing.assert_array_equal(ours, kept[f"tower/{name}"])
+
+
+def test_first_lines_say_what_is_trained(tmp_path: Path, config: RunConfig, console: Console) -> None:
+    train(replace(config, loop=replace(config.loop, steps=1)), tmp_path / "run", console)
+    said = console.export_text().splitlines()
+    assert said[0].startswith("device: CPU, ")
+    for words in (
+        "2 tasks of 2 families: article, table",
+        "80 distinct queries, 80 pairs",
+        "batch 16 queries, 1 positive(s) and 0 hard negatives each, at most 24/32 tokens, in 8 group(s)",
+    ):
+        assert words in said
+    assert any(line.startswith("1 shapes, rows of 32 tokens (steps): ") for line in said)
+    assert any(line.startswith("compiled 1 shapes in ") for line in said)
+    assert any(line.startswith("training 1/1  loss ") for line in said)
+
+
+def test_the_remedy_for_an_unseen_gpu_is_shown_whole(
+    tmp_path: Path, config: RunConfig, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brackets are markup to rich, which would swallow the name of the extra."""
+    monkeypatch.setattr("mtret.devices._has_nvidia_gpu", lambda: True)
+    with pytest.raises(UserError):
+        train(replace(config, suite=""), tmp_path / "run", console)
+    assert "pip install 'mtret[cuda]'" in console.export_text()
+
+
+@pytest.mark.slow
+def test_only_declared_shapes_are_compiled_and_none_after_the_first_step(
+    tmp_path: Path, config: RunConfig, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    marks: dict[str, int] = {}
+
+    def note(event: str, duration: float, **_: Any) -> None:
+        if event == COMPILED:
+            compiled.append(event)
+
+    class Watching(TrainingBar):
+        def step(self, values: Mapping[str, Any]) -> None:
+            marks.setdefault("first step", len(compiled))
+            super().step(values)
+
+    def compile_steps(*arguments: Any) -> Any:
+        before = len(compiled)
+        result = real(*arguments)
+        marks["shapes"], marks["compiled"] = len(result[0]), len(compiled) - before
+        return result
+
+    real = training.compile_steps
+    monkeypatch.setattr(training, "compile_steps", compile_steps)
+    monkeypatch.setattr(training, "TrainingBar", Watching)
+    jax.clear_caches()  # what other tests compiled must not hide anything
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        train(config, tmp_path / "run", console)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert marks["shapes"] == marks["compiled"] == 2
+    assert len(compiled) == marks["first step"] > 2
+
+
+@pytest.mark.parametrize(("log_every", "logged"), [(1, [1, 2, 3, 4, 5, 6]), (5, [5])])
+def test_one_small_fetch_for_each_logged_step(
+    tmp_path: Path, config: RunConfig, console: Console, monkeypatch: pytest.MonkeyPatch, log_every: int, logged: list[int]
+) -> None:
+    made: list[Sinks] = []
+    monkeypatch.setattr(training, "Sinks", lambda *arguments: made.append(Sinks(*arguments)) or made[0])
+    train(replace(config, loop=replace(config.loop, log_every=log_every)), tmp_path / "run", console)
+    assert made[0].fetches == len(logged)
+    assert [line["step"] for line in steps(tmp_path / "run")] == logged
+
+
+def test_a_finished_run_is_left_as_it_is(
+    tmp_path: Path, finished: Path, config: RunConfig, console: Console, tree: Tree
+) -> None:
+    """Also where what it could be made from again is gone."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "best.safetensors").unlink()
+    before = tree(workdir)
+    assert train(config, workdir, console) == workdir / "model"
+    assert tree(workdir) == before
+    assert "all 6 steps are done already" in console.export_text()
+
+
+def test_a_run_that_lacks_only_its_model_writes_the_same(
+    unfinished: Path, finished: Path, config: RunConfig, console: Console, tree: Tree
+) -> None:
+    train(config, unfinished, console)
+    assert tree(unfinished / "model") == tree(finished / "model")
+    assert "compiled" not in console.export_text()
+
+
+def damage(checkpoint: Path) -> None:
+    for path in (checkpoint / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    unfinished: Path, finished: Path, config: RunConfig, console: Console, tree: Tree
+) -> None:
+    """With a torn last line of metrics beside it: as a crash of the machine would leave them."""
+    damage(unfinished / "checkpoints" / "6")
+    with (unfinished / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 7, "task": "al')
+    train(config, unfinished, console)
+    said = console.export_text()
+    assert "checkpoint 6 is damaged" in said
+    assert "resumed at step 4" in said
+    assert steps(unfinished) == steps(finished)
+    assert dev(unfinished) == dev(finished)
+    assert tree(unfinished / "model") == tree(finished / "model")
+    assert same_arrays(unfinished / "best.safetensors", finished / "best.safetensors")
+    assert sorted(path.name for path in (unfinished / "checkpoints").iterdir()) == ["4", "6"]
+
+
+def test_no_checkpoint_left_is_said(unfinished: Path, config: RunConfig, console: Console) -> None:
+    for step in (4, 6):
+        damage(unfinished / "checkpoints" / str(step))
+    with pytest.raises(UserError, match=r"checkpoints: none of the checkpoints \[4, 6\] can be read; use a new workdir"):
+        train(config, unfinished, console)
+
+
+@pytest.mark.parametrize("content", [None, b"torn"])
+def test_a_lost_best_is_said_and_never_mistaken(
+    unfinished: Path, config: RunConfig, console: Console, content: bytes | None
+) -> None:
+    best = unfinished / "best.safetensors"
+    best.unlink() if content is None else best.write_bytes(content)
+    train(config, unfinished, console)
+    assert f"{best} is missing or damaged: the best of steps 0 to 6 is lost" in console.export_text()
+    assert load_artefact(str(unfinished)).details["step"] == 6
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+    unfinished: Path, finished: Path, config: RunConfig, console: Console, tree: Tree
+) -> None:
+    """Nothing stands twice in its metrics, and TensorBoard is told to drop what was there."""
+    shutil.rmtree(unfinished / "checkpoints")
+    train(config, unfinished, console)
+    assert [line["step"] for line in lines(unfinished)] == [line["step"] for line in lines(finished)]
+    assert tree(unfinished / "model") == tree(finished / "model")
+
+
+def test_without_dev_splits_the_latest_parameters_are_the_best(
+    tmp_path: Path, config: RunConfig, tiny_suite: Path, console: Console
+) -> None:
+    suite = tmp_path / "suite"
+    shutil.copytree(tiny_suite, suite)
+    for path in suite.glob("*/qrels/dev.tsv"):
+        if (path.parent / "train.tsv").exists():
+            path.unlink()
+    workdir = tmp_path / "run"
+    train(replace(config, suite=str(suite)), workdir, console)
+    assert dev(workdir) == []
+    assert load_artefact(str(workdir)).details["step"] == 6
+    shutil.rmtree(workdir / "model")
+    assert load_artefact(str(export(workdir, tmp_path / "out"))).details["step"] == 6
+
+
+def test_export_before_the_end_and_after(unfinished: Path, finished: Path, tmp_path: Path, tree: Tree) -> None:
+    before = tree(unfinished)
+    export(unfinished, tmp_path / "early")
+    export(finished, tmp_path / "late")
+    assert tree(tmp_path / "early") == tree(tmp_path / "late") == tree(finished / "model")
+    assert tree(unfinished) == before
