@@ -255,8 +255,12 @@ def _define_write(values: Flags) -> None:
 def _data_enterprise(values: Flags, overrides: list[str]) -> None:
     _no_overrides(overrides)
     out = Path(_required(values, "out"))
+    if out.exists():
+        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
     from mtret.data.enterprise.suite import write_suite
+    from mtret.runs.setting import check_writable
 
+    check_writable(out, "--out")
     write_suite(out)
     print(f"wrote {out}\nnext: mtret data check --suite={out}")
 

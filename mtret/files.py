@@ -37,7 +37,7 @@ def replace_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str
     """As `replace_bytes`, in safetensors format."""
     from safetensors.numpy import save
 
-    replace_bytes(path, save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata))
+    replace_bytes(path, save({name: np.asarray(value, order="C") for name, value in arrays.items()}, metadata))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:

@@ -9,14 +9,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mtret.errors import UserError
+
+LEARNED_TEMPERATURES = (0.005, 0.2)  # a learned one is kept within
+
 
 @dataclass(frozen=True)
 class LossConfig:
-    """InfoNCE over everything in the batch."""
+    """InfoNCE over everything in the batch. Raises UserError for a temperature that cannot be."""
 
     temperature: float = 0.05  # similarities are divided by it
-    learn_temperature: bool = False  # starts at `temperature`, kept within [0.005, 0.2]
+    learn_temperature: bool = False  # starts at `temperature`, kept within LEARNED_TEMPERATURES
     symmetric: bool = False  # adds documents -> queries, and halves the sum
+
+    def __post_init__(self) -> None:
+        low, high = LEARNED_TEMPERATURES
+        if not 0 < self.temperature < float("inf"):
+            raise UserError(f"loss.temperature: {self.temperature} is not a positive number")
+        if self.learn_temperature and not low <= self.temperature <= high:
+            raise UserError(f"loss.temperature: {self.temperature} is no start for a learned one, need {low} to {high}")
 
 
 def similarity(

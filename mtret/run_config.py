@@ -41,7 +41,7 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "above 0",
         lambda value: 0 < value < float("inf"),
-        ("loss.temperature", "optim.learning_rate", "optim.epsilon"),
+        ("optim.learning_rate", "optim.epsilon"),
     ),
     ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.beta1", "optim.beta2")),
     ("None, or at least 0 and below 1", lambda value: value is None or 0 <= value < 1, ("model.dropout",)),

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtret.losses import contrastive, info_nce, relation, similarity
-
+from mtret.errors import UserError
+from mtret.losses import LossConfig, contrastive, info_nce, relation, similarity
 
 compiled_loss = jax.jit(contrastive, static_argnums=7)
 compiled_gradients = jax.jit(jax.grad(contrastive, argnums=(0, 1), has_aux=True), static_argnums=7)
@@ -71,8 +71,10 @@ def make_case(seed: int, n: int = 7, m: int = 11, none_negative: bool = False) -
     )
 
 
-def one_way(scores: np.ndarray, target: list[set[int]], known: list[set[int]], anchors: list[int], ok: np.ndarray) -> float:
-    """Mean over anchors of the mean over targets of -log(e^t / (e^t + sum of e^s over columns that are not positive))."""
+def one_way(
+    scores: np.ndarray, target: list[set[int]], known: list[set[int]], anchors: list[int], ok: np.ndarray
+) -> float:
+    """Mean over anchors of the mean over targets of -log(e^t / (e^t + sum of e^s over columns not positive))."""
     losses = []
     for i in anchors:
         negatives = [math.exp(scores[i, j]) for j in np.flatnonzero(ok) if j not in known[i] | target[i]]
@@ -202,3 +204,16 @@ def test_relation_drops_the_padding_and_repeats_do_not_matter():
     found = relation(jnp.array([[0, 3, 3], [4, 4, 1], [4, 4, 4]]), 4)
     wanted = [[True, False, False, True], [False, True, False, False], [False] * 4]
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan"), float("inf")])
+def test_a_temperature_that_is_no_positive_number_is_refused(temperature: float):
+    with pytest.raises(UserError, match=r"loss.temperature: .* is not a positive number"):
+        LossConfig(temperature=temperature)
+
+
+def test_a_learned_temperature_starts_within_its_range():
+    LossConfig(temperature=0.5)
+    LossConfig(temperature=0.2, learn_temperature=True)
+    with pytest.raises(UserError, match=r"loss.temperature: 0.5 is no start for a learned one, need 0.005 to 0.2"):
+        LossConfig(temperature=0.5, learn_temperature=True)

@@ -124,7 +124,7 @@ def test_what_is_not_of_the_schema_is_refused(file: str, override: str, message:
         ("loop.keep_checkpoints=0", "at least 1"),
         ("dev.queries=0", "at least 1"),
         ("dev.distractors=-1", "at least 0"),
-        ("loss.temperature=0", "above 0"),
+        ("optim.epsilon=0", "above 0"),
         ("optim.learning_rate=-1e-3", "above 0"),
         ("optim.learning_rate=1e999", "above 0"),
         ("optim.warmup_steps=-1", "at least 0"),

@@ -119,7 +119,8 @@ def _marks() -> str:
 
 @cache
 def _words() -> re.Pattern[str]:
-    return re.compile(rf"\w[\w{_marks()}]*")
+    # A word mostly ends before an ASCII character, which is known sooner than that it is none of two thousand marks.
+    return re.compile(rf"\w+(?:(?![\x00-\x7f])[{_marks()}]+\w*)*")
 
 
 @cache

@@ -187,6 +187,7 @@ class Loop:
 
     def _save(self, state: TrainState) -> None:
         step = int(state.step)
+        self.sinks.events.flush()  # or a kill would lose minutes of them, from before this checkpoint
         if self.evaluate is None:
             self.best.keep(-np.inf, step, state.params)
         if step not in self.checkpoints.steps():
@@ -242,7 +243,7 @@ class _Clock:
         self._tokens += plan.tokens
         self._slots += plan.slots
 
-    def speeds(self, plan: Plan) -> dict[str, float]:
+    def speeds(self, plan: Plan) -> dict[str, float | int]:
         seconds = max(time.monotonic() - self._began, 1e-9)
         values = {
             "pairs": plan.pairs,

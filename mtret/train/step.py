@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from mtret.data.planning import Planner
-from mtret.losses import LossConfig, contrastive
+from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
 from mtret.models.dual_encoder import encode
 from mtret.pytrees import Tree
 from mtret.train.sharding import batch_sharding, replicated
 from mtret.types import PairBatch
 
 METRICS = ("loss", "accuracy", "gradient_norm", "temperature")
-LOG_SCALE_RANGE = (math.log(1 / 0.2), math.log(1 / 0.005))  # of 1/temperature, when it is learned
+LOG_SCALE_RANGE = tuple(-math.log(temperature) for temperature in reversed(LEARNED_TEMPERATURES))
 
 
 class TrainState(NamedTuple):
@@ -77,7 +77,7 @@ def train_step(state: TrainState, batch: PairBatch, config: StepConfig) -> tuple
     params: Any = optax.apply_updates(state.params, updates)
     if config.loss.learn_temperature:  # the parameter, not its use: a clipped use has no gradient that could lead back
         params = {**params, "log_scale": jnp.clip(params["log_scale"], *LOG_SCALE_RANGE)}
-    metrics = jnp.stack([loss, accuracy, optax.global_norm(gradients), 1 / scale])
+    metrics = jnp.stack([loss, accuracy, optax.tree.norm(gradients), 1 / scale])
     return TrainState(state.step + 1, params, opt_state), metrics
 
 

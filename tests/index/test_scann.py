@@ -71,9 +71,10 @@ def test_an_unreachable_target_is_reported_as_what_was_reached(exact: Run):
 
 @pytest.mark.parametrize("kind", ["hashing", "tree"])
 def test_the_same_documents_build_the_same_index(kind):
-    # Without clusters, so that leaves depend on where k-means starts.
-    documents = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)
-    first, second = (ScannIndex(documents, depth=20, kind=kind).search(QUERIES, 20, order=ORDER) for _ in range(2))
+    # Many and without clusters, so that leaves depend on where k-means starts.
+    queries, documents = np.split(np.random.default_rng(0).standard_normal((5080, 64)).astype(np.float32), [80])
+    order = tie_order([f"d{i}" for i in range(5000)])
+    first, second = (ScannIndex(documents, depth=20, kind=kind).search(queries, 20, order=order) for _ in range(2))
     np.testing.assert_array_equal(first.documents, second.documents)
 
 

@@ -37,6 +37,7 @@ def params() -> Any:
 
 
 embed = jax.jit(encode, static_argnums=(0, 3))
+apply = jax.jit(BertTower(CONFIG).apply)
 
 
 def test_embeddings_are_unit_means_of_each_texts_tokens(params: Any) -> None:
@@ -48,7 +49,7 @@ def test_embeddings_are_unit_means_of_each_texts_tokens(params: Any) -> None:
             ids = jnp.asarray(np.asarray(tokens.ids[:, group])[there])[None]
             zeros = jnp.zeros_like(ids)
             position = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-            states = np.asarray(BertTower(CONFIG).apply({"params": params}, ids, position, zeros))[0]
+            states = np.asarray(apply({"params": params}, ids, position, zeros))[0]
             mean = states.mean(axis=0)
             np.testing.assert_allclose(found[group, text], mean / np.linalg.norm(mean), atol=2e-6)
 

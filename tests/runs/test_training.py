@@ -2,27 +2,25 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
 from mtret.artefact import load_artefact
-from mtret.console import TrainingBar
 from mtret.errors import UserError
 from mtret.run_config import RunConfig, read_config
 from mtret.runs import training
 from mtret.runs.training import export, train
 from mtret.train.loop import Sinks
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
 Tree = Callable[[Path], dict[str, bytes]]
+Scalars = Callable[[Path], dict[str, list[tuple[int, float]]]]
 
 
 @pytest.fixture
@@ -42,24 +40,6 @@ def steps(workdir: Path) -> list[dict[str, Any]]:
 
 def dev(workdir: Path) -> list[dict[str, Any]]:
     return [line for line in lines(workdir) if "dev" in line]
-
-
-def events(workdir: Path) -> dict[str, list[tuple[int, float]]]:
-    """TensorBoard scalars by tag, as (step, value), from every event file."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import RecordWriter  # noqa: F401  (the format that is read below)
-
-    found: dict[str, list[tuple[int, float]]] = {}
-    for path in sorted((workdir / "events").iterdir()):
-        raw, start = path.read_bytes(), 0
-        while start < len(raw):  # length, its checksum, the record, its checksum
-            size = int.from_bytes(raw[start : start + 8], "little")
-            event = Event.FromString(raw[start + 12 : start + 12 + size])
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, value.simple_value))
-            start += 16 + size
-        assert start == len(raw)
-    return found
 
 
 def same_arrays(a: Path, b: Path) -> bool:
@@ -84,8 +64,8 @@ def test_a_run_leaves_a_complete_record(finished: Path, config: RunConfig) -> No
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["4", "6"]
 
 
-def test_tensorboard_gets_what_the_metrics_file_gets(finished: Path) -> None:
-    found = events(finished)
+def test_tensorboard_gets_what_the_metrics_file_gets(finished: Path, scalars: Scalars) -> None:
+    found = scalars(finished)
     for name in ("loss", "accuracy", "gradient_norm", "pairs_per_s", "tokens_per_s", "fill", "wait"):
         written = [(line["step"], line[name]) for line in lines(finished) if "dev" not in line]
         assert [step for step, _ in found[f"train/{name}"]] == [step for step, _ in written]
@@ -120,7 +100,7 @@ def test_first_lines_say_what_is_trained(tmp_path: Path, config: RunConfig, cons
         "batch 16 queries, 1 positive(s) and 0 hard negatives each, at most 24/32 tokens, in 8 group(s)",
     ):
         assert words in said
-    assert any(line.startswith("1 shapes, rows of 32 tokens (steps): ") for line in said)
+    assert any(line.startswith("1 shapes, rows of 128 tokens (steps): ") for line in said)
     assert any(line.startswith("compiled 1 shapes in ") for line in said)
     assert any(line.startswith("training 1/1  loss ") for line in said)
 
@@ -133,41 +113,6 @@ def test_the_remedy_for_an_unseen_gpu_is_shown_whole(
     with pytest.raises(UserError):
         train(replace(config, suite=""), tmp_path / "run", console)
     assert "pip install 'mtret[cuda]'" in console.export_text()
-
-
-@pytest.mark.slow
-def test_only_declared_shapes_are_compiled_and_none_after_the_first_step(
-    tmp_path: Path, config: RunConfig, console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled: list[str] = []
-    marks: dict[str, int] = {}
-
-    def note(event: str, duration: float, **_: Any) -> None:
-        if event == COMPILED:
-            compiled.append(event)
-
-    class Watching(TrainingBar):
-        def step(self, values: Mapping[str, Any]) -> None:
-            marks.setdefault("first step", len(compiled))
-            super().step(values)
-
-    def compile_steps(*arguments: Any) -> Any:
-        before = len(compiled)
-        result = real(*arguments)
-        marks["shapes"], marks["compiled"] = len(result[0]), len(compiled) - before
-        return result
-
-    real = training.compile_steps
-    monkeypatch.setattr(training, "compile_steps", compile_steps)
-    monkeypatch.setattr(training, "TrainingBar", Watching)
-    jax.clear_caches()  # what other tests compiled must not hide anything
-    jax.monitoring.register_event_duration_secs_listener(note)
-    try:
-        train(config, tmp_path / "run", console)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(note)
-    assert marks["shapes"] == marks["compiled"] == 2
-    assert len(compiled) == marks["first step"] > 2
 
 
 @pytest.mark.parametrize(("log_every", "logged"), [(1, [1, 2, 3, 4, 5, 6]), (5, [5])])

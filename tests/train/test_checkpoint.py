@@ -139,7 +139,9 @@ def test_all_damaged_is_an_error_that_destroys_nothing(tmp_path: Path) -> None:
     write(tmp_path, (5, 9))
     for step in ("5", "9"):
         DAMAGES["array data cut"](tmp_path / step)
-    with pytest.raises(UserError, match=rf"{tmp_path}: none of the checkpoints \[5, 9\] can be read; use a new workdir"):
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}: none of the checkpoints \[5, 9\] can be read; use a new workdir"
+    ):
         restore(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["5", "9"]
 

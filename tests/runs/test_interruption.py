@@ -1,0 +1,115 @@
+"""A run that was killed, stopped and damaged ends bit for bit as one that was left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+STEPS = 240
+CLOCK = ("pairs_per_s", "tokens_per_s", "wait")
+
+
+def lines(workdir: Path) -> list[dict[str, Any]]:
+    """The metrics, without what depends on the clock; a line that is being written is left out."""
+    try:
+        text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+    return [{key: value for key, value in line.items() if key not in CLOCK} for line in whole]
+
+
+def last_step(workdir: Path) -> int:
+    return max((line["step"] for line in lines(workdir)), default=0)
+
+
+def checkpoint(workdir: Path) -> Mapping[str, np.ndarray]:
+    """The last checkpoint's arrays, by path."""
+    import orbax.checkpoint as ocp
+
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    folder = workdir / "checkpoints" / str(STEPS) / "state"
+    with ocp.StandardCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(folder).item_metadata
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), metadata.tree)
+        tree = checkpointer.restore(folder, like)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+class Runs:
+    """Starts the same training again and again."""
+
+    def __init__(self, config: Path, environment: Mapping[str, str], workdir: Path):
+        overrides = (f"loop.steps={STEPS}", "loop.checkpoint_every=30", "loop.evaluate_every=80", "batch.row_length=32")
+        arguments = ["train", f"--config={config}", f"--workdir={workdir}", *(f"--config.{one}" for one in overrides)]
+        self.line = [sys.executable, "-m", "mtret.cli", *arguments]
+        self.environment, self.workdir = environment, workdir
+
+    def until(self, step: int, number: signal.Signals) -> tuple[int, str, str]:
+        """Sends a signal when the metrics have reached a step; exit code and what was said."""
+        process = subprocess.Popen(
+            self.line, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and last_step(self.workdir) < step:
+            time.sleep(0.005)
+        assert process.poll() is None, process.communicate()
+        os.kill(process.pid, number)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    def to_the_end(self) -> str:
+        done = subprocess.run(self.line, env=self.environment, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+
+@pytest.mark.slow
+def test_kill_stop_and_damage_change_nothing_in_the_end(
+    tmp_path: Path, tiny_config: Path, environment: Mapping[str, str],
+    scalars: Callable[[Path], dict[str, list[tuple[int, float]]]],
+) -> None:  # fmt: skip
+    alone = tmp_path / "alone"
+    Runs(tiny_config, environment, alone).to_the_end()
+    disturbed = tmp_path / "disturbed"
+    runs = Runs(tiny_config, environment, disturbed)
+
+    code, _, err = runs.until(45, signal.SIGKILL)
+    assert (code, err) == (-signal.SIGKILL, "")
+    assert 45 <= last_step(disturbed) < STEPS
+
+    for step, number in ((100, signal.SIGTERM), (150, signal.SIGINT)):
+        code, out, err = runs.until(step, number)
+        assert code == 128 + number
+        assert "\nresumed at step " in out
+        stopped = last_step(disturbed)
+        assert f"\nstopped at step {stopped}, state saved; the same command goes on from there\n" in out
+        assert err.strip() == "mtret: stopping after this step, the state is saved first; once more to end at once"
+        saved = sorted(int(path.name) for path in (disturbed / "checkpoints").iterdir())
+        assert step <= stopped == saved[-1] < STEPS
+
+    for path in (disturbed / "checkpoints" / str(saved[-1]) / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with (disturbed / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 200, "los')
+    out = runs.to_the_end()
+    assert f"checkpoint {saved[-1]} is damaged (" in out
+    assert f"resumed at step {saved[-2]}\n" in out
+
+    assert lines(disturbed) == lines(alone)  # plans, losses, dev scores
+    for name in ("model/model.safetensors", "best.safetensors"):
+        assert (disturbed / name).read_bytes() == (alone / name).read_bytes()
+    ours, theirs = checkpoint(disturbed), checkpoint(alone)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 50  # parameters and both moments
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+    assert {step for step, _ in scalars(disturbed)["train/loss"]} == set(range(1, STEPS + 1))
+    assert dict(scalars(disturbed)["train/loss"]) == dict(scalars(alone)["train/loss"])

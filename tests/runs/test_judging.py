@@ -1,0 +1,194 @@
+"""From a model and a suite to results: roles, systems, caches, leakage; whole, on the tiny suite."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mtret.errors import UserError
+from mtret.evaluation.results import read_results
+from mtret.index.encode import Embedder
+from mtret.index.exact import Run
+from mtret.runs import judging
+from mtret.runs.judging import JudgeConfig, judge
+
+ROLES = {"alpha": "in_domain", "beta": "in_domain", "delta": "zero_shot", "gamma": "cross_domain"}
+TEST = JudgeConfig(split="test")
+Tree = Callable[[Path], dict[str, bytes]]
+Mtret = Callable[..., tuple[int, str, str]]
+
+
+def timeless(results: dict[str, Any]) -> dict[str, Any]:
+    """Results without what the clock says."""
+    results = json.loads(json.dumps(results))
+    for key in ("date", "seconds"):
+        del results["protocol"][key]
+    entries = [results["pooled"], *results["tasks"].values()] if results["pooled"] else list(results["tasks"].values())
+    for entry in entries:
+        for key in ("build_seconds", "queries_per_second"):
+            (entry["scann"] or {}).pop(key, None)
+    return results
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many distinct texts each call has embedded."""
+    counted: list[int] = []
+    distinct = Embedder._distinct
+
+    def count(self: Embedder, texts: Any, on_progress: Any) -> Any:
+        counted.append(len(texts))
+        return distinct(self, texts, on_progress)
+
+    monkeypatch.setattr(Embedder, "_distinct", count)
+    return counted
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_judged_whole_and_reproducibly(
+    tmp_path: Path, finished: Path, tiny_suite: Path, console: Console, monkeypatch: pytest.MonkeyPatch, embedded: list[int]
+) -> None:
+    monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "cache"))
+    judge(str(finished), str(tiny_suite), TEST, tmp_path / "out", console)
+    results = read_results(tmp_path / "out" / "results.json")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "report.md", "results.png"}
+    assert results["systems"] == ["bm25", "untuned", "hybrid", "tuned"]
+    assert {name: task["role"] for name, task in results["tasks"].items()} == ROLES
+    assert results["mixture"] == {"tasks": ["alpha", "beta"], "families": ["article", "table"]}
+    assert {role: entry["tasks"] for role, entry in results["roles"].items()} == {
+        "in_domain": ["alpha", "beta"], "cross_domain": ["gamma"], "zero_shot": ["delta"],
+    }  # fmt: skip
+    assert {name: task["n_queries"] for name, task in results["tasks"].items()} == dict.fromkeys(ROLES, 10)
+    assert results["pooled"]["n_documents"] == 240
+    for task in results["tasks"].values():
+        assert task["n_dropped"] == 0
+        assert task["scann"]["recall"] == 1.0  # brute force at this size
+        assert task["scann"]["ndcg@10"] == pytest.approx(task["systems"]["tuned"]["ndcg@10"]["mean"], abs=1e-6)
+        assert task["systems"]["bm25"]["ndcg@10"]["mean"] > 0.9  # queries are words of their document
+    assert results["tasks"]["delta"]["seen_document_share"] == 0
+    assert results["tasks"]["alpha"]["seen_document_share"] == 0.6
+    protocol = results["protocol"]
+    assert (protocol["split"], protocol["depth"], protocol["suite"]) == ("test", 100, "tiny")
+    assert protocol["step"] == json.loads((finished / "model" / "mtret.json").read_text(encoding="utf-8"))["step"]
+
+    assert sum(embedded) > 0
+    embedded.clear()
+    again = judge(str(finished), str(tiny_suite), TEST, tmp_path / "again", console)
+    assert embedded == []
+    assert timeless(again) == timeless(results)
+    monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "fresh"))
+    anew = judge(str(finished), str(tiny_suite), TEST, tmp_path / "anew", console)
+    assert sum(embedded) > 0
+    assert timeless(anew) == timeless(results)
+
+
+def test_a_plain_model_is_judged_without_roles(
+    tmp_path: Path, tiny_model: Path, tiny_suite: Path, console: Console
+) -> None:
+    results = judge(str(tiny_model), str(tiny_suite), replace(TEST, scann=False, pooled=False), tmp_path, console)
+    assert results["systems"] == ["bm25", "untuned", "hybrid"]
+    assert set(results["roles"]) == {"all"}
+    assert results["mixture"] is None
+    assert results["pooled"] is None
+    assert all(task["scann"] is None and task["seen_document_share"] is None for task in results["tasks"].values())
+    assert results["protocol"]["query_template"] == "{query}"
+
+
+def test_only_tasks_that_are_asked_for_are_judged(
+    tmp_path: Path, finished: Path, tiny_suite: Path, console: Console
+) -> None:
+    config = JudgeConfig(split="dev", tasks=("gamma", "alpha"), scann=False, pooled=False)
+    results = judge(str(finished), str(tiny_suite), config, tmp_path, console)
+    assert set(results["tasks"]) == {"alpha", "gamma"}
+    assert results["protocol"]["split"] == "dev"
+
+
+def test_the_tuned_encoder_is_given_its_instruction_and_the_untuned_is_not(
+    tmp_path: Path, finished: Path, tiny_suite: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenised: list[str] = []
+
+    class Watching(judging.Tokenizer):
+        def __call__(self, texts: Any, on_progress: Any = None) -> Any:
+            tokenised.extend(texts)
+            return super().__call__(texts, on_progress)
+
+    monkeypatch.setattr(judging, "Tokenizer", Watching)
+    config = JudgeConfig(split="test", tasks=("delta",), scann=False, pooled=False)
+    judge(str(finished), str(tiny_suite), config, tmp_path, console)
+    instruction = json.loads((tiny_suite / "delta" / "task.json").read_text(encoding="utf-8"))["instruction"]
+    queries = [json.loads(line)["text"] for line in (tiny_suite / "delta/queries.jsonl").open(encoding="utf-8")][6:]
+    bare = [query for query in queries if query in tokenised]
+    prefixed = [query for query in queries if f"Instruct: {instruction}\nQuery: {query}" in tokenised]
+    assert bare == prefixed == queries
+    assert tokenised.index(queries[0]) < tokenised.index(f"Instruct: {instruction}\nQuery: {queries[0]}")
+
+
+def leak(suite: Path, count: int) -> None:
+    """Gives the first `count` test queries of gamma the texts of training queries of alpha."""
+    trained = [json.loads(line)["text"] for line in (suite / "alpha/queries.jsonl").open(encoding="utf-8")]
+    path = suite / "gamma" / "queries.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for i in range(count):
+        lines[6 + i] = json.dumps({"_id": f"q{6 + i}", "text": trained[i].title() + "  ?"})
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_leaked_queries_are_refused_or_dropped_and_named(
+    tmp_path: Path, finished: Path, own_suite: Path, console: Console, mtret: Mtret, tree: Tree
+) -> None:
+    leak(own_suite, 2)
+    before = tree(tmp_path)
+    arguments = ("evaluate", f"--model={finished}", f"--suite={own_suite}", f"--out={tmp_path / 'out'}", "--split=test")
+    code, _, error = mtret(*arguments)
+    assert code == 2
+    assert error == (
+        "mtret: task 'gamma': 2 of 10 test queries (20.0%) are training queries of the model, more than 1%. "
+        "Pass --allow_leakage to drop them and evaluate the rest.\n"
+    )
+    assert tree(tmp_path) == before
+    config = replace(TEST, allow_leakage=True, scann=False, pooled=False)
+    results = judge(str(finished), str(own_suite), config, tmp_path / "out", console)
+    gamma = results["tasks"]["gamma"]
+    assert (gamma["n_dropped"], gamma["dropped_queries"], gamma["n_queries"]) == (2, ["q6", "q7"], 8)
+
+
+def test_a_base_that_changed_is_no_base(
+    tmp_path: Path, finished: Path, tiny_suite: Path, console: Console, own_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison with the untuned encoder would be with something else."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(own_model / "model.safetensors")
+    save_file({name: value + np.float32(1) for name, value in tensors.items()}, own_model / "model.safetensors")
+    real = judging.load_artefact
+
+    def moved(source: str, operands: str = "float32") -> Any:
+        artefact = real(source, operands)
+        return replace(artefact, details={**artefact.details, "source": str(own_model)}) if artefact.details else artefact
+
+    monkeypatch.setattr(judging, "load_artefact", moved)
+    with pytest.raises(UserError, match=rf"model '{own_model}': its weights are not those that this model was tuned from"):
+        judge(str(finished), str(tiny_suite), TEST, tmp_path / "out", console)
+
+
+def test_a_cached_run_is_only_used_for_the_same_question(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def run(name: str) -> Callable[[], Run]:
+        def search() -> Run:
+            asked.append(name)
+            return Run(np.full((1, 1), len(asked), np.int32), np.ones((1, 1), np.float32))
+
+        return search
+
+    first = judging._cached_run(tmp_path, ["data", "test", "1"], run("first"))
+    same = judging._cached_run(tmp_path, ["data", "test", "1"], run("same"))
+    other = judging._cached_run(tmp_path, ["data", "test", "2"], run("other"))
+    assert asked == ["first", "other"]
+    assert (int(first.documents[0, 0]), int(same.documents[0, 0]), int(other.documents[0, 0])) == (1, 1, 2)

@@ -1,0 +1,156 @@
+"""The command line's own matter: help, names, what is imported when. Commands on data are tested in tests/runs."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtret.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("jax", "numpy", "flax", "rich.progress", "matplotlib", "scann", "tokenizers")
+
+
+def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment, timeout=120
+    )
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    code, out, err = answer(capsys, *arguments)
+    assert (code, err) == (0, "")
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in out
+        assert command.purpose in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_shows_all_its_flags_and_an_example_of_them(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    from absl.flags import FlagValues
+
+    code, out, err = answer(capsys, *name.split(), "--help")
+    assert (code, err) == (0, "")
+    values = FlagValues()
+    COMMANDS[name].define(values)
+    for flag in values:
+        assert f"  --{flag}\n      {values[flag].help}" in out
+    assert COMMANDS[name].example in out
+    flags = [word[2:].split("=")[0] for word in COMMANDS[name].example.split() if word.startswith("--")]
+    assert all(flag in values or flag.startswith("config.") for flag in flags)
+    assert COMMANDS[name].example.startswith(f"mtret {name} ")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from mtret.cli import main; assert main(['--help']) == main(['train', '--help']) == 0; "
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = python(program)
+    assert done.returncode == 0
+    assert done.stderr.strip() == "[]"
+
+
+def test_a_mistake_in_a_name_imports_nothing_heavy_either() -> None:
+    done = python(
+        "import sys; from mtret.cli import main; "
+        "assert main(['trian']) == main(['train', '--workdr=x']) == main(['evaluate', '--split=tset']) == 2; "
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("trian",), "mtret: no command 'trian'. Did you mean 'train'? `mtret --help` lists them\n"),
+        (("data", "chek"), "mtret: no command 'data chek'. Did you mean 'data check'? `mtret --help` lists them\n"),
+        (("data",), "mtret: no command 'data'. `mtret --help` lists them\n"),
+        (
+            ("train", "--wrkdir=x"),
+            "mtret: train: no flag --wrkdir. Did you mean 'workdir'? `mtret train --help` lists them\n",
+        ),
+        (("train", "runs/x"), "mtret: train: 'runs/x' is not a flag; write --name=value\n"),
+        (("train", "config.seed=3"), "mtret: train: 'config.seed=3' is not a flag; write --name=value\n"),
+        (("train", "--workdir"), "mtret: train: Missing value for flag --workdir\n"),
+        (
+            ("train", "--config=configs/quickstart.py"),
+            "mtret: --workdir is needed: the run's folder; the same command again resumes\n",
+        ),
+        (
+            ("evaluate", "--seed=x"),
+            "mtret: evaluate: flag --seed=x: invalid literal for int() with base 10: 'x'\n",
+        ),
+        (
+            ("report", "--results=x", "--config.seed=1"),
+            "mtret: --config.seed=1: only train has a configuration\n",
+        ),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert answer(capsys, *arguments) == (2, "", message)
+
+
+def test_a_missing_workdir_comes_before_the_configuration_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = answer(capsys, "train", "--config=nowhere.py")
+    assert (code, err.split(":")[1]) == (2, " --workdir is needed")
+
+
+def test_a_folder_called_config_is_no_override(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = answer(capsys, "train", "--workdir", "config.d/x", "--config=nowhere.py")
+    assert err == "mtret: --config: no file 'nowhere.py'.\n"
+
+
+def test_an_interruption_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mtret.runs.setting.load_suite", interrupt)
+    assert answer(capsys, "data", "check", "--suite=x") == (130, "", "mtret: interrupted\n")
+
+
+def test_a_full_disk_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise OSError(28, "No space left on device", "/some/file")
+
+    monkeypatch.setattr("mtret.runs.setting.load_suite", fail)
+    code, _, err = answer(capsys, "data", "check", "--suite=x")
+    assert code == 2
+    assert err == "mtret: /some/file: No space left on device. Check the path, its permissions and the disk\n"
+
+
+def test_a_reader_that_went_away_is_no_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "mtret.cli", "--help"],
+        stdout=write, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_devices_that_are_not_there_are_a_mistake(tmp_path: Path) -> None:
+    done = python(
+        "import os; os.environ['JAX_PLATFORMS'] = 'nonsense'; import sys; from mtret.cli import main; "
+        f"sys.exit(main(['train', '--config={ROOT}/configs/quickstart.py', '--workdir={tmp_path}/run']))"
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("mtret: JAX cannot use the devices it is told to (")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,277 @@
+"""The loop's parts, and the loop itself over a toy step: what it logs, keeps and saves, and how it stops."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+from mtret.data.packing import Packing
+from mtret.data.pipeline import Loaded
+from mtret.data.planning import Plan
+from mtret.files import read_arrays, read_metadata
+from mtret.train.checkpoint import Checkpoints
+from mtret.train.loop import Best, Loop, LoopConfig, MetricsFile, Sinks, Stopped, StopRequest
+from mtret.train.step import TrainState
+from mtret.types import PairBatch, TokenBatch
+
+
+class Watcher:
+    """Keeps what it is shown; `then` is called with each step's number."""
+
+    def __init__(self, then: Callable[[int], None] = lambda step: None):
+        self.steps: list[Mapping[str, Any]] = []
+        self.devs: list[tuple[int, float, bool]] = []
+        self.then = then
+
+    def step(self, values: Mapping[str, Any]) -> None:
+        self.steps.append(values)
+        self.then(values["step"])
+
+    def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None:
+        self.devs.append((step, scores["mean"], best))
+
+
+class Events:
+    def __init__(self) -> None:
+        self.scalars: list[tuple[str, float, int]] = []
+        self.flushed = 0
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.append((name, value, step))
+
+    def flush(self) -> None:
+        self.flushed = len(self.scalars)
+
+
+def plan_at(step: int) -> Plan:
+    none = np.zeros((1, 1), np.int32)
+    packing = Packing(np.zeros(1, np.int64), np.zeros(1, np.int64), 1)
+    return Plan(step, step % 2, none, none, none, none, (packing,), rows=1 + step % 2, tokens=30, slots=40, pairs=3)
+
+
+def batch() -> PairBatch:
+    ids, column, ok = jnp.zeros((1, 1, 1, 2), jnp.int32), jnp.zeros((1, 1), jnp.int32), jnp.ones(1, bool)
+    return PairBatch(TokenBatch(ids, ids, ids, ids.astype(jnp.float32)), column, column, ok, ok, jnp.int32(0))
+
+
+def toy_step(rows: int) -> Callable[[TrainState, PairBatch], tuple[TrainState, Array]]:
+    """Adds `rows` to the only parameter; loss is the step's number plus a half."""
+
+    def step(state: TrainState, batch: PairBatch) -> tuple[TrainState, Array]:
+        params = {"tower": {"x": state.params["tower"]["x"] + rows}, "log_scale": state.params["log_scale"]}
+        metrics = jnp.stack([state.step + 0.5, jnp.float32(0.25), jnp.float32(2.0), jnp.float32(0.05)])
+        return TrainState(state.step + 1, params, state.opt_state), metrics
+
+    return step
+
+
+def toy_state(step: int = 0, x: float = 0.0) -> TrainState:
+    return TrainState(jnp.int32(step), {"tower": {"x": jnp.float32(x)}, "log_scale": jnp.float32(3.0)}, jnp.zeros(1))
+
+
+class Run:
+    """A loop of `config` in a folder, with scores of the dev sample by step (None: no dev sample)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: LoopConfig,
+        scores: Mapping[int, float] | None = None,
+        then: Callable[[int], None] = lambda step: None,
+        first: int = 0,
+    ):
+        self.watcher, self.events = Watcher(then), Events()
+        self.asked: list[float] = []
+        self.file = MetricsFile(folder / "metrics.jsonl", first)
+        self.sinks = Sinks(self.file, self.events, self.watcher, ("alpha", "beta"))
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
+        self.best = Best(folder / "best.safetensors")
+
+        def evaluate(params: Any) -> dict[str, float]:
+            assert scores is not None
+            self.asked.append(float(params["x"]))
+            mean = scores[len(self.asked) - 1]
+            return {"mean": mean, "alpha": mean}
+
+        def batches(first: int) -> Iterator[Loaded]:
+            return (Loaded(plan_at(step), batch()) for step in range(first, config.steps))
+
+        self.loop = Loop(
+            config, {1: toy_step(1), 2: toy_step(2)}, batches, self.checkpoints, self.best, self.sinks,
+            None if scores is None else evaluate,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self.file.close()
+        self.checkpoints.close()
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_step_is_logged_one_step_late_but_as_itself(tmp_path: Path) -> None:
+    run = Run(tmp_path, LoopConfig(steps=4, evaluate_every=9, checkpoint_every=9))
+    state = run.loop.run(toy_state())
+    run.close()
+    assert int(state.step) == 4
+    assert float(state.params["tower"]["x"]) == 1 + 2 + 1 + 2
+    logged = lines(tmp_path)
+    assert [line["step"] for line in logged] == [1, 2, 3, 4]
+    assert [line["loss"] for line in logged] == [0.5, 1.5, 2.5, 3.5]
+    assert [line["task"] for line in logged] == ["alpha", "beta", "alpha", "beta"]
+    assert [line["plan"] for line in logged] == [plan_at(step).digest for step in range(4)]
+    first = logged[0]
+    assert {k: first[k] for k in ("accuracy", "gradient_norm", "pairs", "tokens", "fill")} == {
+        "accuracy": 0.25, "gradient_norm": 2.0, "pairs": 3, "tokens": 30, "fill": 0.75,
+    }  # fmt: skip
+    assert first["tokens_per_s"] / first["pairs_per_s"] == pytest.approx(10)
+    assert run.watcher.steps == logged
+    losses = [(value, step) for name, value, step in run.events.scalars if name == "train/loss"]
+    assert losses == [(0.5, 1), (1.5, 2), (2.5, 3), (3.5, 4)]
+    assert [(v, s) for name, v, s in run.events.scalars if name == "loss/beta"] == [(1.5, 2), (3.5, 4)]
+
+
+@pytest.mark.parametrize(("every", "logged"), [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6]), (5, [5])])
+def test_metrics_are_fetched_for_logged_steps_only(tmp_path: Path, every: int, logged: list[int]) -> None:
+    run = Run(tmp_path, LoopConfig(steps=7, log_every=every, evaluate_every=4, checkpoint_every=2), {0: 0.1, 1: 0.2, 2: 0.3})
+    run.loop.run(toy_state())
+    run.close()
+    assert run.sinks.fetches == len(logged)
+    assert [line["step"] for line in lines(tmp_path) if "dev" not in line] == logged
+
+
+def test_speeds_are_over_all_steps_since_the_last_line(tmp_path: Path) -> None:
+    """Fill counts every step since then; so a log of every third step tells of all."""
+    run = Run(tmp_path, LoopConfig(steps=6, log_every=3, evaluate_every=9, checkpoint_every=9))
+    run.loop.run(toy_state())
+    run.close()
+    for line in lines(tmp_path):
+        assert line["fill"] == pytest.approx(0.75)
+        assert 0 <= line["wait"] <= 1
+
+
+def test_the_best_is_kept_and_the_first_of_equals(tmp_path: Path) -> None:
+    run = Run(tmp_path, LoopConfig(steps=8, evaluate_every=2, checkpoint_every=8), dict(enumerate([0.2, 0.5, 0.4, 0.5, 0.3])))
+    run.loop.run(toy_state())
+    run.close()
+    assert run.asked == [0, 3, 6, 9, 12]
+    assert run.watcher.devs == [(0, 0.2, True), (2, 0.5, True), (4, 0.4, False), (6, 0.5, False), (8, 0.3, False)]
+    assert (run.best.step, run.best.score) == (2, 0.5)
+    arrays = read_arrays(run.best.path)
+    assert arrays is not None
+    assert float(arrays["tower/x"]) == 3
+    assert float(arrays["log_scale"]) == 3
+    assert read_metadata(run.best.path) == {"step": "2", "score": "0.5"}
+    assert [line["best"] for line in lines(tmp_path) if "dev" in line] == [True, True, False, False, False]
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    best = Best(tmp_path / "best.safetensors")
+    assert not best.offer(float("nan"), 1, toy_state().params)
+    assert not best.path.exists()
+    assert best.offer(0.1, 2, toy_state().params)
+    assert not best.offer(float("nan"), 3, toy_state().params)
+    assert best.step == 2
+
+
+def test_without_a_dev_sample_the_latest_is_the_best(tmp_path: Path) -> None:
+    run = Run(tmp_path, LoopConfig(steps=4, checkpoint_every=3))
+    run.loop.run(toy_state())
+    run.close()
+    arrays = read_arrays(run.best.path)
+    assert arrays is not None
+    assert float(arrays["tower/x"]) == 6
+    assert read_metadata(run.best.path)["step"] == "4"
+
+
+def test_checkpoints_come_at_intervals_and_at_the_end_with_the_best_so_far(tmp_path: Path) -> None:
+    config = LoopConfig(steps=7, evaluate_every=2, checkpoint_every=3, keep_checkpoints=9)
+    run = Run(tmp_path, config, dict(enumerate([0.1, 0.9, 0.2, 0.3, 0.4])))
+    run.loop.run(toy_state())
+    assert run.checkpoints.steps() == [3, 6, 7]
+    assert run.events.flushed == len(run.events.scalars)  # what came before a checkpoint survives a kill after it
+    found = run.checkpoints.restore(toy_state(), lambda line: None)
+    run.close()
+    assert found is not None
+    assert float(found[0].params["tower"]["x"]) == 10
+    assert found[1] == {"best": {"step": 2, "score": 0.9}}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("asked_at", [1, 2, 3])
+def test_a_stop_saves_first(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], number: signal.Signals, asked_at: int
+) -> None:
+    """Also just before, at and just after a checkpoint of its own; no step is lost from the metrics."""
+    before = signal.getsignal(number)
+    config = LoopConfig(steps=9, evaluate_every=9, checkpoint_every=2)
+
+    def ask(step: int) -> None:
+        if step == asked_at:
+            os.kill(os.getpid(), number)
+
+    run = Run(tmp_path, config, then=ask)
+    with pytest.raises(Stopped) as stopped:
+        run.loop.run(toy_state())
+    assert stopped.value.signal_number == number
+    done = stopped.value.step
+    assert asked_at <= done <= asked_at + 1  # lines are written one step late
+    assert run.checkpoints.steps()[-1] == done
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, done + 1))
+    run.close()
+    assert signal.getsignal(number) is before
+    assert "once more to end at once" in capfd.readouterr().err
+
+    rest = Run(tmp_path, config, first=done)
+    found = rest.checkpoints.restore(toy_state(), lambda line: None)
+    assert found is not None
+    state = rest.loop.run(found[0])
+    rest.close()
+    assert float(state.params["tower"]["x"]) == 13
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 10))
+
+
+def test_a_stop_during_the_last_step_ends_as_any_other_run(tmp_path: Path) -> None:
+    run = Run(tmp_path, LoopConfig(steps=3, checkpoint_every=9), then=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)
+    assert int(run.loop.run(toy_state()).step) == 3
+    assert run.checkpoints.steps() == [3]
+    run.close()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_of_either_kind_is_obeyed(first: signal.Signals) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with StopRequest() as stop:
+        os.kill(os.getpid(), first)
+        assert stop.signal_number == first
+        assert {number: signal.getsignal(number) for number in before} == before
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_a_resumed_metrics_file_drops_what_will_be_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    old = [{"step": 0, "dev": {}}, {"step": 1}, {"step": 2}, {"step": 2, "dev": {}}, {"step": 3}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in old) + '{"step": 4, "ta', encoding="utf-8")
+    file = MetricsFile(path, 2)
+    file.write({"step": 3, "again": True})
+    file.close()
+    assert lines(tmp_path) == [*old[:4], {"step": 3, "again": True}]
+
+
+def test_a_metrics_file_from_the_first_step_begins_anew(tmp_path: Path) -> None:
+    """The run was killed before its first checkpoint: its step 0 will be written again as well."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "dev": {}}\n{"step": 1}\n', encoding="utf-8")
+    MetricsFile(path, 0).close()
+    assert lines(tmp_path) == []

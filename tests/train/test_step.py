@@ -1,0 +1,397 @@
+"""The step against single texts and nested sets, on meshes of every size, and what a run of steps must keep."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from mtret.data.mixture import MixtureConfig
+from mtret.data.pipeline import batches
+from mtret.data.planning import BatchConfig, Plan, Planner, Relation, TrainingTask
+from mtret.data.tokenize import Tokens, offsets_of
+from mtret.losses import LossConfig
+from mtret.models.bert import BertConfig, BertTower
+from mtret.pytrees import Tree, flatten, unflatten
+from mtret.train.optim import OptimConfig, optimizer
+from mtret.train.sharding import batch_sharding, make_mesh
+from mtret.train.step import (
+    METRICS,
+    StepConfig,
+    TrainState,
+    batch_loss,
+    compile_steps,
+    create_state,
+    initial_params,
+    train_step,
+)
+from mtret.types import PairBatch
+
+BERT = BertConfig(
+    vocab_size=60,
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=16,
+    type_vocab_size=2,
+    layer_norm_eps=1e-12,
+)
+STEPS = 60
+
+
+class Bag(nn.Module):
+    """Word vectors alone: compiles at once, where the tower makes no difference."""
+
+    @nn.compact
+    def __call__(self, ids, position, segment, row_keys=None):
+        return self.param("embedding", nn.initializers.normal(1.0), (60, 16))[ids]
+
+
+def start(tower: nn.Module) -> Tree:
+    """Weights large enough to tell texts apart."""
+    shapes = jax.eval_shape(tower.init, jax.random.key(0), *[jnp.zeros((1, 4), jnp.int32)] * 3)["params"]
+    random = np.random.default_rng(0)
+    draw = {"scale": lambda shape: np.ones(shape), "bias": np.zeros}
+    leaves = {
+        path: draw.get(path.split("/")[-1], lambda shape: random.normal(0, 0.3, shape))(x.shape).astype(np.float32)
+        for path, x in flatten(shapes).items()
+    }
+    return unflatten(leaves)
+
+
+def make_tokens(random: np.random.Generator, texts: int, longest: int) -> Tokens:
+    lengths = random.integers(longest // 2, longest + 1, texts)
+    return Tokens(random.integers(3, 60, lengths.sum()).astype(np.int32), offsets_of(lengths), 1)
+
+
+def relation(sets: list[set[int]]) -> Relation:
+    documents = [document for each in sets for document in sorted(each)]
+    return Relation(offsets_of(np.array([len(each) for each in sets])), np.array(documents, np.int32))
+
+
+def tangled_planner() -> Planner:
+    """Few documents for many queries: shared positives, several targets, hard negatives that are others' positives."""
+    random = np.random.default_rng(1)
+    batch = BatchConfig(
+        queries=21, positives=2, negatives=1, query_length=6, document_length=12, row_length=16, groups=8
+    )
+    shuffled = [random.permutation(18).tolist() for _ in range(25)]
+    sizes = random.integers(1, 5, 25).tolist()
+    positives = [set(order[:size]) for order, size in zip(shuffled, sizes, strict=True)]
+    negatives = [set(order[size : size + 2]) for order, size in zip(shuffled, sizes, strict=True)]
+    task = TrainingTask(
+        "tangled",
+        make_tokens(random, 25, 8),
+        make_tokens(random, 18, 14),
+        relation(positives),
+        relation(negatives),
+        batch,
+    )
+    return Planner([task], MixtureConfig(), batch, "mean", 0, 3)
+
+
+def paired_planner(queries: int = 64, longest: int = 8) -> Planner:
+    """Query i asks for document i, whose words are others than its own."""
+    random = np.random.default_rng(2)
+    batch = BatchConfig(queries=queries, query_length=8, document_length=8, row_length=16, groups=8)
+    own = relation([{i} for i in range(64)])
+    task = TrainingTask("pairs", make_tokens(random, 64, longest), make_tokens(random, 64, longest), own, None, batch)
+    return Planner([task], MixtureConfig(), batch, "mean", 0, STEPS)
+
+
+def make_config(planner: Planner, tower: nn.Module, loss: LossConfig, rate: float = 0.01) -> StepConfig:
+    rules = ((r".*(kernel|embedding)", False), *OptimConfig().decay)
+    optim = OptimConfig(learning_rate=rate, warmup_steps=1, schedule="constant", decay=rules)
+    rule = optimizer(optim, initial_params(start(tower), loss), STEPS)
+    return StepConfig(tower, rule, loss, planner.group_queries, planner.group_texts, dropout=False, seed=0)
+
+
+def mesh_of(devices: int) -> Mesh:
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+def distance(ours: Tree, theirs: Tree) -> float:
+    """Norm of the difference over the norm."""
+    a, b = (np.concatenate([np.ravel(x) for x in flatten(tree).values()]).astype(np.float64) for tree in (ours, theirs))
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+# The loss and its gradient.
+
+
+def plain_loss(params: Tree, planner: Planner, plan: Plan, tower: nn.Module, symmetric: bool) -> jax.Array:
+    """Each text in a row of its own; the relation as sets; the definition, query by query and target by target."""
+    task = planner.tasks[plan.task]
+    queries = [q for q in plan.queries.reshape(-1).tolist() if q >= 0]
+    documents = [d for d in plan.documents.reshape(-1).tolist() if d >= 0]
+    columns = plan.documents.reshape(-1).tolist()
+    rows = plan.queries.reshape(-1).tolist()
+    texts = [task.queries.take(np.array([q]), task.config.query_length) for q in queries]
+    texts += [task.documents.take(np.array([d]), task.config.document_length) for d in documents]
+    ids, position, segment = (np.zeros((len(texts), 16), np.int32) for _ in range(3))
+    for i, text in enumerate(texts):
+        ids[i, : len(text)], position[i, : len(text)], segment[i, len(text) :] = text, np.arange(len(text)), 1
+    states = tower.apply({"params": params["tower"]}, *map(jnp.asarray, (ids, position, segment)))
+    assert isinstance(states, jax.Array)
+    inside = (segment == 0).astype(np.float32)
+    pooled = (states * inside[..., None]).sum(axis=1) / inside.sum(axis=1)[:, None]
+    vectors = pooled / jnp.linalg.norm(pooled, axis=1, keepdims=True)
+    scores = jnp.exp(params["log_scale"]) * vectors[: len(queries)] @ vectors[len(queries) :].T
+    offsets, of_query = task.positives.offsets, task.positives.documents
+    known = [set(of_query[offsets[q] : offsets[q + 1]].tolist()) for q in queries]
+    target = [{columns[c] for c in plan.target[rows.index(q)].tolist() if c < len(columns)} for q in queries]
+    loss = one_way(scores, target, known, documents)
+    if symmetric:
+        asked = [d for d in documents if any(d in each for each in target)]
+        by_document = jnp.stack([scores[:, documents.index(d)] for d in asked])
+        back = one_way(by_document, *(inverse(sets, asked, queries) for sets in (target, known)), queries)
+        loss = 0.5 * (loss + back)
+    return loss
+
+
+def inverse(sets: list[set[int]], asked: list[int], queries: list[int]) -> list[set[int]]:
+    return [{q for q, each in zip(queries, sets, strict=True) if d in each} for d in asked]
+
+
+def one_way(scores: jax.Array, target: list[set[int]], known: list[set[int]], columns: list[int]) -> jax.Array:
+    rows, wanted, among, weights = [], [], [], []
+    for row in range(len(target)):
+        for one in target[row]:
+            rows.append(row)
+            wanted.append(columns.index(one))
+            among.append([column == one or column not in known[row] | target[row] for column in columns])
+            weights.append(1 / len(target[row]))
+    chosen = scores[np.array(rows)]
+    nats = jax.nn.logsumexp(jnp.where(np.array(among), chosen, -jnp.inf), axis=1)
+    return ((nats - chosen[np.arange(len(rows)), np.array(wanted)]) * np.array(weights)).sum() / len(target)
+
+
+def test_loss_and_gradient_equal_those_of_single_texts_and_sets():
+    planner, tower = tangled_planner(), Bag()
+    config = make_config(planner, tower, LossConfig(learn_temperature=True))
+    params = initial_params(start(tower), config.loss)
+    plan = planner.plan(1)
+    assert plan.known.shape[1] > 2 and (plan.queries < 0).any() and (plan.documents < 0).any()
+    batch = jax.tree.map(jnp.asarray, planner.fill(plan))
+    value, gradient = jax.jit(jax.value_and_grad(lambda p: batch_loss(p, batch, jnp.int32(0), config)[0]))(params)
+    wanted, reference = jax.jit(jax.value_and_grad(lambda p: plain_loss(p, planner, plan, tower, False)))(params)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    assert distance(gradient, reference) < 1e-5
+    np.testing.assert_allclose(gradient["log_scale"], reference["log_scale"], rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def bert_gradients() -> Callable[[int], tuple[np.ndarray, Tree]]:
+    """Loss and gradient of the tangled batch on so many devices."""
+    planner, tower = tangled_planner(), BertTower(BERT)
+    config = make_config(planner, tower, LossConfig(learn_temperature=True, symmetric=True))
+    params = initial_params(start(tower), config.loss)
+    found: dict[int, tuple[np.ndarray, Tree]] = {}
+
+    def on(devices: int) -> tuple[np.ndarray, Tree]:
+        if devices not in found:
+            sharding = batch_sharding(mesh_of(devices))
+            batch = next(batches(planner, sharding, 0)).batch
+            fn = jax.value_and_grad(lambda p, b: batch_loss(p, b, jnp.int32(0), config)[0])
+            found[devices] = jax.device_get(jax.jit(fn, in_shardings=(None, sharding))(params, batch))
+        return found[devices]
+
+    return on
+
+
+def test_berts_gradient_equals_that_of_single_texts_and_sets(bert_gradients):
+    planner, tower = tangled_planner(), BertTower(BERT)
+    params = initial_params(start(tower), LossConfig())
+    wanted = jax.jit(jax.value_and_grad(lambda p: plain_loss(p, planner, planner.plan(0), tower, True)))(params)
+    value, gradient = bert_gradients(1)
+    np.testing.assert_allclose(value, wanted[0], rtol=1e-5)
+    assert distance(gradient, wanted[1]) < 1e-5
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_gradients_are_the_same_on_every_mesh(bert_gradients, devices: int):
+    value, gradient = bert_gradients(devices)
+    one_value, one = bert_gradients(1)
+    np.testing.assert_allclose(value, one_value, rtol=1e-6)
+    assert distance(gradient, one) < 1e-5
+
+
+# A run of steps.
+
+
+class Run:
+    """A compiled step over pairs, to be started as often as a test likes."""
+
+    def __init__(self, planner: Planner, tower: nn.Module, loss: LossConfig, rate: float):
+        self.planner, self.mesh = planner, make_mesh(planner.batch.groups)
+        self.config = make_config(planner, tower, loss, rate)
+        self.params = jax.tree.map(jnp.asarray, initial_params(start(tower), loss))
+        self.steps, self.seconds = compile_steps(self.config, self.fresh(), planner, planner.shapes(), self.mesh)
+
+    def fresh(self) -> TrainState:
+        return create_state(self.params, self.config.optimizer, self.mesh)
+
+    def go(self, state: TrainState, first: int, last: int) -> tuple[TrainState, np.ndarray]:
+        seen = []
+        for plan, batch in itertools.islice(batches(self.planner, batch_sharding(self.mesh), first), last - first):
+            state, metrics = self.steps[plan.rows](state, batch)
+            seen.append(np.asarray(metrics))
+        return state, np.array(seen)
+
+
+@pytest.fixture(scope="module")
+def overfit() -> Run:
+    return Run(paired_planner(), BertTower(BERT), LossConfig(learn_temperature=True), rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def overfitted(overfit: Run) -> tuple[TrainState, np.ndarray]:
+    return overfit.go(overfit.fresh(), 0, STEPS)
+
+
+def test_64_pairs_are_learned_by_heart(overfitted: tuple[TrainState, np.ndarray]):
+    state, metrics = overfitted
+    loss, accuracy = metrics[:, METRICS.index("loss")], metrics[:, METRICS.index("accuracy")]
+    assert loss[0] > 4 and accuracy[0] < 0.2  # log 64 = 4.2
+    assert loss[-1] < 0.1 and accuracy[-1] == 1.0
+    assert int(state.step) == STEPS
+    assert np.isfinite(metrics).all()
+
+
+def test_a_learned_temperature_moves_within_its_range(overfitted: tuple[TrainState, np.ndarray]):
+    temperature = overfitted[1][:, METRICS.index("temperature")]
+    np.testing.assert_allclose(temperature[0], 0.05, rtol=1e-6)
+    assert len(np.unique(temperature)) > 10
+    assert (temperature >= 0.005).all() and (temperature <= 0.2).all()
+
+
+def test_two_runs_are_bit_equal_and_so_is_one_that_goes_on(overfit: Run, overfitted: tuple[TrainState, np.ndarray]):
+    state, first = overfit.go(overfit.fresh(), 0, 6)
+    state, rest = overfit.go(state, 6, STEPS)
+    np.testing.assert_array_equal(np.concatenate([first, rest]), overfitted[1])
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(overfitted[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_nothing_is_compiled_after_the_first_step(overfit: Run):
+    state, _ = overfit.go(overfit.fresh(), 0, 1)
+    compiled: list[str] = []
+
+    def listen(event: str, seconds: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        overfit.go(state, 1, 8)
+        assert compiled == []
+        jax.jit(lambda x: x * 3 + 1)(1.0)  # the listener does hear a compilation
+        assert len(compiled) == 1
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_shape_that_was_not_declared_is_an_error(overfit: Run):
+    loaded = next(batches(overfit.planner, batch_sharding(overfit.mesh), 0))
+    taller = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=2), loaded.batch.texts)
+    with pytest.raises(TypeError, match="compiled"):
+        overfit.steps[loaded.plan.rows](overfit.fresh(), loaded.batch._replace(texts=taller))
+    assert set(overfit.steps) == set(overfit.planner.shapes())
+    assert overfit.seconds > 0
+
+
+def test_the_parameters_a_run_starts_from_outlive_it(overfit: Run, overfitted: tuple[TrainState, np.ndarray]):
+    """The state is donated step by step; what it was made of is not."""
+    for leaf in jax.tree.leaves(overfit.params):
+        assert np.isfinite(np.asarray(leaf)).all()
+
+
+# One step, with the smallest tower.
+
+
+@pytest.fixture(scope="module")
+def bag() -> Iterator[Run]:
+    yield Run(paired_planner(32, longest=3), Bag(), LossConfig(learn_temperature=True), rate=0.1)
+
+
+def scaled(run: Run, log_scale: float) -> TrainState:
+    state = run.fresh()
+    return state._replace(
+        params={**state.params, "log_scale": jax.device_put(jnp.float32(log_scale), state.step.sharding)}
+    )
+
+
+@pytest.mark.parametrize(("log_scale", "wanted"), [(7.0, np.log(200)), (0.0, np.log(5))])
+def test_a_temperature_that_left_its_range_is_brought_back(bag: Run, log_scale: float, wanted: float):
+    state, metrics = bag.go(scaled(bag, log_scale), 0, 1)
+    np.testing.assert_allclose(metrics[0, METRICS.index("temperature")], np.exp(-log_scale), rtol=1e-6)
+    np.testing.assert_allclose(state.params["log_scale"], wanted, rtol=1e-6)
+
+
+def test_a_temperature_at_the_border_is_not_stuck_there(bag: Run):
+    """Once the pairs are learned, colder is better, and the hottest temperature allowed is left again."""
+    learned, _ = bag.go(bag.fresh(), 0, STEPS)
+    params = {**learned.params, "log_scale": jax.device_put(jnp.float32(np.log(5)), learned.step.sharding)}
+    fresh = create_state(params, bag.config.optimizer, bag.mesh)
+    state, _ = bag.go(fresh, 0, 3)
+    assert float(state.params["log_scale"]) > np.log(5) + 0.05
+
+
+def test_metrics_by_another_way(bag: Run):
+    batch = jax.tree.map(jnp.asarray, bag.planner.fill(bag.planner.plan(0)))
+    state, metrics = bag.go(bag.fresh(), 0, 1)
+    fn = lambda p: batch_loss(p, batch, jnp.int32(0), bag.config)  # noqa: E731
+    (loss, (accuracy, scale)), gradient = jax.jit(jax.value_and_grad(fn, has_aux=True))(bag.params)
+    norm = np.sqrt(sum(float((np.asarray(x, np.float64) ** 2).sum()) for x in jax.tree.leaves(gradient)))
+    np.testing.assert_allclose(metrics[0], [loss, accuracy, norm, 1 / scale], rtol=1e-5)
+    # Adam's first step has the sign of the gradient and the size of the rate.
+    moved = np.asarray(bag.params["tower"]["embedding"]) - np.asarray(state.params["tower"]["embedding"])
+    slope = np.asarray(gradient["tower"]["embedding"])
+    clear = np.abs(slope) > 1e-5
+    np.testing.assert_allclose(moved[clear], 0.1 * np.sign(slope[clear]), rtol=2e-2)
+    assert not moved[slope == 0].any()
+    assert int(state.step) == 1
+
+
+def one_step(config: StepConfig, params: Tree, batch: PairBatch, step: int = 0) -> tuple[TrainState, np.ndarray]:
+    state = TrainState(jnp.int32(step), params, config.optimizer.init(params))
+    state, metrics = jax.jit(train_step, static_argnums=2)(state, batch, config)
+    return state, np.asarray(metrics)
+
+
+def test_a_fixed_temperature_stays_whatever_it_is(bag: Run):
+    config = replace(bag.config, loss=LossConfig(temperature=0.5))
+    params = initial_params(bag.params["tower"], config.loss)
+    state, metrics = one_step(config, params, jax.tree.map(jnp.asarray, bag.planner.fill(bag.planner.plan(0))))
+    np.testing.assert_array_equal(state.params["log_scale"], params["log_scale"])
+    np.testing.assert_allclose(metrics[METRICS.index("temperature")], 0.5, rtol=1e-6)
+
+
+class NoisyBag(nn.Module):
+    """A bag whose rows are each drowned in noise of their own."""
+
+    @nn.compact
+    def __call__(self, ids, position, segment, row_keys=None):
+        states = self.param("embedding", nn.initializers.normal(1.0), (60, 16))[ids]
+        if row_keys is None:
+            return states
+        return states + jax.vmap(lambda key: jax.random.uniform(key, states.shape[1:]))(row_keys)
+
+
+def test_dropout_is_drawn_anew_by_seed_and_step_only(bag: Run):
+    batch = jax.tree.map(jnp.asarray, bag.planner.fill(bag.planner.plan(0)))
+    still = replace(bag.config, tower=NoisyBag())
+    noisy = replace(still, dropout=True)
+    loss = jax.jit(lambda p, step, c: batch_loss(p, batch, step, c)[0], static_argnums=2)
+    values = [
+        float(loss(bag.params, jnp.int32(step), config))
+        for config, step in [(noisy, 0), (noisy, 1), (replace(noisy, seed=1), 0), (noisy, 0), (still, 0), (still, 1)]
+    ]
+    assert values[3] == values[0] and values[4] == values[5]
+    assert len(set(values)) == 4
