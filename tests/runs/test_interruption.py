@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-STEPS = 240
+STEPS = 300
 CLOCK = ("pairs_per_s", "tokens_per_s", "wait")
 
 
@@ -49,17 +49,29 @@ class Runs:
     """Starts the same training again and again."""
 
     def __init__(self, config: Path, environment: Mapping[str, str], workdir: Path):
-        overrides = (f"loop.steps={STEPS}", "loop.checkpoint_every=30", "loop.evaluate_every=80", "batch.row_length=32")
+        # Large batches, or steps would pass faster than they can be watched.
+        overrides = ("batch.queries=40", f"loop.steps={STEPS}", "loop.checkpoint_every=30", "loop.evaluate_every=80")
         arguments = ["train", f"--config={config}", f"--workdir={workdir}", *(f"--config.{one}" for one in overrides)]
         self.line = [sys.executable, "-m", "mtret.cli", *arguments]
         self.environment, self.workdir = environment, workdir
 
-    def until(self, step: int, number: signal.Signals) -> tuple[int, str, str]:
-        """Sends a signal when the metrics have reached a step; exit code and what was said."""
+    def checkpoints(self) -> list[int]:
+        folder = self.workdir / "checkpoints"
+        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+
+    def interrupt(self, number: signal.Signals) -> tuple[int, str, str]:
+        """Sends a signal once a checkpoint has been written and some steps have followed; exit code and what was said."""
+        metrics = self.workdir / "metrics.jsonl"
+        before = metrics.stat().st_ino if metrics.exists() else None  # what is there yet is of the process before
+        known = self.checkpoints()
         process = subprocess.Popen(
             self.line, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        while process.poll() is None and last_step(self.workdir) < step:
+        while process.poll() is None:
+            fresh = metrics.exists() and metrics.stat().st_ino != before
+            new = [step for step in self.checkpoints() if step not in known]
+            if fresh and new and last_step(self.workdir) > new[0] + 5:
+                break
             time.sleep(0.005)
         assert process.poll() is None, process.communicate()
         os.kill(process.pid, number)
@@ -82,19 +94,20 @@ def test_kill_stop_and_damage_change_nothing_in_the_end(
     disturbed = tmp_path / "disturbed"
     runs = Runs(tiny_config, environment, disturbed)
 
-    code, _, err = runs.until(45, signal.SIGKILL)
+    code, _, err = runs.interrupt(signal.SIGKILL)
     assert (code, err) == (-signal.SIGKILL, "")
-    assert 45 <= last_step(disturbed) < STEPS
+    assert 35 < last_step(disturbed) < STEPS
 
-    for step, number in ((100, signal.SIGTERM), (150, signal.SIGINT)):
-        code, out, err = runs.until(step, number)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        newest = runs.checkpoints()[-1]
+        code, out, err = runs.interrupt(number)
         assert code == 128 + number
-        assert "\nresumed at step " in out
+        assert f"\nresumed at step {newest}\n" in out
         stopped = last_step(disturbed)
         assert f"\nstopped at step {stopped}, state saved; the same command goes on from there\n" in out
         assert err.strip() == "mtret: stopping after this step, the state is saved first; once more to end at once"
-        saved = sorted(int(path.name) for path in (disturbed / "checkpoints").iterdir())
-        assert step <= stopped == saved[-1] < STEPS
+        saved = runs.checkpoints()
+        assert newest < stopped == saved[-1] < STEPS
 
     for path in (disturbed / "checkpoints" / str(saved[-1]) / "state").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:100])

@@ -43,6 +43,8 @@ BERT = BertConfig(
     layer_norm_eps=1e-12,
 )
 STEPS = 60
+# Compiles in half the time what runs once.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Bag(nn.Module):
@@ -179,8 +181,10 @@ def test_loss_and_gradient_equal_those_of_single_texts_and_sets():
     plan = planner.plan(1)
     assert plan.known.shape[1] > 2 and (plan.queries < 0).any() and (plan.documents < 0).any()
     batch = jax.tree.map(jnp.asarray, planner.fill(plan))
-    value, gradient = jax.jit(jax.value_and_grad(lambda p: batch_loss(p, batch, jnp.int32(0), config)[0]))(params)
-    wanted, reference = jax.jit(jax.value_and_grad(lambda p: plain_loss(p, planner, plan, tower, False)))(params)
+    ours = jax.value_and_grad(lambda p: batch_loss(p, batch, jnp.int32(0), config)[0])
+    plain = jax.value_and_grad(lambda p: plain_loss(p, planner, plan, tower, False))
+    value, gradient = jax.jit(ours, compiler_options=QUICK)(params)
+    wanted, reference = jax.jit(plain, compiler_options=QUICK)(params)
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     assert distance(gradient, reference) < 1e-5
     np.testing.assert_allclose(gradient["log_scale"], reference["log_scale"], rtol=1e-4)
@@ -199,7 +203,9 @@ def bert_gradients() -> Callable[[int], tuple[np.ndarray, Tree]]:
             sharding = batch_sharding(mesh_of(devices))
             batch = next(batches(planner, sharding, 0)).batch
             fn = jax.value_and_grad(lambda p, b: batch_loss(p, b, jnp.int32(0), config)[0])
-            found[devices] = jax.device_get(jax.jit(fn, in_shardings=(None, sharding))(params, batch))
+            found[devices] = jax.device_get(
+                jax.jit(fn, in_shardings=(None, sharding), compiler_options=QUICK)(params, batch)
+            )
         return found[devices]
 
     return on
@@ -208,7 +214,8 @@ def bert_gradients() -> Callable[[int], tuple[np.ndarray, Tree]]:
 def test_berts_gradient_equals_that_of_single_texts_and_sets(bert_gradients):
     planner, tower = tangled_planner(), BertTower(BERT)
     params = initial_params(start(tower), LossConfig())
-    wanted = jax.jit(jax.value_and_grad(lambda p: plain_loss(p, planner, planner.plan(0), tower, True)))(params)
+    plain = jax.value_and_grad(lambda p: plain_loss(p, planner, planner.plan(0), tower, True))
+    wanted = jax.jit(plain, compiler_options=QUICK)(params)
     value, gradient = bert_gradients(1)
     np.testing.assert_allclose(value, wanted[0], rtol=1e-5)
     assert distance(gradient, wanted[1]) < 1e-5
@@ -361,7 +368,7 @@ def test_metrics_by_another_way(bag: Run):
 
 def one_step(config: StepConfig, params: Tree, batch: PairBatch, step: int = 0) -> tuple[TrainState, np.ndarray]:
     state = TrainState(jnp.int32(step), params, config.optimizer.init(params))
-    state, metrics = jax.jit(train_step, static_argnums=2)(state, batch, config)
+    state, metrics = jax.jit(train_step, static_argnums=2, compiler_options=QUICK)(state, batch, config)
     return state, np.asarray(metrics)
 
 
@@ -388,7 +395,7 @@ def test_dropout_is_drawn_anew_by_seed_and_step_only(bag: Run):
     batch = jax.tree.map(jnp.asarray, bag.planner.fill(bag.planner.plan(0)))
     still = replace(bag.config, tower=NoisyBag())
     noisy = replace(still, dropout=True)
-    loss = jax.jit(lambda p, step, c: batch_loss(p, batch, step, c)[0], static_argnums=2)
+    loss = jax.jit(lambda p, step, c: batch_loss(p, batch, step, c)[0], static_argnums=2, compiler_options=QUICK)
     values = [
         float(loss(bag.params, jnp.int32(step), config))
         for config, step in [(noisy, 0), (noisy, 1), (replace(noisy, seed=1), 0), (noisy, 0), (still, 0), (still, 1)]
