@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
             "suite": "enterprise",
             "batch": {"queries": 64, "query_length": 128, "document_length": 128, "row_length": 128},
             "optim": {"learning_rate": 2e-4},
-            "loop": {"steps": 80, "evaluate_every": 40, "checkpoint_every": 40},
-            "dev": {"queries": 50, "distractors": 200},
+            "loop": {"steps": 60, "evaluate_every": 30, "checkpoint_every": 30},
+            "dev": {"queries": 30, "distractors": 100},
         }
     )

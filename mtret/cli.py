@@ -133,9 +133,16 @@ def _define_suite(values: Flags) -> None:
 
 
 def _define_train(values: Flags) -> None:
-    flags.DEFINE_string("config", "", "a configuration file, path.py or path.py:argument; --config.KEY=VALUE changes a key of it", flag_values=values)
+    flags.DEFINE_string(
+        "config",
+        "",
+        "a configuration file, path.py or path.py:argument; --config.KEY=VALUE changes a key of it",
+        flag_values=values,
+    )
     flags.DEFINE_string("workdir", "", "the run's folder; the same command again resumes", flag_values=values)
-    flags.DEFINE_string("suite", "", "goes before the configuration's suite: a folder or 'enterprise'", flag_values=values)
+    flags.DEFINE_string(
+        "suite", "", "goes before the configuration's suite: a folder or 'enterprise'", flag_values=values
+    )
 
 
 def _train(values: Flags, overrides: list[str]) -> int | None:
@@ -159,11 +166,15 @@ def _train(values: Flags, overrides: list[str]) -> int | None:
 def _define_evaluate(values: Flags) -> None:
     flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
     _define_suite(values)
-    flags.DEFINE_enum("split", "dev", ["dev", "test"], "the judged split; test is asked for by name", flag_values=values)
+    flags.DEFINE_enum(
+        "split", "dev", ["dev", "test"], "the judged split; test is asked for by name", flag_values=values
+    )
     flags.DEFINE_list("tasks", [], "names; all of the suite that have the split if none is given", flag_values=values)
     flags.DEFINE_string("out", "", "folder of the results (default: MODEL/SPLIT for a run)", flag_values=values)
     flags.DEFINE_boolean("pooled", True, "also search one index over all tasks' documents", flag_values=values)
-    flags.DEFINE_boolean("scann", True, "also search by ScaNN, with its recall against exact search", flag_values=values)
+    flags.DEFINE_boolean(
+        "scann", True, "also search by ScaNN, with its recall against exact search", flag_values=values
+    )
     flags.DEFINE_boolean(
         "allow_leakage", False, "evaluate though more than 1% of a task's queries were trained on", flag_values=values
     )

@@ -204,7 +204,9 @@ def _tuple(value: Any, arguments: tuple[Any, ...], path: str) -> tuple[Any, ...]
         return tuple(_convert(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
     if len(value) != len(arguments):
         raise UserError(f"config {path}: needs {len(arguments)} entries, got {value!r}")
-    return tuple(_convert(item, kind, f"{path}[{i}]") for i, (item, kind) in enumerate(zip(value, arguments, strict=True)))
+    return tuple(
+        _convert(item, kind, f"{path}[{i}]") for i, (item, kind) in enumerate(zip(value, arguments, strict=True))
+    )
 
 
 def _scalar(value: Any, wanted: type, path: str) -> Any:

@@ -6,8 +6,6 @@ Two distinct texts of a million share a hash with a probability below 1e-7.
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from jaxtyping import Int32, UInt64
 
 from mtret.data.tasks import Task, query_key
 from mtret.errors import UserError
+from mtret.files import replace_bytes
 
 Role = Literal["in_domain", "cross_domain", "zero_shot"]
 
@@ -147,8 +146,8 @@ def save_record(record: TrainingRecord, folder: Path) -> None:
         "tasks": [asdict(task) for task in record.tasks],
         "hashes": {"file": HASHES, "sha256": hashlib.sha256(hashes).hexdigest()},
     }
-    _replace(folder / HASHES, hashes)
-    _replace(folder / RECORD, (json.dumps(card, ensure_ascii=False, indent=2) + "\n").encode())
+    replace_bytes(folder / HASHES, hashes)
+    replace_bytes(folder / RECORD, (json.dumps(card, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def load_record(folder: Path) -> TrainingRecord:
@@ -186,16 +185,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Give a folder that mtret exported.") from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp gives a file that only its owner can read; a folder to be shared needs more.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -114,10 +114,11 @@ def _roles(results: Mapping[str, Any]) -> str:
         f"Mean over tasks of {metric_name(PRIMARY)}, every task counting the same, with 95% intervals over queries "
         "(the tasks are taken as given: the intervals say nothing about other tasks)."
     )
-    return _with_heading("By role", intro, _role_tables(results["roles"], results["systems"]))
+    return _with_heading("By role", intro, role_tables(results["roles"], results["systems"]))
 
 
-def _role_tables(roles: Mapping[str, Any], systems: Sequence[str]) -> str:
+def role_tables(roles: Mapping[str, Any], systems: Sequence[str]) -> str:
+    """Markdown: every system's scores by role, and the last system's paired difference to each of the others."""
     shown = [(role, roles[role]) for role in ROLES if role in roles]
     scores = _table(
         ["role", "tasks", "queries", *systems],
@@ -202,7 +203,7 @@ def _pooled(results: Mapping[str, Any]) -> str:
             row = [name, *_means({system: task["systems"][system][PRIMARY]["mean"] for system in systems})]
             row += [_share(task["systems"][system].get(KIND, {}).get("mean")) for system in systems]
             rows.append(row + ([_difference(task["differences"][other])] if other else []))
-    body = f"{_role_tables(pooled['roles'], systems)}\n\n{_table(header, rows)}"
+    body = f"{role_tables(pooled['roles'], systems)}\n\n{_table(header, rows)}"
     return _with_heading("Pooled index", intro, body)
 
 
@@ -250,44 +251,48 @@ def _protocol(results: Mapping[str, Any]) -> str:
 
 
 def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
-    """The role table and one line per task, for a rich console. Raises UserError as `markdown` does."""
+    """Scores by role, what they differ by, and one line per task, for a rich console. Raises UserError as `markdown`."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     validate(results)
-    systems, tasks = results["systems"], results["tasks"]
-    other = reference_system(systems)
+    systems, tasks, roles = results["systems"], results["tasks"], results["roles"]
+    last, other = systems[-1], reference_system(systems)
 
-    def table(title: str, first: Sequence[str]) -> Table:
+    def table(title: str, *columns: str) -> Table:
         made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in first:
-            made.add_column(name, no_wrap=True)
-        for name in systems:
-            made.add_column(name, justify="right")
-        if other:
-            made.add_column(f"{systems[-1]} - {other}", no_wrap=True)
+        for place, name in enumerate(columns):
+            made.add_column(name, justify="right" if place else "left", no_wrap=True)
         return made
 
-    def cells(entry: Mapping[str, Any], bounds: bool) -> list[Text | str]:
-        row: list[Text | str] = [f"{entry['systems'][system][PRIMARY]['mean']:.3f}" for system in systems]
-        if other:
-            one = entry["differences"][other]
-            low, high = one["ci95"]
-            within = f" [{low:+.3f}, {high:+.3f}]" if bounds else ""
-            row.append(Text(f"{one['mean']:+.3f}{within} {one['verdict']}", style=STYLES[one["verdict"]]))
-        return row
+    def means(entry: Mapping[str, Any]) -> list[str]:
+        return [f"{entry['systems'][system][PRIMARY]['mean']:.3f}" for system in systems]
 
-    by_role = table(f"{metric_name(PRIMARY)} by role, mean over tasks", ["role", "tasks"])
-    by_task = table(f"{metric_name(PRIMARY)} by task", ["task", "queries"])
-    for role, names in tasks_by_role(tasks):
-        by_role.add_row(ROLE_NAMES[role], str(len(names)), *cells(results["roles"][role], bounds=True))
+    def difference(entry: Mapping[str, Any], system: str, bounds: bool) -> Text:
+        one = entry["differences"][system]
+        low, high = one["ci95"]
+        within = f" [{low:+.3f}, {high:+.3f}]" if bounds else ""
+        return Text(f"{one['mean']:+.3f}{within} {one['verdict']}", style=STYLES[one["verdict"]])
+
+    shown = tasks_by_role(tasks)
+    by_role = table(f"{metric_name(PRIMARY)} by role, mean over tasks", "role", "tasks", *systems)
+    differences = table(f"{last} minus", "role", *systems[:-1])
+    by_task = table(
+        f"{metric_name(PRIMARY)} by task", "task", "queries", *systems, *([f"{last} - {other}"] if other else [])
+    )
+    for role, names in shown:
+        by_role.add_row(ROLE_NAMES[role], str(len(names)), *means(roles[role]))
+        differences.add_row(
+            ROLE_NAMES[role], *(difference(roles[role], system, bounds=True) for system in systems[:-1])
+        )
         by_task.add_row(Text(ROLE_NAMES[role], style="italic"))
         for name in names:
-            by_task.add_row(f"  {name}", str(tasks[name]["n_queries"]), *cells(tasks[name], bounds=False))
+            verdict = [difference(tasks[name], other, bounds=False)] if other else []
+            by_task.add_row(f"  {name}", str(tasks[name]["n_queries"]), *means(tasks[name]), *verdict)
         by_task.add_section()
-    return Group(by_role, by_task)
+    return Group(by_task, by_role, differences) if other else Group(by_task, by_role)
 
 
 def _with_heading(title: str, intro: str, body: str) -> str:

@@ -198,9 +198,7 @@ def _outcome(
     task = one.task
     order = tie_order(task.document_ids)
     pairs = excluded_pairs(task.exclude, one.rows)
-    dense = {
-        name: search(*each[task.name], DEPTH, order=order, exclude=pairs) for name, each in vectors.items()
-    }
+    dense = {name: search(*each[task.name], DEPTH, order=order, exclude=pairs) for name, each in vectors.items()}
     judged, approximate = list(vectors)[-1], None
     if config.scann:
         run, approximate = _approximate(*vectors[judged][task.name], dense[judged], order, pairs)
@@ -230,9 +228,7 @@ def _approximate(
     return run, {**asdict(measured), "recall": agreement(run, exact)}
 
 
-def _pooled(
-    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig, cache: Path
-) -> PooledOutcome:
+def _pooled(asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig, cache: Path) -> PooledOutcome:
     """Every task's queries over the documents of all."""
     pooled = pool([one.task for one in asked])
     order = tie_order(pooled.document_ids)

@@ -1,6 +1,7 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,9 +144,7 @@ class _Run:
     evaluate: Evaluate | None
 
 
-def _prepare(
-    config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, cache: Path, console: Console
-) -> _Run:
+def _prepare(config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, cache: Path, console: Console) -> _Run:
     mesh = make_mesh(config.batch.groups)
     tokenizer = Tokenizer(encoder.folder, cache)
     with timed(console, "tokenising"):
@@ -218,7 +217,8 @@ def _dev_evaluator(
     def evaluate(params: Tree) -> dict[str, float]:
         vectors = Embedder(encoder.tower, params, encoder.pooling, encoder.features)(parts)
         scores = {
-            name: sample.ndcg_at_10(vectors[2 * i], vectors[2 * i + 1]) for i, (name, sample) in enumerate(samples.items())
+            name: sample.ndcg_at_10(vectors[2 * i], vectors[2 * i + 1])
+            for i, (name, sample) in enumerate(samples.items())
         }
         return {"mean": float(np.mean(list(scores.values()))), **scores}
 
@@ -285,17 +285,27 @@ def _start(
 
 @contextmanager
 def _sinks(run: _Run, workdir: Path, first: int, console: Console) -> Iterator[Sinks]:
-    from tensorboardX import SummaryWriter
-
     names = tuple(task.name for task in run.planner.tasks)
     file = MetricsFile(workdir / "metrics.jsonl", first)
-    events = SummaryWriter(str(workdir / "events"), purge_step=first + 1 if first else 0)
+    events = _event_writer(workdir / "events", purge_step=first + 1 if first else 0)
     try:
         with TrainingBar(console, "training", run.planner.steps, first) as bar:
             yield Sinks(file, events, bar, names)
     finally:
         file.close()
         events.close()
+
+
+def _event_writer(folder: Path, purge_step: int) -> Any:
+    """A SummaryWriter. tensorboardX would import torch where it is installed: seconds and memory for nothing."""
+    missing = {} if "torch" in sys.modules else {"torch": None}
+    sys.modules.update(missing)  # type: ignore[arg-type]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        for name in missing:
+            del sys.modules[name]
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def _loop(

@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: atomic, written in the background, and a damaged one gives way to the one before."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,7 @@ class Checkpoints:
         """Steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
-    def restore(
-        self, like: TrainState, complain: Callable[[str], None]
-    ) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(self, like: TrainState, complain: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest state that can be read, with its record; None where there is no checkpoint at all.
 
         Damaged ones are named through `complain` and removed, so that their steps can be saved again. Raises UserError
@@ -45,7 +44,8 @@ class Checkpoints:
         """
         steps = self.steps()
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like._asdict())
-        args = self._ocp.args
+        args, hook = self._ocp.args, sys.unraisablehook
+        sys.unraisablehook = _hushed(hook)
         for step in reversed(steps):
             try:
                 found = self._manager.restore(
@@ -55,11 +55,15 @@ class Checkpoints:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
                 complain(f"checkpoint {step} is damaged ({reason}); falling back to the one before")
                 continue
+            if step == steps[-1]:
+                sys.unraisablehook = hook
             for damaged in (later for later in steps if later > step):
                 self._manager.delete(damaged)
             return TrainState(**found["state"]), found["record"]
         if steps:
-            raise UserError(f"{self._manager.directory}: none of the checkpoints {steps} can be read; use a new workdir")
+            raise UserError(
+                f"{self._manager.directory}: none of the checkpoints {steps} can be read; use a new workdir"
+            )
         return None
 
     def wait(self) -> None:
@@ -69,3 +73,13 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and stops the writer."""
         self._manager.close()
+
+
+def _hushed(hook: Callable[[Any], object]) -> Callable[[Any], None]:
+    """When a restore fails, reads still under way report to an event loop that is gone, now or later: that is no news."""
+
+    def hushed(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return hushed

@@ -16,7 +16,9 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parents[2]
-SYLLABLES = [a + b for a in ("ba", "de", "fi", "go", "ku", "la", "mo", "ne") for b in ("ran", "sil", "ter", "vop", "xim")]
+SYLLABLES = [
+    a + b for a in ("ba", "de", "fi", "go", "ku", "la", "mo", "ne") for b in ("ran", "sil", "ter", "vop", "xim")
+]
 WORDS = [a + b for a in SYLLABLES[::4] for b in SYLLABLES]
 LAYERS, HIDDEN, WIDE, POSITIONS = 1, 32, 64, 64
 # Family, splits and longest document of each task: with the default mixture (what can be trained on) every role occurs,

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-STEPS = 300
+STEPS = 240
 CLOCK = ("pairs_per_s", "tokens_per_s", "wait")
 
 

@@ -51,7 +51,12 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.slow
 def test_a_finished_run_is_judged_whole_and_reproducibly(
-    tmp_path: Path, finished: Path, tiny_suite: Path, console: Console, monkeypatch: pytest.MonkeyPatch, embedded: list[int]
+    tmp_path: Path,
+    finished: Path,
+    tiny_suite: Path,
+    console: Console,
+    monkeypatch: pytest.MonkeyPatch,
+    embedded: list[int],
 ) -> None:
     monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "cache"))
     judge(str(finished), str(tiny_suite), TEST, tmp_path / "out", console)
@@ -170,10 +175,14 @@ def test_a_base_that_changed_is_no_base(
 
     def moved(source: str, operands: str = "float32") -> Any:
         artefact = real(source, operands)
-        return replace(artefact, details={**artefact.details, "source": str(own_model)}) if artefact.details else artefact
+        return (
+            replace(artefact, details={**artefact.details, "source": str(own_model)}) if artefact.details else artefact
+        )
 
     monkeypatch.setattr(judging, "load_artefact", moved)
-    with pytest.raises(UserError, match=rf"model '{own_model}': its weights are not those that this model was tuned from"):
+    with pytest.raises(
+        UserError, match=rf"model '{own_model}': its weights are not those that this model was tuned from"
+    ):
         judge(str(finished), str(tiny_suite), TEST, tmp_path / "out", console)
 
 

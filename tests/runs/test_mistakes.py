@@ -55,8 +55,14 @@ def same_query_in_two_splits(suite: Path) -> None:
 
 
 DATA: dict[str, tuple[Spoil, tuple[str, ...]]] = {
-    "malformed JSON": (append("alpha/corpus.jsonl", '{"_id": "x", \n'), (r"alpha/corpus\.jsonl:61: not valid JSON", "Write")),
-    "not UTF-8": (append("alpha/queries.jsonl", b'{"_id": "x", "text": "caf\xe9"}\n'), (r"queries\.jsonl:57: .*UTF-8", "Save")),
+    "malformed JSON": (
+        append("alpha/corpus.jsonl", '{"_id": "x", \n'),
+        (r"alpha/corpus\.jsonl:61: not valid JSON", "Write"),
+    ),
+    "not UTF-8": (
+        append("alpha/queries.jsonl", b'{"_id": "x", "text": "caf\xe9"}\n'),
+        (r"queries\.jsonl:57: .*UTF-8", "Save"),
+    ),
     "duplicate id": (
         append("beta/corpus.jsonl", '{"_id": "d7", "text": "x"}\n'),
         (r"beta/corpus\.jsonl:61: _id 'd7' stands on line 8 already", "Give"),
@@ -128,10 +134,16 @@ def lacking(model: Path) -> None:
 
 MODELS: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "truncated": (truncated, (r"encoder/model\.safetensors: damaged or truncated", "fetch it again")),
-    "wrong shape": (misshapen, (r"'encoder\.layer\.0\.intermediate\.dense\.weight' has shape \[64, 31\]", r"\[64, 32\]")),
+    "wrong shape": (
+        misshapen,
+        (r"'encoder\.layer\.0\.intermediate\.dense\.weight' has shape \[64, 31\]", r"\[64, 32\]"),
+    ),
     "lacking a tensor": (lacking, (r"1 tensors are missing, the first is 'embeddings\.LayerNorm\.bias'",)),
     "no weights": (lambda model: (model / "model.safetensors").unlink(), (r"model\.safetensors: missing",)),
-    "unknown tower": (edit("config.json", '"bert"', '"brt"'), (r"config\.json: model_type 'brt' is not supp", "'bert'")),
+    "unknown tower": (
+        edit("config.json", '"bert"', '"brt"'),
+        (r"config\.json: model_type 'brt' is not supp", "'bert'"),
+    ),
     "broken tokenizer": (put("tokenizer.json", "{"), (r"encoder: no readable tokenizer",)),
 }
 
@@ -156,7 +168,10 @@ def test_mistakes_in_a_model(
         ("batch.queries=many", (r"batch\.queries: needs a whole number, got 'many'",)),
         ("batch.queries=True", (r"batch\.queries: needs a whole number, got True",)),
         ("batch.queries=0", (r"batch\.queries: 0 is not a positive number",)),
-        ("batch.groups=3", (r"batch\.groups: 3 groups cannot be shared evenly by 8 devices; set it to a multiple of 8",)),
+        (
+            "batch.groups=3",
+            (r"batch\.groups: 3 groups cannot be shared evenly by 8 devices; set it to a multiple of 8",),
+        ),
         ("batch.row_length=16", (r"batch\.query_length: a row of 16 tokens cannot hold a text of 24; raise",)),
         ("batch.document_length=100", (r"batch\.document_length: 100 tokens for task 'alpha', .* reads 64; give 64",)),
         ("batch.negatives=2", (r"task 'alpha': batch\.negatives=2, but it has no negatives/train\.tsv",)),
@@ -211,7 +226,11 @@ def test_workdirs_that_are_not_this_run_s(
     run = ("train", f"--config={tiny_config}")
     for workdir, more, pattern in [
         (unfinished, ["--config.seed=3"], r"belongs to another run: config\.seed: 3, there 0; use another --workdir"),
-        (unfinished, [f"--suite={own_suite}"], r"belongs to another run: config\.suite: .* \(and 1 more\); use another"),
+        (
+            unfinished,
+            [f"--suite={own_suite}"],
+            r"belongs to another run: config\.suite: .* \(and 1 more\); use another",
+        ),
         (foreign, [], r"foreign: is not empty and holds no run; use another --workdir"),
         (file, [], r"--workdir=.*/file: .*/file is no folder that can be written to; choose another place"),
         (file / "below", [], r"--workdir=.*/file/below: .*/file is no folder that can be written to"),
@@ -270,12 +289,18 @@ def test_mistakes_when_exporting_and_reporting(
     (bare / "best.safetensors").unlink()
     before = tree(tmp_path)
     for arguments, pattern in [
-        (("export", f"--model={unfinished}", f"--out={own_model}"), r"encoder: exists already; export never overwrites"),
+        (
+            ("export", f"--model={unfinished}", f"--out={own_model}"),
+            r"encoder: exists already; export never overwrites",
+        ),
         (("export", f"--model={unfinished}", f"--out={file}/x"), r"--out=.*/file/x: .*/file is no folder that can be"),
         (("export", f"--model={tmp_path}/none", f"--out={tmp_path}/x"), r"none: holds no run \(no config\.json\)"),
         (("export", f"--model={own_model}", f"--out={tmp_path}/x"), r"config\.json: is not that of a run"),
         (("export", f"--model={bare}", f"--out={tmp_path}/x"), r"bare: has no readable best parameters"),
-        (("report", f"--results={tmp_path}/results.json"), r"results\.json: no such file; write it with `mtret evaluate`"),
+        (
+            ("report", f"--results={tmp_path}/results.json"),
+            r"results\.json: no such file; write it with `mtret evaluate`",
+        ),
         (("report", f"--results={file}"), r"file: cannot be read as JSON"),
         (("data", "enterprise", f"--out={own_model}"), r"encoder: exists already"),
         (("data", "enterprise", f"--out={file}/x"), r"file/x"),

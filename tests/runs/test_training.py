@@ -117,7 +117,12 @@ def test_the_remedy_for_an_unseen_gpu_is_shown_whole(
 
 @pytest.mark.parametrize(("log_every", "logged"), [(1, [1, 2, 3, 4, 5, 6]), (5, [5])])
 def test_one_small_fetch_for_each_logged_step(
-    tmp_path: Path, config: RunConfig, console: Console, monkeypatch: pytest.MonkeyPatch, log_every: int, logged: list[int]
+    tmp_path: Path,
+    config: RunConfig,
+    console: Console,
+    monkeypatch: pytest.MonkeyPatch,
+    log_every: int,
+    logged: list[int],
 ) -> None:
     made: list[Sinks] = []
     monkeypatch.setattr(training, "Sinks", lambda *arguments: made.append(Sinks(*arguments)) or made[0])
@@ -174,7 +179,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 def test_no_checkpoint_left_is_said(unfinished: Path, config: RunConfig, console: Console) -> None:
     for step in (4, 6):
         damage(unfinished / "checkpoints" / str(step))
-    with pytest.raises(UserError, match=r"checkpoints: none of the checkpoints \[4, 6\] can be read; use a new workdir"):
+    with pytest.raises(
+        UserError, match=r"checkpoints: none of the checkpoints \[4, 6\] can be read; use a new workdir"
+    ):
         train(config, unfinished, console)
 
 

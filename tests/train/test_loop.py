@@ -141,7 +141,9 @@ def test_every_step_is_logged_one_step_late_but_as_itself(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("every", "logged"), [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6]), (5, [5])])
 def test_metrics_are_fetched_for_logged_steps_only(tmp_path: Path, every: int, logged: list[int]) -> None:
-    run = Run(tmp_path, LoopConfig(steps=7, log_every=every, evaluate_every=4, checkpoint_every=2), {0: 0.1, 1: 0.2, 2: 0.3})
+    run = Run(
+        tmp_path, LoopConfig(steps=7, log_every=every, evaluate_every=4, checkpoint_every=2), {0: 0.1, 1: 0.2, 2: 0.3}
+    )
     run.loop.run(toy_state())
     run.close()
     assert run.sinks.fetches == len(logged)
@@ -159,7 +161,9 @@ def test_speeds_are_over_all_steps_since_the_last_line(tmp_path: Path) -> None:
 
 
 def test_the_best_is_kept_and_the_first_of_equals(tmp_path: Path) -> None:
-    run = Run(tmp_path, LoopConfig(steps=8, evaluate_every=2, checkpoint_every=8), dict(enumerate([0.2, 0.5, 0.4, 0.5, 0.3])))
+    run = Run(
+        tmp_path, LoopConfig(steps=8, evaluate_every=2, checkpoint_every=8), dict(enumerate([0.2, 0.5, 0.4, 0.5, 0.3]))
+    )
     run.loop.run(toy_state())
     run.close()
     assert run.asked == [0, 3, 6, 9, 12]
@@ -240,7 +244,11 @@ def test_a_stop_saves_first(
 
 
 def test_a_stop_during_the_last_step_ends_as_any_other_run(tmp_path: Path) -> None:
-    run = Run(tmp_path, LoopConfig(steps=3, checkpoint_every=9), then=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None)
+    run = Run(
+        tmp_path,
+        LoopConfig(steps=3, checkpoint_every=9),
+        then=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None,
+    )
     assert int(run.loop.run(toy_state()).step) == 3
     assert run.checkpoints.steps() == [3]
     run.close()
