@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mtret.errors import UserError
@@ -28,6 +31,19 @@ def device_line() -> str:
 
 def _has_nvidia_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+@contextmanager
+def not_importing(name: str) -> Iterator[None]:
+    """Makes `name` seem not installed to libraries that import it where they can, at the cost of seconds or a crash."""
+    if name in sys.modules:  # somebody else has paid already
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def cache_folder() -> Path:

@@ -1,5 +1,6 @@
 """BM25, the lexical baseline: one analyser for queries and documents of any language, scores by bm25s."""
 
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ class BM25Index:
 
     def __init__(self, documents: Sequence[str]) -> None:
         import bm25s
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its own level is DEBUG, heard wherever logging is set up
 
         terms = tokenize(documents)
         self._vocabulary: dict[str, int] = {}

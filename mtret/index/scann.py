@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from mtret.devices import not_importing
 from mtret.errors import UserError
 from mtret.index.exact import NOTHING, Run
 
@@ -166,7 +167,8 @@ class ScannIndex:
 
 def _import_scann() -> Any:
     try:
-        from scann.scann_ops.py import scann_ops_pybind
+        with not_importing("tensorflow"):
+            from scann.scann_ops.py import scann_ops_pybind
     except Exception as error:  # a TensorFlow that ScaNN was not built for raises its own error, not ImportError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -38,9 +38,12 @@ def content_sha256(task: Task) -> str:
     """A fingerprint of everything in a task that is not read from files."""
     sha = hashlib.sha256(repr((task.card, task.query_ids, task.query_texts, task.document_ids)).encode())
     sha.update(repr(task.document_texts).encode())
-    for name, split in sorted(task.splits.items()):
+    relations = {f"qrels/{name}": split for name, split in task.splits.items()}
+    relations |= {f"negatives/{name}": split for name, split in task.negatives.items()}
+    relations |= {"exclude": task.exclude} if task.exclude else {}
+    for name, relation in sorted(relations.items()):
         sha.update(name.encode())
-        for array in (split.queries, split.offsets, split.documents, split.scores):
+        for array in (relation.queries, relation.offsets, relation.documents, relation.scores):
             sha.update(array.tobytes())
     return sha.hexdigest()
 

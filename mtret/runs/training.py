@@ -1,7 +1,6 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from mtret.data.planning import Planner, TrainingTask, training_task
 from mtret.data.roles import training_record
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
-from mtret.devices import cache_folder, device_line, keep_compilations
+from mtret.devices import cache_folder, device_line, keep_compilations, not_importing
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.files import read_arrays, read_metadata, replace_json
@@ -297,14 +296,8 @@ def _sinks(run: _Run, workdir: Path, first: int, console: Console) -> Iterator[S
 
 
 def _event_writer(folder: Path, purge_step: int) -> Any:
-    """A SummaryWriter. tensorboardX would import torch where it is installed: seconds and memory for nothing."""
-    missing = {} if "torch" in sys.modules else {"torch": None}
-    sys.modules.update(missing)  # type: ignore[arg-type]
-    try:
+    with not_importing("torch"):
         from tensorboardX import SummaryWriter
-    finally:
-        for name in missing:
-            del sys.modules[name]
     return SummaryWriter(str(folder), purge_step=purge_step)
 
 

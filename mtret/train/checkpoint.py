@@ -43,6 +43,8 @@ class Checkpoints:
         where there are checkpoints and none can be read.
         """
         steps = self.steps()
+        if not steps:
+            return None
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like._asdict())
         args, hook = self._ocp.args, sys.unraisablehook
         sys.unraisablehook = _hushed(hook)
@@ -60,11 +62,7 @@ class Checkpoints:
             for damaged in (later for later in steps if later > step):
                 self._manager.delete(damaged)
             return TrainState(**found["state"]), found["record"]
-        if steps:
-            raise UserError(
-                f"{self._manager.directory}: none of the checkpoints {steps} can be read; use a new workdir"
-            )
-        return None
+        raise UserError(f"{self._manager.directory}: none of the checkpoints {steps} can be read; use a new workdir")
 
     def wait(self) -> None:
         """Until everything is on disk. Raises what the writing raised."""

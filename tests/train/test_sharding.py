@@ -22,7 +22,8 @@ def test_a_batch_lies_by_groups_and_its_relation_with_their_queries():
     batch = PairBatch(TokenBatch(*[tokens] * 4), relation, relation, flags, flags, np.array(3))  # type: ignore[arg-type]
     placed = jax.device_put(batch, batch_sharding(mesh))
     specs = jax.tree.map(lambda x: x.sharding.spec, placed)
-    assert specs == PairBatch(TokenBatch(*[P(None, "data")] * 4), P("data"), P("data"), P("data"), P(), P())
+    assert list(specs.texts) == [P(None, "data")] * 4
+    assert list(specs[1:]) == [P("data"), P("data"), P("data"), P(), P()]
     # A device's queries are those of its groups: 16 queries of 8 groups, two to a group.
     for array, group_shard in zip(placed.target.addressable_shards, placed.texts.ids.addressable_shards, strict=True):
         groups, rows = group_shard.index[1], array.index[0]

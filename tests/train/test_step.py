@@ -152,7 +152,7 @@ def plain_loss(params: Tree, planner: Planner, plan: Plan, tower: nn.Module, sym
     if symmetric:
         asked = [d for d in documents if any(d in each for each in target)]
         by_document = jnp.stack([scores[:, documents.index(d)] for d in asked])
-        back = one_way(by_document, *(inverse(sets, asked, queries) for sets in (target, known)), queries)
+        back = one_way(by_document, inverse(target, asked, queries), inverse(known, asked, queries), queries)
         loss = 0.5 * (loss + back)
     return loss
 
@@ -290,7 +290,7 @@ def test_nothing_is_compiled_after_the_first_step(overfit: Run):
     state, _ = overfit.go(overfit.fresh(), 0, 1)
     compiled: list[str] = []
 
-    def listen(event: str, seconds: float, **_: object) -> None:
+    def listen(event: str, duration_secs: float, **_: object) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
