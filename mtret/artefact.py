@@ -1,4 +1,4 @@
-"""A model as it is deployed: a sentence-transformers folder that carries its instructions and what it was trained on."""
+"""A model as it is deployed: a sentence-transformers folder with its instructions and what it was trained on."""
 
 import json
 import shutil
@@ -94,8 +94,8 @@ base_model: {details["source"]}
 
 # A retriever for {len(cards)} tasks
 
-Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps. One encoder serves every task: the
-prompt before a query says which one. Documents are encoded as they are.
+Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps. One encoder serves every task:
+the prompt before a query says which one. Documents are encoded as they are.
 
 ```python
 from sentence_transformers import SentenceTransformer

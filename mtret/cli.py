@@ -1,5 +1,7 @@
-"""The command line: `mtret COMMAND --flag=value`. Mistakes are one line and exit code 2; nothing heavy is imported before
-a command needs it, so that help is immediate."""
+"""The command line: `mtret COMMAND --flag=value`. Mistakes are one line and exit code 2.
+
+Nothing heavy is imported before a command needs it, so that help is immediate.
+"""
 
 import os
 import re
@@ -8,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -181,28 +184,21 @@ def _define_evaluate(values: Flags) -> None:
     flags.DEFINE_enum(
         "operands", "float32", ["float32", "bfloat16"], "operand type of matrix products", flag_values=values
     )
-    flags.DEFINE_integer("seed", 0, "of the bootstrap", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=values)
 
 
 def _evaluate(values: Flags, overrides: list[str]) -> None:
     _no_overrides(overrides)
     model, suite = _required(values, "model"), _required(values, "suite")
-    split = values["split"].value
     out = values["out"].value
     if not out and not Path(model).is_dir():
         raise UserError(f"--out is needed, since '{model}' is no folder here: {values['out'].help}")
     from mtret.runs.judging import JudgeConfig, judge
 
-    config = JudgeConfig(
-        split=split,
-        tasks=tuple(values["tasks"].value),
-        pooled=values["pooled"].value,
-        scann=values["scann"].value,
-        allow_leakage=values["allow_leakage"].value,
-        operands=values["operands"].value,
-        seed=values["seed"].value,
-    )
-    folder = Path(out) if out else Path(model) / split
+    names = ("split", "pooled", "scann", "allow_leakage", "operands", "seed")
+    given: dict[str, Any] = {name: values[name].value for name in names}
+    config = JudgeConfig(tasks=tuple(values["tasks"].value or ()), **given)
+    folder = Path(out) if out else Path(model) / config.split
     judge(model, suite, config, folder, _console())
     print(f"wrote {folder}/results.json, report.md and results.png")
 

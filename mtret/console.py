@@ -38,7 +38,8 @@ class Bar:
         """Moves on by `count`."""
         self._done += count
         if self._live and self._task is not None:
-            self._live.update(self._task, completed=self._done, **({"words": words} if words else {}))
+            fields = {"words": words} if words else {}
+            self._live.update(self._task, completed=self._done, **fields)  # type: ignore[arg-type]
             return
         now = time.monotonic()
         if now - self._said >= LINE_EVERY_S or self._done >= self._total:

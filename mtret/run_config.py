@@ -131,7 +131,7 @@ def _as_dict(value: Any) -> Any:
 
 
 def _put(values: dict[str, Any], override: str) -> None:
-    """Sets `a.b=value`. A value is read as a Python literal where it is one, and as `x:1,y:2` where a mapping stands."""
+    """Sets `a.b=value`. A value is a Python literal where it can be read as one, else a text (`x:1,y:2`)."""
     path, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--config.{path}: give it a value, --config.{path}=...")

@@ -151,6 +151,14 @@ def test_a_query_with_no_negatives_costs_nothing_and_its_gradient_is_zero(symmet
         assert not np.any(gradients[0][0])
 
 
+def test_a_row_with_no_negatives_makes_no_nan_on_the_way_either():
+    """So that whoever hunts a NaN with JAX's own tool is not led here."""
+    every = jnp.ones((1, 3), bool)
+    with jax.debug_nans(True):
+        gradient = jax.grad(lambda x: info_nce(x, every, every, jnp.ones(3, bool)).sum())(jnp.ones((1, 3)))
+    assert not np.any(gradient)
+
+
 def test_padding_gets_no_gradient_and_changes_nothing():
     case = make_case(1)
     gradients = case.gradients(True)

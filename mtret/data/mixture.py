@@ -39,10 +39,10 @@ def schedule(
 ) -> tuple[Int32[np.ndarray, "steps"], Int64[np.ndarray, "steps"]]:
     """The task of each step, and how many steps before it had the same task.
 
-    Of the tasks that are not ahead of their share, the one goes first whose next step is due first; the seed decides among
-    equals. After any number of steps each task's count is then less than one step off its share (Tijdeman, The chairman
-    assignment problem, 1980), which independent draws would miss by the square root of the count. A longer run begins with
-    the same steps.
+    Of the tasks that are not ahead of their share, the one whose next step is due first goes first; the seed decides
+    among equals. After any number of steps each task's count is then less than one step off its share (Tijdeman, The
+    chairman assignment problem, 1980), which independent draws would miss by the square root of the count. A longer run
+    begins with the same steps.
     """
     order = np.random.default_rng((seed, 0)).permutation(len(task_shares))
     own = task_shares[order]

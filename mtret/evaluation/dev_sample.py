@@ -1,4 +1,4 @@
-"""A small, declared part of a task's dev split, to watch a training by: the whole would take longer than the training."""
+"""A small, declared part of a task's dev split, to watch a training by: the whole would take longer than that."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

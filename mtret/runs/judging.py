@@ -1,4 +1,4 @@
-"""A model and a suite become results: every system searches, every task gets its role, and the differences are tested."""
+"""A model and a suite become results: every system searches, every task gets its role, differences are tested."""
 
 import hashlib
 import importlib.metadata

@@ -60,9 +60,9 @@ def train(config: RunConfig, workdir: Path, console: Console) -> Path:
     """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
     finished is left as it is.
 
-    Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `events/`, `best.safetensors` and `model/` into `workdir`. Raises
-    UserError before anything is written where the input is wrong or `workdir` belongs to another configuration; raises
-    `Stopped` after a requested stop, with the state saved.
+    Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `events/`, `best.safetensors` and `model/` into `workdir`.
+    Raises UserError before anything is written where the input is wrong or `workdir` belongs to another configuration;
+    raises `Stopped` after a requested stop, with the state saved.
     """
     say(console, device_line())
     check_writable(workdir, "--workdir")
@@ -195,8 +195,8 @@ def _print_plan(
     say(console, f"{queries:,} distinct queries, {pairs:,} pairs")
     say(
         console,
-        f"batch {batch.queries} queries, {batch.positives} positive(s) and {batch.negatives} hard negatives each, at most "
-        f"{batch.query_length}/{batch.document_length} tokens, in {batch.groups} group(s)",
+        f"batch {batch.queries} queries, {batch.positives} positive(s) and {batch.negatives} hard negatives each, at "
+        f"most {batch.query_length}/{batch.document_length} tokens, in {batch.groups} group(s)",
     )
     words = ", ".join(f"{rows} ({count})" for rows, count in shapes.items())
     say(console, f"{len(shapes)} shapes, rows of {batch.row_length} tokens (steps): {words}")
@@ -239,7 +239,7 @@ def _claim(workdir: Path, identity: Mapping[str, Any], write: bool) -> None:
     path = workdir / RUN_FILE
     if path.exists():
         there = _read_identity(workdir)
-        found = differences(*({key: whose[key] for key in IDENTITY} for whose in (identity, there)))
+        found = differences({key: identity[key] for key in IDENTITY}, {key: there[key] for key in IDENTITY})
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
@@ -288,7 +288,8 @@ def _sinks(run: _Run, workdir: Path, first: int, console: Console) -> Iterator[S
     file = MetricsFile(workdir / "metrics.jsonl", first)
     events = _event_writer(workdir / "events", purge_step=first + 1 if first else 0)
     try:
-        with TrainingBar(console, "training", run.planner.steps, first) as bar:
+        bar = TrainingBar(console, "training", run.planner.steps, first)
+        with bar:
             yield Sinks(file, events, bar, names)
     finally:
         file.close()

@@ -1,6 +1,8 @@
 """Checkpoints by Orbax: atomic, written in the background, and a damaged one gives way to the one before."""
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,19 +48,19 @@ class Checkpoints:
         if not steps:
             return None
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like._asdict())
-        args, hook = self._ocp.args, sys.unraisablehook
-        sys.unraisablehook = _hushed(hook)
+        args, unhush = self._ocp.args, _hush_failing_reads()
         for step in reversed(steps):
             try:
                 found = self._manager.restore(
                     step, args=args.Composite(state=args.StandardRestore(target), record=args.JsonRestore())
                 )
             except Exception as error:  # damage shows itself in many kinds of exception
+                warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
                 complain(f"checkpoint {step} is damaged ({reason}); falling back to the one before")
                 continue
             if step == steps[-1]:
-                sys.unraisablehook = hook
+                unhush()
             for damaged in (later for later in steps if later > step):
                 self._manager.delete(damaged)
             return TrainState(**found["state"]), found["record"]
@@ -73,11 +75,24 @@ class Checkpoints:
         self._manager.close()
 
 
-def _hushed(hook: Callable[[Any], object]) -> Callable[[Any], None]:
-    """When a restore fails, reads still under way report to an event loop that is gone, now or later: that is no news."""
+def _hush_failing_reads() -> Callable[[], None]:
+    """Silences the others where one read of a restore fails, which is said once; returns what undoes the silence.
+
+    They complain to asyncio's log, or to an event loop that is gone, and some of them long after.
+    """
+    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
 
     def hushed(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
-    return hushed
+    def worth_saying(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Future exception was never retrieved")
+
+    def unhush() -> None:
+        sys.unraisablehook = hook
+        log.removeFilter(worth_saying)
+
+    sys.unraisablehook = hushed
+    log.addFilter(worth_saying)
+    return unhush

@@ -55,7 +55,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
-        # A step can take a while, and who hears nothing asks again. Not by print, which may have been interrupted itself.
+        # A step can take a while, and who hears nothing asks again. Not by print: that may be what was interrupted.
         os.write(2, b"\nmtret: stopping after this step, the state is saved first; once more to end at once\n")
         self._restore()
 

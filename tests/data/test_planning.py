@@ -212,7 +212,7 @@ def test_groups_hold_about_the_same_number_of_tokens():
             int(task.queries.lengths(12)[q[q >= 0]].sum() + task.documents.lengths(24)[d[d >= 0]].sum())
             for q, d in zip(plan.queries, plan.documents, strict=True)
         ]
-        assert max(tokens) - min(tokens) <= 12 + 24
+        assert max(tokens) - min(tokens) <= 6  # of 250; dealt always forth, never back, 25
 
 
 def digests(planner: Planner) -> list[str]:

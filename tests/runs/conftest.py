@@ -195,18 +195,19 @@ def scalars() -> Callable[[Path], dict[str, list[tuple[int, float]]]]:
     """What TensorBoard would read from a workdir: (step, value) by tag, from every event file, oldest first."""
 
     def read(workdir: Path) -> dict[str, list[tuple[int, float]]]:
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
 
         found: dict[str, list[tuple[int, float]]] = {}
         for path in sorted((workdir / "events").iterdir()):
             raw, start = path.read_bytes(), 0
             while start < len(raw):  # a record: its length, a checksum, the event, a checksum
                 size = int.from_bytes(raw[start : start + 8], "little")
+                if start + 16 + size > len(raw):
+                    break  # the torn last record of a killed run, where TensorBoard stops as well
                 event = Event.FromString(raw[start + 12 : start + 12 + size])
                 for value in event.summary.value:
                     found.setdefault(value.tag, []).append((event.step, value.simple_value))
                 start += 16 + size
-            assert start == len(raw)
         return found
 
     return read
@@ -224,7 +225,8 @@ def mtret(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
 
         capfd.readouterr()
         code = main([str(argument) for argument in arguments])
-        return code, *capfd.readouterr()
+        said = capfd.readouterr()
+        return code, said.out, said.err
 
     return run
 

@@ -1,4 +1,4 @@
-"""mtret/artefact.py: what is written with the weights comes back, and damage is named. Here for the tiny encoder's sake."""
+"""mtret/artefact.py: what is written with the weights comes back, and damage is named."""
 
 import json
 import shutil

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-STEPS = 240
+STEPS = 120
 CLOCK = ("pairs_per_s", "tokens_per_s", "wait")
 
 
@@ -55,9 +55,16 @@ class Runs:
     """Starts the same training again and again."""
 
     def __init__(self, config: Path, environment: Mapping[str, str], workdir: Path):
-        # Large batches, or steps would pass faster than they can be watched.
-        overrides = ("batch.queries=40", f"loop.steps={STEPS}", "loop.checkpoint_every=30", "loop.evaluate_every=80")
-        arguments = ["train", f"--config={config}", f"--workdir={workdir}", *(f"--config.{one}" for one in overrides)]
+        # Large batches, or steps would pass faster than they can be watched; in rows that hold the whole share of a
+        # group, so that there is one shape to compile.
+        batch = ("batch.queries=40", "batch.row_length=256")
+        loop = (f"loop.steps={STEPS}", "loop.checkpoint_every=20", "loop.evaluate_every=50")
+        arguments = [
+            "train",
+            f"--config={config}",
+            f"--workdir={workdir}",
+            *(f"--config.{one}" for one in batch + loop),
+        ]
         self.line = [sys.executable, "-m", "mtret.cli", *arguments]
         self.environment, self.workdir = environment, workdir
 
@@ -66,7 +73,7 @@ class Runs:
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
 
     def interrupt(self, number: signal.Signals) -> tuple[int, str, str]:
-        """Sends a signal once a checkpoint has been written and some steps have followed; exit code and what was said."""
+        """Sends a signal some steps after a new checkpoint; exit code and what was said."""
         metrics = self.workdir / "metrics.jsonl"
         before = metrics.stat().st_ino if metrics.exists() else None  # what is there yet is of the process before
         known = self.checkpoints()
@@ -102,18 +109,17 @@ def test_kill_stop_and_damage_change_nothing_in_the_end(
 
     code, _, err = runs.interrupt(signal.SIGKILL)
     assert (code, err) == (-signal.SIGKILL, "")
-    assert 35 < last_step(disturbed) < STEPS
+    assert 25 < last_step(disturbed) < STEPS
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        newest = runs.checkpoints()[-1]
-        code, out, err = runs.interrupt(number)
-        assert code == 128 + number
-        assert f"\nresumed at step {newest}\n" in out
-        stopped = last_step(disturbed)
-        assert f"\nstopped at step {stopped}, state saved; the same command goes on from there\n" in out
-        assert err.strip() == "mtret: stopping after this step, the state is saved first; once more to end at once"
-        saved = runs.checkpoints()
-        assert newest < stopped == saved[-1] < STEPS
+    newest = runs.checkpoints()[-1]
+    code, out, err = runs.interrupt(signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert f"\nresumed at step {newest}\n" in out
+    stopped = last_step(disturbed)
+    assert f"\nstopped at step {stopped}, state saved; the same command goes on from there\n" in out
+    assert err.strip() == "mtret: stopping after this step, the state is saved first; once more to end at once"
+    saved = runs.checkpoints()
+    assert newest < stopped == saved[-1] < STEPS
 
     for path in (disturbed / "checkpoints" / str(saved[-1]) / "state").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:100])

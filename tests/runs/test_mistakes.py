@@ -1,4 +1,4 @@
-"""Every mistake of the user is one line (what, where, remedy) and exit code 2, with nothing written and no traceback."""
+"""Every mistake of the user is one line (what, where, remedy) and exit code 2; nothing is written."""
 
 import json
 import re

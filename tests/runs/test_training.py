@@ -1,8 +1,10 @@
 """A run in its own process: what it writes, what it compiles and fetches, and how it goes on."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from mtret.artefact import load_artefact
+from mtret.console import TrainingBar
 from mtret.errors import UserError
 from mtret.run_config import RunConfig, read_config
 from mtret.runs import training
 from mtret.runs.training import export, train
 from mtret.train.loop import Sinks
 
+Mtret = Callable[..., tuple[int, str, str]]
 Tree = Callable[[Path], dict[str, bytes]]
 Scalars = Callable[[Path], dict[str, list[tuple[int, float]]]]
 
@@ -220,6 +224,34 @@ def test_without_dev_splits_the_latest_parameters_are_the_best(
     assert load_artefact(str(workdir)).details["step"] == 6
     shutil.rmtree(workdir / "model")
     assert load_artefact(str(export(workdir, tmp_path / "out"))).details["step"] == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_says_how_to_go_on_and_does(
+    tmp_path: Path, tiny_config: Path, finished: Path, mtret: Mtret, monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:  # fmt: skip
+    class Stopping(TrainingBar):
+        def step(self, values: Mapping[str, Any]) -> None:
+            super().step(values)
+            if values["step"] == 2:
+                os.kill(os.getpid(), number)
+
+    workdir = tmp_path / "run"
+    run = ("train", f"--config={tiny_config}", f"--workdir={workdir}")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "TrainingBar", Stopping)
+        code, out, err = mtret(*run)
+    assert code == 128 + number
+    assert "\nstopped at step 2, state saved; the same command goes on from there\n" in out
+    assert err.strip() == "mtret: stopping after this step, the state is saved first; once more to end at once"
+    assert not (workdir / "model").exists()
+    code, out, err = mtret(*run)
+    assert (code, err) == (0, "")
+    assert "\nresumed at step 2\n" in out
+    assert steps(workdir) == steps(finished)
+    assert dev(workdir) == dev(finished)
+    assert same_arrays(workdir / "model" / "model.safetensors", finished / "model" / "model.safetensors")
 
 
 def test_export_before_the_end_and_after(unfinished: Path, finished: Path, tmp_path: Path, tree: Tree) -> None:
