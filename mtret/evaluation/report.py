@@ -251,7 +251,7 @@ def _protocol(results: Mapping[str, Any]) -> str:
 
 
 def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
-    """Scores by role, what they differ by, and one line per task, for a rich console. Raises UserError as `markdown`."""
+    """One line per task, scores by role and what they differ by, for a rich console. Raises UserError as `markdown`."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
