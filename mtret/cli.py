@@ -128,7 +128,7 @@ def _required(values: Flags, name: str) -> str:
 def _console():
     from rich.console import Console
 
-    return Console(soft_wrap=True)
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def _define_suite(values: Flags) -> None:

@@ -1,12 +1,13 @@
 """What a person sees while waiting: lines, and a bar on a terminal or now and then a line where there is none."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 LINE_EVERY_S = 15.0
 
@@ -14,6 +15,14 @@ LINE_EVERY_S = 15.0
 def say(console: Console, line: str, style: str | None = None) -> None:
     """Prints a line as it is: brackets in a path are no markup, numbers are not coloured, nothing is broken up."""
     console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class _TwoRows(Progress):
+    """The words stand below the bar: beside it, 80 columns would hold neither them nor the time left."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(f"  {task.fields['words']}") for task in self.tasks if task.fields["words"])
 
 
 class Bar:
@@ -29,9 +38,8 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[words]}"),
         )
-        self._live = Progress(*columns, console=console) if console.is_terminal else None
+        self._live = _TwoRows(*columns, console=console) if console.is_terminal else None
         self._task = self._live.add_task(title, total=total, completed=done, words="") if self._live else None
 
     def advance(self, count: int, words: str = "") -> None:

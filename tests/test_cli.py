@@ -134,13 +134,21 @@ def test_a_full_disk_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeyp
     assert err == "mtret: /some/file: No space left on device. Check the path, its permissions and the disk\n"
 
 
-def test_a_reader_that_went_away_is_no_traceback() -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "check", "--suite=x"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_went_away_is_no_traceback(arguments: list[str], unbuffered: str) -> None:
+    program = (
+        "import sys; from types import SimpleNamespace as Module; from mtret.cli import main; "
+        "sys.modules['mtret.runs.setting'] = Module(load_suite=str); "
+        "sys.modules['mtret.data.inspection'] = Module(check=list); "
+        f"sys.exit(main({arguments!r}))"
+    )
     read, write = os.pipe()
     os.close(read)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(
-        [sys.executable, "-m", "mtret.cli", "--help"],
-        stdout=write, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, env=environment, timeout=60
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 

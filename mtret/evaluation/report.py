@@ -262,7 +262,7 @@ def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
     last, other = systems[-1], reference_system(systems)
 
     def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for place, name in enumerate(columns):
             made.add_column(name, justify="right" if place else "left", no_wrap=True)
         return made
@@ -270,26 +270,25 @@ def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
     def means(entry: Mapping[str, Any]) -> list[str]:
         return [f"{entry['systems'][system][PRIMARY]['mean']:.3f}" for system in systems]
 
-    def difference(entry: Mapping[str, Any], system: str, bounds: bool) -> Text:
-        one = entry["differences"][system]
-        low, high = one["ci95"]
-        within = f" [{low:+.3f}, {high:+.3f}]" if bounds else ""
-        return Text(f"{one['mean']:+.3f}{within} {one['verdict']}", style=STYLES[one["verdict"]])
+    def word(one: Mapping[str, Any], before: str = "") -> Text:
+        return Text(before + one["verdict"], style=STYLES[one["verdict"]])
 
     shown = tasks_by_role(tasks)
     by_role = table(f"{metric_name(PRIMARY)} by role, mean over tasks", "role", "tasks", *systems)
-    differences = table(f"{last} minus", "role", *systems[:-1])
+    differences = table(f"{last} against the others, by role", "role", "against", "difference", "95% interval", "")
     by_task = table(
         f"{metric_name(PRIMARY)} by task", "task", "queries", *systems, *([f"{last} - {other}"] if other else [])
     )
     for role, names in shown:
         by_role.add_row(ROLE_NAMES[role], str(len(names)), *means(roles[role]))
-        differences.add_row(
-            ROLE_NAMES[role], *(difference(roles[role], system, bounds=True) for system in systems[:-1])
-        )
+        for place, (system, one) in enumerate(roles[role]["differences"].items()):
+            low, high = one["ci95"]
+            name = "" if place else ROLE_NAMES[role]
+            differences.add_row(name, system, f"{one['mean']:+.3f}", f"[{low:+.3f}, {high:+.3f}]", word(one))
         by_task.add_row(Text(ROLE_NAMES[role], style="italic"))
         for name in names:
-            verdict = [difference(tasks[name], other, bounds=False)] if other else []
+            against = tasks[name]["differences"].get(other)
+            verdict = [word(against, f"{against['mean']:+.3f} ")] if against else []
             by_task.add_row(f"  {name}", str(tasks[name]["n_queries"]), *means(tasks[name]), *verdict)
         by_task.add_section()
     return Group(by_task, by_role, differences) if other else Group(by_task, by_role)

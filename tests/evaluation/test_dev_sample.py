@@ -1,6 +1,7 @@
 """The dev sample's nDCG against one computed directly, and what is sampled."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,14 +82,21 @@ def test_ndcg_is_that_of_a_direct_computation(config: DevConfig) -> None:
 
 
 def test_an_excluded_document_is_never_found() -> None:
-    """Seen where it would otherwise win: the first query's vector is that document's own."""
+    """Seen where it would otherwise win: the first query lies between it and the best gold document, nearer to it."""
     sample = dev_samples([make_task()], DevConfig(100, 1000), seed=3)["alpha"]
     queries, documents = vectors(sample)
-    assert sample.task.exclude is not None
-    hidden = int(sample.task.exclude.documents[0])
-    place = sample.queries.tolist().index(0)
-    queries[place] = documents[sample.documents.tolist().index(hidden)]
-    assert sample.ndcg_at_10(queries, documents) == pytest.approx(direct_ndcg(sample, queries, documents), abs=1e-9)
+    rows, exclude, dev = sample.documents.tolist(), sample.task.exclude, sample.task.splits["dev"]
+    assert exclude is not None
+    hidden, gold = (
+        documents[rows.index(exclude.documents[0])],
+        documents[rows.index(dev.documents[dev.scores.argmax()])],
+    )
+    between = hidden + 0.9 * gold
+    queries[sample.queries.tolist().index(0)] = between / np.linalg.norm(between)
+    wanted = direct_ndcg(sample, queries, documents)
+    assert sample.ndcg_at_10(queries, documents) == pytest.approx(wanted, abs=1e-9)
+    unhidden = replace(sample, task=replace(sample.task, exclude=None))
+    assert unhidden.ndcg_at_10(queries, documents) < wanted - 1e-3
 
 
 def test_a_sample_holds_every_gold_document_of_its_queries() -> None:

@@ -12,18 +12,18 @@ from mtret.models.layers import dropout
 from mtret.types import TokenBatch
 
 FEATURES, N_TEXTS = 12, 3
-CHUNKS, GROUPS, ROWS, LENGTH = 2, 2, 2, 5
+CHUNKS, GROUPS, ROWS, LENGTH = 3, 2, 2, 5
 CONFIG = BertConfig(30, FEATURES, 1, 2, 16, 16, 2, 1e-12, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
 
 
 def batch() -> TokenBatch:
-    """Eight rows of one text each at most, three texts a group; the last row of either group holds none."""
+    """Twelve rows of one text each at most, three texts a group; the last row of either group holds none."""
     random = np.random.default_rng(2)
     segment = np.full((CHUNKS, GROUPS, ROWS, LENGTH), N_TEXTS, np.int32)
     ids = random.integers(1, 30, segment.shape).astype(np.int32)
     weights = np.zeros(segment.shape, np.float32)
     for group in range(GROUPS):
-        for text, (chunk, row, length) in enumerate([(1, 0, 4), (0, 1, 5), (0, 0, 2)]):
+        for text, (chunk, row, length) in enumerate([(2, 0, 4), (0, 1, 5), (1, 0, 2)]):
             segment[chunk, group, row, :length] = text
             weights[chunk, group, row, :length] = 1 / length
     position = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), segment.shape)
@@ -84,7 +84,7 @@ def test_masks_are_those_of_each_rows_key() -> None:
     found = np.asarray(embed(Ones(), {}, tokens, N_TEXTS, key))
     keys = row_keys(key, CHUNKS, GROUPS, ROWS)
     for group in range(GROUPS):
-        for text, (chunk, row, length) in enumerate([(1, 0, 4), (0, 1, 5), (0, 0, 2)]):
+        for text, (chunk, row, length) in enumerate([(2, 0, 4), (0, 1, 5), (1, 0, 2)]):
             mask = dropout(jnp.ones((1, LENGTH, FEATURES)), keys[chunk, group, row][None], 0.5, 0)
             mean = np.asarray(mask)[0, :length].mean(axis=0)
             np.testing.assert_allclose(found[group, text], mean / np.linalg.norm(mean), atol=1e-6)

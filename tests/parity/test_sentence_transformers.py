@@ -120,7 +120,9 @@ def test_pairs_that_share_a_text_are_left_out_of_the_curve(
 
 @pytest.fixture(scope="module", params=[False, True], ids=["queries to documents", "symmetric"])
 def trained(request: pytest.FixtureRequest, study: ModuleType, encoder: hf.Pretrained, task: Task) -> dict[str, Any]:
-    loss, optim = LossConfig(temperature=0.07, symmetric=request.param), OptimConfig(warmup_steps=5, clip_norm=2.0)
+    # So strong a decay and so low a norm that a wrong mask or a missing clip shows: 1.6e-4 and 9e-3 in the loss.
+    optim = OptimConfig(warmup_steps=5, clip_norm=2.0, weight_decay=10.0)
+    loss = LossConfig(temperature=0.07, symmetric=request.param)
     curve = study.make_curve(task, encoder, PAIRS, STEPS, seed=0)
     ours, params = study.our_losses(curve, encoder, loss, optim)
     return {"curve": curve, "params": params, "ours": ours, "theirs": study.their_losses(curve, encoder, loss, optim)}
@@ -129,7 +131,7 @@ def trained(request: pytest.FixtureRequest, study: ModuleType, encoder: hf.Pretr
 def test_the_loss_is_the_same_at_every_step(study: ModuleType, trained: dict[str, Any]) -> None:
     ours, theirs = trained["ours"], trained["theirs"]
     assert ours.shape == theirs.shape == (STEPS,)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=study.MAX_LOSS_DIFFERENCE)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=study.MAX_LOSS_DIFFERENCE / 20)
     assert np.abs(ours - ours[0]).max() > 100 * study.MAX_LOSS_DIFFERENCE  # a curve that stands still shows nothing
 
 
