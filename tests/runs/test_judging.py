@@ -17,6 +17,8 @@ from mtret.index.exact import Run
 from mtret.runs import judging
 from mtret.runs.judging import JudgeConfig, judge
 
+pytestmark = pytest.mark.slow  # a whole run is compiled first
+
 ROLES = {"alpha": "in_domain", "beta": "in_domain", "delta": "zero_shot", "gamma": "cross_domain"}
 TEST = JudgeConfig(split="test")
 Tree = Callable[[Path], dict[str, bytes]]
@@ -49,7 +51,6 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_judged_whole_and_reproducibly(
     tmp_path: Path,
     finished: Path,

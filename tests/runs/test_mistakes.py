@@ -211,6 +211,7 @@ def test_a_configuration_file_that_fails(tmp_path: Path, mtret: Mtret, tree: Tre
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow  # a whole run is compiled first
 def test_workdirs_that_are_not_this_run_s(
     tmp_path: Path, mtret: Mtret, tiny_config: Path, unfinished: Path, own_suite: Path, own_model: Path, tree: Tree
 ) -> None:
@@ -241,6 +242,7 @@ def test_workdirs_that_are_not_this_run_s(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow  # a whole run is compiled first
 def test_changed_data_is_another_run(
     tmp_path: Path, mtret: Mtret, tiny_config: Path, own_suite: Path, finished: Path
 ) -> None:
@@ -256,6 +258,7 @@ def test_changed_data_is_another_run(
     check(mtret(*run), r"belongs to another run: data\.alpha: '")
 
 
+@pytest.mark.slow  # a whole run is compiled first
 def test_mistakes_when_evaluating(
     tmp_path: Path, mtret: Mtret, tiny_suite: Path, tiny_model: Path, unfinished: Path, own_suite: Path, tree: Tree
 ) -> None:
@@ -280,6 +283,7 @@ def test_mistakes_when_evaluating(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow  # a whole run is compiled first
 def test_mistakes_when_exporting_and_reporting(
     tmp_path: Path, mtret: Mtret, unfinished: Path, own_model: Path, tree: Tree
 ) -> None:

@@ -22,6 +22,8 @@ from mtret.runs import training
 from mtret.runs.training import export, train
 from mtret.train.loop import Sinks
 
+pytestmark = pytest.mark.slow  # a whole run is compiled first
+
 Mtret = Callable[..., tuple[int, str, str]]
 Tree = Callable[[Path], dict[str, bytes]]
 Scalars = Callable[[Path], dict[str, list[tuple[int, float]]]]
@@ -161,7 +163,6 @@ def damage(checkpoint: Path) -> None:
         path.write_bytes(path.read_bytes()[:20])
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     unfinished: Path, finished: Path, config: RunConfig, console: Console, tree: Tree
 ) -> None:
