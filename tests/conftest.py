@@ -5,6 +5,7 @@ A variable of the environment that is set already wins: `JAX_PLATFORMS=cuda make
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before JAX is imported, and the import hook before mtret is."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # A job in a shell's background ignores Ctrl-C, and so would the runs that these tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     flags = os.environ.get("XLA_FLAGS", "")
     if MESH_DEVICES not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {MESH_DEVICES}=8".strip()

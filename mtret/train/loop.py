@@ -42,7 +42,10 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is noted, not obeyed: the loop saves first. The second is obeyed."""
+    """While entered, the first SIGINT or SIGTERM is noted, not obeyed: the loop saves first. The second is obeyed.
+
+    One that was ignored before (Ctrl-C, for a job in a shell's background) stays ignored.
+    """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -50,7 +53,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -267,6 +267,17 @@ def test_a_second_signal_of_either_kind_is_obeyed(first: signal.Signals) -> None
     assert {number: signal.getsignal(number) for number in before} == before
 
 
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert stop.signal_number is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_resumed_metrics_file_drops_what_will_be_written_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     old = [{"step": 0, "dev": {}}, {"step": 1}, {"step": 2}, {"step": 2, "dev": {}}, {"step": 3}]
