@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
                 "document_length": 256,
                 "row_length": 256,  # tokens of a packed row
                 "groups": 1,  # independent parts of a batch; the number of devices divides it
-                "tasks": {},  # by task name: queries, query_length, document_length where they differ
+                "tasks": {},  # by task name: queries, negatives, query_length, document_length where they differ
             },
             "loss": {
                 "temperature": 0.05,

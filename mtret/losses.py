@@ -71,7 +71,7 @@ def contrastive(
     doc_ok: Bool[Array, "M"],
     symmetric: bool,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean loss over the batch's queries in nats, and the share of queries whose best column is a known positive."""
+    """Mean loss over the batch's queries in nats, and the share of queries with a target above all negatives."""
     logits = similarity(queries, documents, scale)
     n_documents = documents.shape[0]
     targets, positives = relation(target, n_documents), relation(known, n_documents)
@@ -79,8 +79,8 @@ def contrastive(
     if symmetric:
         asked = targets.any(axis=0)  # a document that nobody asks for (a hard negative) is no anchor
         loss = 0.5 * (loss + _mean(info_nce(logits.T, targets.T, positives.T, query_ok), asked))
-    best = jnp.argmax(jnp.where(doc_ok[None, :], logits, -jnp.inf), axis=1)
-    right = (targets | positives)[jnp.arange(queries.shape[0]), best]
+    best = jnp.argmax(jnp.where(doc_ok[None, :] & (targets | ~positives), logits, -jnp.inf), axis=1)
+    right = targets[jnp.arange(queries.shape[0]), best]
     return loss, _mean(right.astype(loss.dtype), query_ok)
 
 

@@ -8,7 +8,7 @@ N  texts of a group: its queries, then its documents
 B  queries of the whole batch, G * Nq
 M  documents of the whole batch, G * (N - Nq)
 P  sampled positives per query
-K  known positives per query that are in the batch
+K  documents per query that are in the batch and known to be no negatives
 D  features of an embedding
 """
 
@@ -31,7 +31,7 @@ class PairBatch(NamedTuple):
 
     texts: TokenBatch  # per group: [:Nq] queries, [Nq:N] documents
     target: Int[Array, "B P"]  # sampled positives, as columns; padded with M
-    known: Int[Array, "B K"]  # every training positive that is in the batch; padded with M
+    known: Int[Array, "B K"]  # every training positive in the batch, and what is excluded; padded with M
     query_ok: Bool[Array, "B"]
     doc_ok: Bool[Array, "M"]
     task: Int[Array, ""]

@@ -97,7 +97,8 @@ def defined(case: Case, symmetric: bool) -> tuple[float, float]:
         loss = 0.5 * (loss + back)
     right = 0
     for i in queries:
-        right += max(np.flatnonzero(case.doc_ok), key=lambda j, i=i: scores[i, j]) in known[i] | target[i]
+        judged = [j for j in np.flatnonzero(case.doc_ok) if j in target[i] or j not in known[i]]
+        right += max(judged, key=lambda j, i=i: scores[i, j]) in target[i]
     return loss, right / len(queries)
 
 

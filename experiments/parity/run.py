@@ -135,7 +135,7 @@ def planned(encoder: hf.Pretrained, tokens: Tokens, batches: int) -> Vectors:
     pairs = Relation(np.arange(half + 1), np.arange(half, dtype=np.int32))
     config = BatchConfig(queries=half // batches, query_length=limit, document_length=limit, row_length=limit, groups=2)
     queries, documents = tokens.subset(np.arange(half)), tokens.subset(np.arange(half, 2 * half))
-    task = TrainingTask("texts", queries, documents, pairs, None, config)
+    task = TrainingTask("texts", queries, documents, pairs, pairs, None, config)
     planner = Planner([task], MixtureConfig(), config, encoder.pooling, SEED, batches)
     vectors = np.full((len(tokens), encoder.features), np.nan, np.float32)
     for step in range(batches):

@@ -25,6 +25,7 @@ class TaskBatch:
     """What a single task may have of its own; None: as the batch has it."""
 
     queries: int | None = None
+    negatives: int | None = None
     query_length: int | None = None
     document_length: int | None = None
 
@@ -74,6 +75,7 @@ class TrainingTask:
     queries: Tokens
     documents: Tokens
     positives: Relation  # of every query at least one
+    known: Relation  # what is no negative of a query: its positives, and the documents that exclude.tsv names
     negatives: Relation | None
     config: BatchConfig
 
@@ -91,7 +93,8 @@ def training_task(task: Task, tokenizer: Tokenizer, templates: Templates, batch:
     if config.negatives:
         if "train" not in task.negatives:
             raise UserError(
-                f"task '{task.name}': batch.negatives={config.negatives}, but it has no negatives/train.tsv"
+                f"task '{task.name}': {config.negatives} hard negatives per query are asked for, but it has no "
+                f"negatives/train.tsv; batch.tasks.{task.name}.negatives=0 trains it without"
             )
         relations.append(task.negatives["train"])
     whole_queries = tokenizer(
@@ -107,17 +110,25 @@ def training_task(task: Task, tokenizer: Tokenizer, templates: Templates, batch:
         documents = document_identity[np.searchsorted(corpus_rows, relation.documents)]
         return np.unique(np.stack([queries, documents]).astype(np.int64), axis=1)
 
-    positives = over_distinct(train.positives())
+    def trained(relation: Judgements) -> Judgements:
+        # What is said of other queries and other documents does not matter.
+        matters = np.isin(relation.pair_queries(), train.queries) & np.isin(relation.documents, corpus_rows)
+        return Judgements.from_pairs(
+            relation.pair_queries()[matters], relation.documents[matters], relation.scores[matters]
+        )
+
+    positives = known = over_distinct(train.positives())
+    if task.exclude is not None:
+        known = np.unique(np.concatenate([known, over_distinct(trained(task.exclude))], axis=1), axis=1)
     negatives = None
     if config.negatives:
-        # The negatives of queries that are not trained on say nothing.
-        asked = relations[1].select(np.isin(relations[1].queries, train.queries))
-        negatives = _by_query(_without(over_distinct(asked), positives), len(query_rows))
+        negatives = _by_query(_without(over_distinct(trained(relations[1])), known), len(query_rows))
     return TrainingTask(
         task.name,
         whole_queries.subset(query_rows),
         whole_documents.subset(document_rows),
         _by_query(positives, len(query_rows)),
+        _by_query(known, len(query_rows)),
         negatives,
         config,
     )
@@ -181,8 +192,12 @@ class Planner:
         self.task_at, self.occurrence_at = schedule(self.shares, steps, seed)
         largest = max(min(task.config.queries, n) for task, n in zip(tasks, sizes, strict=True))
         self.group_queries = -(-largest // batch.groups)
-        self.group_documents = -(-largest * (batch.positives + batch.negatives) // batch.groups)
-        most = max(int(task.positives.sizes().max()) for task in tasks)
+        most = max(
+            min(task.config.queries, n) * (batch.positives + task.config.negatives)
+            for task, n in zip(tasks, sizes, strict=True)
+        )
+        self.group_documents = -(-most // batch.groups)
+        most = max(int(task.known.sizes().max()) for task in tasks)
         self.known_width = min(most, batch.groups * self.group_documents)
         self._order = lru_cache(maxsize=4 * len(tasks))(self._epoch_order)
 
@@ -200,7 +215,7 @@ class Planner:
         positive = _sample(task.positives, queries, self.batch.positives, random)
         wanted = [positive]
         if task.negatives is not None:
-            wanted.append(_sample(task.negatives, queries, self.batch.negatives, random))
+            wanted.append(_sample(task.negatives, queries, task.config.negatives, random))
         documents = np.unique(np.concatenate([x[x >= 0] for x in wanted]))
         query_lengths = task.queries.lengths(task.config.query_length)
         document_lengths = task.documents.lengths(task.config.document_length)
@@ -248,12 +263,12 @@ class Planner:
     def _known(
         self, task: TrainingTask, slots: Int[np.ndarray, "B"], column: Int32[np.ndarray, "documents_and_none"]
     ) -> Int32[np.ndarray, "B K"]:
-        """Columns of every training positive that is in the batch, asked for or not."""
+        """Columns of what is in the batch and no negative: each training positive, sampled or not, and the excluded."""
         none = int(column[-1])
         known = np.full((len(slots), self.known_width), none, np.int32)
         there = np.flatnonzero(slots >= 0)
-        row = np.repeat(there, task.positives.sizes()[slots[there]])
-        columns = column[task.positives.of(slots[there])]
+        row = np.repeat(there, task.known.sizes()[slots[there]])
+        columns = column[task.known.of(slots[there])]
         in_batch = columns != none
         row, columns = row[in_batch], columns[in_batch]
         known[row, ranges(np.bincount(row, minlength=len(slots)))] = columns
@@ -346,10 +361,10 @@ def _check(batch: BatchConfig, names: Sequence[str]) -> None:
     for name in batch.tasks:
         if name not in names:
             raise UserError(f"batch.tasks: '{name}' is not in the mixture.{nearest(name, names)}")
-    if batch.negatives < 0:
-        raise UserError(f"batch.negatives: {batch.negatives} is a negative number")
     places = {"batch": batch, **{f"batch.tasks.{name}": batch.of(name) for name in batch.tasks}}
     for place, own in places.items():
+        if own.negatives < 0:
+            raise UserError(f"{place}.negatives: {own.negatives} is a negative number")
         for name in ("queries", "positives", "query_length", "document_length", "row_length", "groups"):
             if getattr(own, name) < 1:
                 raise UserError(f"{place}.{name}: {getattr(own, name)} is not a positive number")

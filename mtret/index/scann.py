@@ -55,7 +55,7 @@ class ScannIndex:
         Raises:
           UserError: scann cannot be imported here.
         """
-        scann = _import_scann()
+        scann = import_scann()
         m = len(documents)
         self.kind: Kind = kind or ("brute force" if m < BRUTE_FORCE_BELOW else "hashing" if m < TREE_FROM else "tree")
         self.n_documents = m
@@ -165,7 +165,8 @@ class ScannIndex:
         return list(dict.fromkeys(zip(reorder, leaves, strict=True)))
 
 
-def _import_scann() -> Any:
+def import_scann() -> Any:
+    """The library; ask for it before long work that will need it. Raises UserError where it cannot be imported."""
     try:
         with not_importing("tensorflow"):
             from scann.scann_ops.py import scann_ops_pybind
@@ -173,6 +174,6 @@ def _import_scann() -> Any:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"scann cannot be imported ({reason}): it has wheels for Linux x86-64 only and fails beside TensorFlow "
-            "2.21. Install it where TensorFlow is not, or evaluate with exact search only."
+            "2.21. Install it where TensorFlow is not, or evaluate with --noscann."
         ) from error
     return scann_ops_pybind

@@ -20,7 +20,9 @@ def contract(spec: str, x: Float[Array, "..."], y: Float[Array, "..."], operands
 def _product(spec: str, x: Array, y: Array, operands: str) -> Array:
     wide = jnp.promote_types(jnp.float32, x.dtype)
     narrow = OPERANDS[operands] if operands != "float32" else wide  # float64 inputs (gradient checks) stay float64
-    return jnp.einsum(spec, x.astype(narrow), y.astype(narrow), preferred_element_type=wide)
+    # Left to itself, an accelerator would round float32 operands; those who want that ask for narrow ones.
+    precision = jax.lax.Precision.HIGHEST if operands == "float32" else None
+    return jnp.einsum(spec, x.astype(narrow), y.astype(narrow), precision=precision, preferred_element_type=wide)
 
 
 def _contract_forward(spec: str, x: Array, y: Array, operands: str) -> tuple[Array, tuple[Array, Array]]:

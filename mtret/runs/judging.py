@@ -28,7 +28,7 @@ from mtret.index import bm25
 from mtret.index.encode import Embedder, Texts, cached
 from mtret.index.exact import Run, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
-from mtret.index.scann import ScannIndex, agreement
+from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.models.hf import file_sha256
 from mtret.runs.setting import check_writable, load_suite, versions
 
@@ -73,6 +73,8 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: Path, consol
     began = time.monotonic()
     say(console, device_line())
     check_writable(folder, "--out")
+    if config.scann:
+        import_scann()
     cache = cache_folder()
     keep_compilations(cache)
     artefact = load_artefact(model, config.operands)

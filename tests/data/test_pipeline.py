@@ -27,7 +27,7 @@ def planner() -> Planner:
 
     def task(name: str, queries: int, longest: int) -> TrainingTask:
         positives = Relation(np.arange(queries + 1), random.permutation(queries).astype(np.int32))
-        return TrainingTask(name, tokens(queries, 9), tokens(queries, longest), positives, None, batch)
+        return TrainingTask(name, tokens(queries, 9), tokens(queries, longest), positives, positives, None, batch)
 
     return Planner([task("long", 40, 20), task("short", 5, 6)], MixtureConfig(), batch, "mean", 0, STEPS)
 

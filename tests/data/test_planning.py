@@ -43,18 +43,26 @@ def make_relation(sets: list[list[int]]) -> Relation:
 def make_task(
     name: str, n_queries: int, n_documents: int, batch: BatchConfig, most: int = 5, seed: int = 0
 ) -> TrainingTask:
-    """Every query has 1 to `most` positives and, if asked for, 0 to 3 hard negatives, none of which is a positive."""
+    """Every query has 1 to `most` positives, if asked for, 0 to 3 hard negatives, and up to 2 excluded documents, in
+    this order of a permutation: so none is another."""
+    config = batch.of(name)
     random = np.random.default_rng((seed, n_queries, n_documents))
     shuffled = [random.permutation(n_documents).tolist() for _ in range(n_queries)]
     positives = [order[: random.integers(1, most + 1)] for order in shuffled]
     negatives = [o[len(p) : len(p) + random.integers(0, 4)] for o, p in zip(shuffled, positives, strict=True)]
+    excluded = np.random.default_rng(seed).integers(0, 3, n_queries)
+    known = [
+        o[: len(p)] + o[len(p) + len(n) :][:e]
+        for o, p, n, e in zip(shuffled, positives, negatives, excluded, strict=True)
+    ]
     return TrainingTask(
         name,
         make_tokens(random, n_queries),
         make_tokens(random, n_documents),
         make_relation(positives),
-        make_relation(negatives) if batch.negatives else None,
-        batch.of(name),
+        make_relation(known),
+        make_relation(negatives) if config.negatives else None,
+        config,
     )
 
 
@@ -89,9 +97,9 @@ def check_plan(planner: Planner, plan: Plan) -> list[int]:
         chosen = [documents[c] for c in targets]
         assert len(set(chosen)) == len(chosen) == min(batch.positives, len(positives))
         assert set(chosen) <= positives
-        assert sorted(documents[c] for c in known) == sorted(positives & set(kept))
+        assert sorted(documents[c] for c in known) == sorted(of(task.known, query) & set(kept))
         wanted |= set(chosen)
-    if not batch.negatives:
+    if not task.config.negatives:
         assert wanted == set(kept)
     else:
         hard = set(kept) - wanted
@@ -99,8 +107,8 @@ def check_plan(planner: Planner, plan: Plan) -> list[int]:
         # Every query finds as many of its own negatives in the batch as were asked for, where it has them.
         for query in there:
             own = of(task.negatives, query)
-            assert len(own & set(kept)) >= min(batch.negatives, len(own))
-            assert not own & of(task.positives, query)
+            assert len(own & set(kept)) >= min(task.config.negatives, len(own))
+            assert not own & of(task.known, query)
     return there
 
 
@@ -156,9 +164,10 @@ SIZES = {"large": (70, 200), "shared": (40, 6), "small": (9, 30), "one document"
         replace(BATCH, groups=32, queries=8, positives=2),  # more groups than queries
         replace(BATCH, queries=1000),  # more than any task has
         replace(BATCH, negatives=2, positives=2),
+        replace(BATCH, negatives=2, tasks={"small": TaskBatch(negatives=0), "shared": TaskBatch(negatives=3)}),
         replace(BATCH, tasks={"small": TaskBatch(queries=4, query_length=3), "large": TaskBatch(document_length=5)}),
     ],
-    ids=["plain", "one group", "three groups", "many groups", "whole task", "negatives", "overrides"],
+    ids=["plain", "one group", "three groups", "many groups", "whole task", "negatives", "own negatives", "overrides"],
 )
 def test_a_batch_is_what_it_must_be(batch: BatchConfig, seed: int):
     sizes = {n: s for n, s in SIZES.items() if not (batch.negatives and n == "one document")}
@@ -293,7 +302,7 @@ def judged(*pairs: tuple[int, int, float]) -> Judgements:
     return Judgements.from_pairs(np.array(queries, np.int32), np.array(documents, np.int32), np.array(scores, float))
 
 
-def make_text_task(train: Judgements, negatives: Judgements | None = None) -> Task:
+def make_text_task(train: Judgements, negatives: Judgements | None = None, exclude: Judgements | None = None) -> Task:
     return Task(
         card=CARD,
         query_ids=tuple("0123"),
@@ -302,6 +311,7 @@ def make_text_task(train: Judgements, negatives: Judgements | None = None) -> Ta
         document_texts=("g a", "g b c d e", "g b c d f", "h", "a b"),
         splits={"train": train},
         negatives={"train": negatives} if negatives else {},
+        exclude=exclude,
     )
 
 
@@ -351,6 +361,23 @@ def test_hard_negatives_are_never_positives_and_some_queries_have_none(tokenizer
         check_plan(planner, planner.plan(step))
 
 
+def test_excluded_documents_are_no_negatives(tokenizer: Tokenizer):
+    train = judged((0, 0, 1), (1, 1, 1), (2, 2, 1))
+    # Document 3 is in no training pair, and query 3 is not trained on: what is said of them does not matter.
+    exclude = judged((0, 1, 0), (1, 3, 0), (2, 0, 0), (3, 0, 0))
+    found = training_task(make_text_task(train, exclude=exclude), tokenizer, PLAIN, BatchConfig())
+    assert spelled(found.documents) == ["g a", "g b c d e", "g b c d f"]
+    assert [of(found.positives, q) for q in range(3)] == [{0}, {1}, {2}]
+    assert [of(found.known, q) for q in range(3)] == [{0, 1}, {1}, {0, 2}]
+    negatives = judged((0, 1, 0), (0, 3, 0), (1, 3, 0))
+    batch = BatchConfig(negatives=1)
+    found = training_task(make_text_task(train, negatives, exclude), tokenizer, PLAIN, batch)
+    assert [of(found.negatives, q) for q in range(3)] == [{3}, set(), set()]
+    planner = Planner([found], MixtureConfig(), batch, "mean", 0, 3)
+    for step in range(3):
+        check_plan(planner, planner.plan(step))
+
+
 def test_no_negative_left_at_all(tokenizer: Tokenizer):
     train, batch = judged((0, 0, 1), (1, 1, 1)), BatchConfig(negatives=2)
     found = training_task(make_text_task(train, judged((0, 0, 1), (3, 1, 1))), tokenizer, PLAIN, batch)
@@ -369,8 +396,12 @@ def test_templates_are_put_in_before_tokenising(tokenizer: Tokenizer):
 
 def test_a_task_without_what_the_batch_needs_is_refused(tokenizer: Tokenizer):
     task = make_text_task(judged((0, 0, 1)))
-    with pytest.raises(UserError, match=r"task 't': batch.negatives=2, but it has no negatives/train.tsv"):
+    with pytest.raises(
+        UserError, match=r"task 't': 2 hard negatives .* no negatives/train.tsv; batch.tasks.t.negatives=0"
+    ):
         training_task(task, tokenizer, PLAIN, BatchConfig(negatives=2))
+    without = BatchConfig(negatives=2, tasks={"t": TaskBatch(negatives=0)})
+    assert training_task(task, tokenizer, PLAIN, without).negatives is None
     with pytest.raises(UserError, match="task 't' is in the mixture but has no train split"):
         training_task(replace(task, splits={"dev": task.splits["train"]}), tokenizer, PLAIN, BatchConfig())
 
@@ -380,6 +411,7 @@ def test_a_task_without_what_the_batch_needs_is_refused(tokenizer: Tokenizer):
     [
         (replace(BATCH, queries=0), "batch.queries: 0 is not a positive number"),
         (replace(BATCH, negatives=-1), "batch.negatives: -1 is a negative number"),
+        (replace(BATCH, tasks={"a": TaskBatch(negatives=-1)}), "batch.tasks.a.negatives: -1 is a negative number"),
         (replace(BATCH, row_length=20), "batch.document_length: a row of 20 tokens cannot hold a text of 24"),
         (replace(BATCH, tasks={"b": TaskBatch()}), "batch.tasks: 'b' is not in the mixture"),
         (replace(BATCH, tasks={"a": TaskBatch(queries=0)}), "batch.tasks.a.queries: 0 is not a positive number"),

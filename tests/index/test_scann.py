@@ -112,5 +112,5 @@ def test_a_scann_that_cannot_be_imported_is_explained(failure: str, tmp_path: Pa
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "scann"]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(UserError, match=r"scann cannot be imported \((no wheel|undefined symbol.*)\).*exact search"):
+    with pytest.raises(UserError, match=r"scann cannot be imported \((no wheel|undefined symbol.*)\).*--noscann"):
         ScannIndex(DOCUMENTS)

@@ -92,6 +92,7 @@ def tangled_planner() -> Planner:
         make_tokens(random, 25, 8),
         make_tokens(random, 18, 14),
         relation(positives),
+        relation(positives),
         relation(negatives),
         batch,
     )
@@ -103,7 +104,8 @@ def paired_planner(queries: int = 64, longest: int = 8) -> Planner:
     random = np.random.default_rng(2)
     batch = BatchConfig(queries=queries, query_length=8, document_length=8, row_length=16, groups=8)
     own = relation([{i} for i in range(64)])
-    task = TrainingTask("pairs", make_tokens(random, 64, longest), make_tokens(random, 64, longest), own, None, batch)
+    texts = make_tokens(random, 64, longest), make_tokens(random, 64, longest)
+    task = TrainingTask("pairs", *texts, own, own, None, batch)
     return Planner([task], MixtureConfig(), batch, "mean", 0, STEPS)
 
 
