@@ -32,9 +32,10 @@ def get_config() -> ConfigDict:
                 "negatives": 0,  # hard negatives sampled per query, from negatives/train.tsv
                 "query_length": 128,  # tokens, special ones included
                 "document_length": 256,
-                "row_length": 256,  # tokens of a packed row
+                "row_length": None,  # tokens of a packed row; None: by task, what costs least
                 "groups": 1,  # independent parts of a batch; the number of devices divides it
-                "tasks": {},  # by task name: queries, negatives, query_length, document_length where they differ
+                "chunk_tokens": None,  # of a group, encoded at a time, for batches that do not fit; None: all
+                "tasks": {},  # by task name: queries, negatives and the three lengths, where they differ
             },
             "loss": {
                 "temperature": 0.05,
@@ -55,6 +56,13 @@ def get_config() -> ConfigDict:
                     ("log_scale", False),
                 ),
                 "clip_norm": 1.0,  # global gradient norm; 0: no clipping
+            },
+            "mesh": {
+                "fsdp": 1,  # devices that share one copy of the parameters; a divisor of their number
+                "shard": (  # (expression for a parameter's path, its dimension that is cut, or None); the first counts
+                    (".*/(kernel|embedding)", -1),
+                    (".*", None),
+                ),
             },
             "loop": {
                 "steps": 200,

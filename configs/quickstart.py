@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "suite": "enterprise",
-            "batch": {"queries": 64, "query_length": 128, "document_length": 128, "row_length": 128},
+            "batch": {"queries": 64, "query_length": 128, "document_length": 128},
             "optim": {"learning_rate": 2e-4},
             "loop": {"steps": 60, "evaluate_every": 30, "checkpoint_every": 30},
             "dev": {"queries": 30, "distractors": 100},

@@ -1,5 +1,6 @@
 """What this machine computes on, and where it keeps what can be computed again."""
 
+import ctypes
 import os
 import shutil
 import sys
@@ -52,6 +53,37 @@ def cache_folder() -> Path:
     if named:
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mtret"
+
+
+def keep_memory() -> None:
+    """Makes the C library keep freed memory for the next step. Where it is not glibc, nothing happens.
+
+    By itself it gives every large block back to the system when it is freed and takes it anew, to be cleared page by
+    page: half a million times in a training step on a CPU, a third of its time. Call it before the first large array.
+    """
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # names in malloc.h
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018
+        for parameter, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1)):
+            library.mallopt(parameter, value)
+        _prefer_large_pages(library, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    except (AttributeError, OSError, ValueError):
+        return
+
+
+def _prefer_large_pages(library: ctypes.CDLL, size: int) -> None:
+    """Room for `size` bytes at the end of the heap: taken only as it is used, by pages of 2 MiB where there are."""
+    large_page, hugepage_advice = 2**21, 14  # MADV_HUGEPAGE
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    block = library.malloc(size)
+    if block:
+        start = -(-block // large_page) * large_page
+        library.madvise(start, (block + size - start) // large_page * large_page, hugepage_advice)
+        library.free(block)
 
 
 def keep_compilations(cache: Path) -> None:

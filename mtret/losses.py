@@ -1,9 +1,13 @@
 """Contrastive losses: unit vectors and the relation between them in, nats per query out.
 
-Losses see the global arrays; how those are sharded is the caller's.
+The matrix of similarities is made in blocks of columns and forgotten, forward and backward: it is never held whole.
+Inside `jax.shard_map` every device holds its own queries and documents, and gathers the other side's vectors only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mtret.errors import UserError
 
 LEARNED_TEMPERATURES = (0.005, 0.2)  # a learned one is kept within
+BLOCK_ELEMENTS = 2**24  # similarities held at a time, 64 MiB of them
 
 
 @dataclass(frozen=True)
@@ -31,34 +36,100 @@ class LossConfig:
 
 
 def similarity(
-    queries: Float[Array, "B D"], documents: Float[Array, "M D"], scale: Float[Array, ""]
+    anchors: Float[Array, "B D"], columns: Float[Array, "M D"], scale: Float[Array, ""]
 ) -> Float[Array, "B M"]:
-    """Scaled dot products, in float32 whatever the inputs: narrower scores tie and saturate."""
+    """Scaled dot products, in float32 at least whatever the inputs: narrower scores tie and saturate."""
+    return scale * _exact("bd,md->bm", anchors, columns)
+
+
+def _exact(spec: str, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
     # An accelerator's default precision would round float32 operands first.
-    exact = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
-    return scale * jnp.einsum("bd,md->bm", queries, documents, **exact)
+    wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    return jnp.einsum(spec, x, y, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)
 
 
-def relation(columns: Int[Array, "B K"], n_columns: int) -> Bool[Array, "B n_columns"]:
-    """[b, m] is true where m stands in row b; the padding n_columns falls off."""
-    rows = jnp.arange(columns.shape[0])[:, None]
-    return jnp.zeros((columns.shape[0], n_columns), bool).at[rows, columns].set(True, mode="drop")
+def negatives(
+    anchors: Float[Array, "B D"],
+    columns: Float[Array, "M D"],
+    scale: Float[Array, ""],
+    no_negatives: Int[Array, "pairs 2"],
+    column_ok: Bool[Array, "M"],
+    block: int | None = None,
+) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+    """Each anchor's log of the sum of exp(similarity) over its negatives, and the highest of them; -inf without any.
 
-
-def info_nce(
-    logits: Float[Array, "B M"], target: Bool[Array, "B M"], known: Bool[Array, "B M"], column_ok: Bool[Array, "M"]
-) -> Float[Array, "B"]:
-    """-log softmax of each target among itself and the columns not known to be positive, averaged over a row's targets.
-
-    A row without a target yields 0. Oord et al., 1807.03748, with the other positives of the row left out of the sum.
+    Args:
+      no_negatives: pairs (anchor, column) that are left out; those outside the arrays say nothing.
+      column_ok: columns that are there at all.
+      block: columns at a time; None: as many as make BLOCK_ELEMENTS similarities.
     """
-    negative = column_ok[None, :] & ~known & ~target
-    none = ~negative.any(axis=1)
-    # A row without negatives must not send a gradient through the logarithm of an empty sum.
-    safe = jnp.where(negative | none[:, None], logits, -jnp.inf)
-    rest = jnp.where(none, -jnp.inf, jax.nn.logsumexp(safe, axis=1))
-    nats = jnp.where(target, jnp.logaddexp(rest[:, None], logits) - logits, 0.0)
-    return nats.sum(axis=1) / jnp.maximum(target.sum(axis=1, dtype=nats.dtype), 1)
+    n_anchors, n_columns = anchors.shape[0], columns.shape[0]
+    block = min(block or max(BLOCK_ELEMENTS // n_anchors, 128), n_columns)
+    missing = -n_columns % block
+    columns = jnp.pad(columns, ((0, missing), (0, 0)))
+    column_ok = jnp.pad(column_ok, (0, missing))
+    found: Any = _negatives(anchors, columns, scale, no_negatives, column_ok, block)
+    return found
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _negatives(
+    anchors: Array, columns: Array, scale: Array, no_negatives: Array, column_ok: Array, block: int
+) -> tuple[Array, Array]:
+    def add(sofar: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
+        highest, total = sofar
+        logits = _block_logits(anchors, columns, scale, no_negatives, column_ok, start, block)
+        higher = jnp.maximum(highest, logits.max(axis=1))
+        shift = jnp.where(jnp.isneginf(higher), 0.0, higher)
+        total = total * jnp.exp(highest - shift) + jnp.exp(logits - shift[:, None]).sum(axis=1)
+        return (higher, total), None
+
+    nothing = jnp.full_like(anchors[:, 0], -jnp.inf), jnp.zeros_like(anchors[:, 0])
+    (highest, total), _ = jax.lax.scan(add, nothing, jnp.arange(0, len(columns), block))
+    return jnp.where(jnp.isneginf(highest), highest, highest + jnp.log(total)), highest
+
+
+def _block_logits(
+    anchors: Array, columns: Array, scale: Array, no_negatives: Array, column_ok: Array, start: Array, block: int
+) -> Array:
+    """Similarities to columns `start` and on; -inf for what is no negative."""
+    n_anchors = anchors.shape[0]
+    anchor, column = no_negatives[:, 0], no_negatives[:, 1] - start
+    # A negative index would count from the end: what lies before the block is moved behind it, where it falls off.
+    inside = (anchor >= 0) & (anchor < n_anchors) & (column >= 0) & (column < block)
+    hidden = jnp.zeros((n_anchors, block), bool).at[jnp.where(inside, anchor, n_anchors), column].set(True, mode="drop")
+    there = jax.lax.dynamic_slice_in_dim(column_ok, start, block)
+    logits = similarity(anchors, jax.lax.dynamic_slice_in_dim(columns, start, block), scale)
+    return jnp.where(there[None, :] & ~hidden, logits, -jnp.inf)
+
+
+def _negatives_forward(
+    anchors: Array, columns: Array, scale: Array, no_negatives: Array, column_ok: Array, block: int
+) -> tuple[tuple[Array, Array], Any]:
+    found: Any = _negatives(anchors, columns, scale, no_negatives, column_ok, block)
+    return found, (anchors, columns, scale, no_negatives, column_ok, found[0])
+
+
+def _negatives_backward(block: int, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
+    """The similarities are made again; the gradient of a log-sum-exp is the softmax. The highest carries none."""
+    anchors, columns, scale, no_negatives, column_ok, log_sum = saved
+    cotangent, _ = cotangents
+    safe = jnp.where(jnp.isneginf(log_sum), 0.0, log_sum)
+
+    def add(sofar: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], Array]:
+        to_anchors, to_scale = sofar
+        logits = _block_logits(anchors, columns, scale, no_negatives, column_ok, start, block)
+        share = cotangent[:, None] * jnp.exp(logits - safe[:, None])
+        to_scale += jnp.where(share == 0, 0.0, share * logits).sum()
+        to_anchors += _exact("bm,md->bd", share, jax.lax.dynamic_slice_in_dim(columns, start, block))
+        return (to_anchors, to_scale), _exact("bm,bd->md", share, anchors)
+
+    nothing = jnp.zeros_like(anchors), jnp.zeros_like(anchors[0, 0])
+    (to_anchors, to_scale), to_columns = jax.lax.scan(add, nothing, jnp.arange(0, len(columns), block))
+    return scale * to_anchors, scale * to_columns.reshape(columns.shape), to_scale / scale, None, None
+
+
+_negatives.defvjp(_negatives_forward, _negatives_backward)
 
 
 def contrastive(
@@ -70,19 +141,78 @@ def contrastive(
     query_ok: Bool[Array, "B"],
     doc_ok: Bool[Array, "M"],
     symmetric: bool,
+    *,
+    block: int | None = None,
+    axes: Sequence[str] = (),
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean loss over the batch's queries in nats, and the share of queries with a target above all negatives."""
-    logits = similarity(queries, documents, scale)
-    n_documents = documents.shape[0]
-    targets, positives = relation(target, n_documents), relation(known, n_documents)
-    loss = _mean(info_nce(logits, targets, positives, doc_ok), query_ok)
+    """Mean loss over the batch's queries in nats, and the share of queries with a target above all negatives.
+
+    A query's loss is -log softmax of each target among itself and the columns not known to be no negatives, averaged
+    over its targets; 0 without a target. Oord et al., 1807.03748, with the other positives of the query left out of the
+    sum. Symmetric: half of it, and half of the same for the documents that are somebody's target.
+
+    Args:
+      target, known: columns of the whole batch, padded with their number.
+      block: columns at a time, see `negatives`.
+      axes: inside `shard_map`, the mesh axes over which queries and documents are shared, in the order of the batch.
+    """
+    all_documents, all_ok = _gather(documents, axes), _gather(doc_ok, axes)
+    n_documents = all_documents.shape[0]
+    own = jnp.arange(queries.shape[0])
+    no_negatives = jnp.concatenate([_pairs(own, target), _pairs(own, known)])
+    rest, highest = negatives(queries, all_documents, scale, no_negatives, all_ok, block)
+    asked = target < n_documents
+    found = all_documents[jnp.minimum(target, n_documents - 1)]
+    logits = scale * _exact("bd,bpd->bp", queries, found)
+    weights = asked.astype(logits.dtype) / jnp.maximum(asked.sum(axis=1, keepdims=True, dtype=logits.dtype), 1)
+    n_queries = jnp.maximum(_sum(query_ok.sum(dtype=logits.dtype), axes), 1)
+    loss = _sum((weights * jax.nn.softplus(rest[:, None] - logits)).sum(), axes) / n_queries
     if symmetric:
-        asked = targets.any(axis=0)  # a document that nobody asks for (a hard negative) is no anchor
-        loss = 0.5 * (loss + _mean(info_nce(logits.T, targets.T, positives.T, query_ok), asked))
-    best = jnp.argmax(jnp.where(doc_ok[None, :] & (targets | ~positives), logits, -jnp.inf), axis=1)
-    right = targets[jnp.arange(queries.shape[0]), best]
-    return loss, _mean(right.astype(loss.dtype), query_ok)
+        loss = 0.5 * (loss + _backwards(queries, documents, scale, target, known, query_ok, logits, block, axes))
+    right = (asked & (logits > highest[:, None])).any(axis=1)
+    return loss, _sum(right.sum(dtype=logits.dtype), axes) / n_queries
 
 
-def _mean(values: Float[Array, "n"], ok: Bool[Array, "n"]) -> Float[Array, ""]:
-    return jnp.where(ok, values, 0.0).sum() / jnp.maximum(ok.sum(dtype=values.dtype), 1)
+def _backwards(
+    queries: Array,
+    documents: Array,
+    scale: Array,
+    target: Array,
+    known: Array,
+    query_ok: Array,
+    logits: Array,
+    block: int | None,
+    axes: Sequence[str],
+) -> Float[Array, ""]:
+    """The same with documents as anchors; one that nobody asks for (a hard negative) is none.
+
+    Each device sums over the negatives of its own documents, then weighs the pairs of its own queries.
+    """
+    first = _index(axes) * documents.shape[0]
+    all_queries, all_ok = _gather(queries, axes), _gather(query_ok, axes)
+    every = jnp.arange(all_queries.shape[0])
+    pairs = jnp.concatenate([_pairs(every, _gather(x, axes)) for x in (target, known)])
+    pairs = jnp.stack([pairs[:, 1] - first, pairs[:, 0]], axis=1)
+    rest = _gather(negatives(documents, all_queries, scale, pairs, all_ok, block)[0], axes)
+    n_documents = rest.shape[0]
+    times = _sum(jnp.zeros(n_documents, logits.dtype).at[target.reshape(-1)].add(1.0, mode="drop"), axes)
+    column = jnp.minimum(target, n_documents - 1)
+    weights = (target < n_documents).astype(logits.dtype) / jnp.maximum(times[column], 1)
+    n_anchors = jnp.maximum((times > 0).sum(dtype=logits.dtype), 1)
+    return _sum((weights * jax.nn.softplus(rest[column] - logits)).sum(), axes) / n_anchors
+
+
+def _pairs(rows: Int[Array, "B"], columns: Int[Array, "B K"]) -> Int[Array, "pairs 2"]:
+    return jnp.stack([jnp.broadcast_to(rows[:, None], columns.shape), columns], axis=-1).reshape(-1, 2)
+
+
+def _gather(x: Array, axes: Sequence[str]) -> Array:
+    return jax.lax.all_gather(x, tuple(axes), tiled=True) if axes else x
+
+
+def _sum(x: Array, axes: Sequence[str]) -> Array:
+    return jax.lax.psum(x, tuple(axes)) if axes else x
+
+
+def _index(axes: Sequence[str]) -> Array | int:
+    return jax.lax.axis_index(tuple(axes)) if axes else 0

@@ -24,6 +24,7 @@ from mtret.models.dual_encoder import ModelConfig
 from mtret.models.layers import OPERANDS
 from mtret.train.loop import LoopConfig
 from mtret.train.optim import OptimConfig
+from mtret.train.sharding import MeshConfig
 
 # What a type cannot say, and what would show itself late or not at all. Batches and shares are checked where they are
 # planned, templates where they are made.
@@ -31,7 +32,7 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "at least 1",
         lambda value: value >= 1,
-        (*(f"loop.{name}" for name in LoopConfig.__dataclass_fields__), "dev.queries"),
+        (*(f"loop.{name}" for name in LoopConfig.__dataclass_fields__), "mesh.fsdp", "dev.queries"),
     ),
     (
         "at least 0",
@@ -65,6 +66,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     dev: DevConfig = field(default_factory=DevConfig)
 
     def __post_init__(self) -> None:
@@ -73,11 +75,12 @@ class RunConfig:
                 value = reduce(getattr, path.split("."), self)
                 if not holds(value):
                     raise UserError(f"config {path}: must be {words}, is {value!r}")
-        for expression, _ in self.optim.decay:
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise UserError(f"config optim.decay: '{expression}' is no regular expression ({error})") from error
+        for path, rules in (("optim.decay", self.optim.decay), ("mesh.shard", self.mesh.shard)):
+            for expression, _ in rules:
+                try:
+                    re.compile(expression)
+                except re.error as error:
+                    raise UserError(f"config {path}: '{expression}' is no regular expression ({error})") from error
 
 
 def read_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -34,4 +34,5 @@ class PairBatch(NamedTuple):
     known: Int[Array, "B K"]  # every training positive in the batch, and what is excluded; padded with M
     query_ok: Bool[Array, "B"]
     doc_ok: Bool[Array, "M"]
+    chunks: Int[Array, ""]  # how many hold texts
     task: Int[Array, ""]

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from mtret.errors import UserError
-from mtret.losses import LossConfig, contrastive, info_nce, relation, similarity
+from mtret.losses import LossConfig, contrastive, negatives, similarity
 
-compiled_loss = jax.jit(contrastive, static_argnums=7)
-compiled_gradients = jax.jit(jax.grad(contrastive, argnums=(0, 1), has_aux=True), static_argnums=7)
+compiled_loss = jax.jit(contrastive, static_argnums=7, static_argnames="block")
+compiled_gradients = jax.jit(
+    jax.grad(contrastive, argnums=(0, 1, 2), has_aux=True), static_argnums=7, static_argnames="block"
+)
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,14 @@ class Case:
     known: np.ndarray
     query_ok: np.ndarray
     doc_ok: np.ndarray
-    scale: float = 7.0
+    scale: float | np.floating = 7.0
 
-    def loss(self, symmetric: bool) -> tuple[jax.Array, jax.Array]:
-        return compiled_loss(self.queries, self.documents, *self.rest(), symmetric)
+    def loss(self, symmetric: bool, block: int | None = None) -> tuple[jax.Array, jax.Array]:
+        return compiled_loss(self.queries, self.documents, *self.rest(), symmetric, block=block)
 
-    def gradients(self, symmetric: bool) -> tuple[jax.Array, jax.Array]:
-        return compiled_gradients(self.queries, self.documents, *self.rest(), symmetric)[0]
+    def gradients(self, symmetric: bool, block: int | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """With respect to queries, documents and scale."""
+        return compiled_gradients(self.queries, self.documents, *self.rest(), symmetric, block=block)[0]
 
     def rest(self) -> tuple:
         return np.float32(self.scale), self.target, self.known, self.query_ok, self.doc_ok
@@ -102,35 +105,51 @@ def defined(case: Case, symmetric: bool) -> tuple[float, float]:
     return loss, right / len(queries)
 
 
+@pytest.mark.parametrize("block", [None, 1, 4, 11], ids=lambda block: f"block {block}")
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("seed", range(5))
-def test_loss_and_accuracy_equal_their_definition(seed: int, symmetric: bool):
-    case = make_case(seed)
-    loss, accuracy = case.loss(symmetric)
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_and_accuracy_equal_their_definition(seed: int, symmetric: bool, block: int | None):
+    case = make_case(seed, none_negative=seed == 2)
+    loss, accuracy = case.loss(symmetric, block)
     wanted, right = defined(case, symmetric)
     np.testing.assert_allclose(loss, wanted, rtol=2e-6)
     np.testing.assert_allclose(accuracy, right, rtol=1e-6)
     assert loss.dtype == jnp.float32
 
 
+def one_query(scores: list[float], known: list[int]) -> tuple[jax.Array, ...]:
+    """The loss's arguments for a query whose similarities are `scores`; its target is the first column."""
+    documents = jnp.array([[score, 1.0] for score in scores])
+    none = len(scores)
+    padded = jnp.array([[*known, *[none] * (none - len(known))]])
+    target, query = jnp.array([[0]]), jnp.array([[1.0, 0.0]])
+    return query, documents, jnp.float32(1.0), target, padded, jnp.ones(1, bool), jnp.ones(none, bool)
+
+
 def test_by_hand():
-    """One query, its positive at similarity 1, one negative at 0, at scale 2: log(1 + e^-2)."""
-    logits = jnp.array([[2.0, 0.0]])
-    target = jnp.array([[True, False]])
-    nats = info_nce(logits, target, target, jnp.ones(2, bool))
-    np.testing.assert_allclose(nats, [math.log(1 + math.exp(-2))], rtol=1e-6)
+    """Its positive at similarity 2, one negative at 0: log(1 + e^-2). Another positive, at 9, makes no difference."""
+    for scores, known in (([2.0, 0.0], [0]), ([2.0, 9.0, 0.0], [0, 1])):
+        loss, accuracy = contrastive(*one_query(scores, known), symmetric=False)
+        np.testing.assert_allclose(loss, math.log(1 + math.exp(-2)), rtol=1e-6)
+        assert accuracy == 1.0
 
 
+def test_a_target_that_only_equals_a_negative_is_not_right():
+    assert contrastive(*one_query([2.0, 2.0], [0]), symmetric=False)[1] == 0.0
+
+
+@pytest.mark.parametrize("block", [None, 3], ids=lambda block: f"block {block}")
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_gradient_equals_differences_of_the_definition(symmetric: bool):
+def test_gradient_equals_differences_of_the_definition(symmetric: bool, block: int | None):
     case = make_case(3, none_negative=True)
-    gradients = case.gradients(symmetric)
+    gradients = case.gradients(symmetric, block)
     step, random = 1e-6, np.random.default_rng(0)
-    ways = tuple(random.normal(size=x.shape) for x in (case.queries, case.documents))
+    ways = (*(random.normal(size=x.shape) for x in (case.queries, case.documents)), np.ones(()))
 
     def moved(by: float) -> float:
-        q, d = (x.astype(np.float64) + by * way for x, way in zip((case.queries, case.documents), ways, strict=True))
-        return defined(replace(case, queries=q, documents=d), symmetric)[0]
+        start = (case.queries, case.documents, np.float64(case.scale))
+        q, d, scale = (x.astype(np.float64) + by * way for x, way in zip(start, ways, strict=True))
+        return defined(replace(case, queries=q, documents=d, scale=scale), symmetric)[0]
 
     along = sum(float((np.asarray(g, np.float64) * way).sum()) for g, way in zip(gradients, ways, strict=True))
     np.testing.assert_allclose(along, (moved(step) - moved(-step)) / (2 * step), rtol=1e-4)
@@ -139,25 +158,27 @@ def test_gradient_equals_differences_of_the_definition(symmetric: bool):
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_query_with_no_negatives_costs_nothing_and_its_gradient_is_zero(symmetric: bool):
     case = make_case(4, none_negative=True)
-    nats = info_nce(
-        similarity(jnp.asarray(case.queries), jnp.asarray(case.documents), jnp.float32(case.scale)),
-        relation(jnp.asarray(case.target), 11),
-        relation(jnp.asarray(case.known), 11),
+    pairs = np.array([[0, column] for column in case.known[0]])
+    log_sum, highest = negatives(
+        jnp.asarray(case.queries),
+        jnp.asarray(case.documents),
+        jnp.float32(7),
+        jnp.asarray(pairs),
         jnp.asarray(case.doc_ok),
     )
-    assert nats[0] == 0.0
+    assert log_sum[0] == highest[0] == -np.inf and np.isfinite(log_sum[1:]).all()
     gradients = case.gradients(symmetric)
     assert all(np.isfinite(g).all() for g in gradients)
     if not symmetric:
         assert not np.any(gradients[0][0])
 
 
-def test_a_row_with_no_negatives_makes_no_nan_on_the_way_either():
+def test_a_query_with_no_negatives_makes_no_nan_on_the_way_either():
     """So that whoever hunts a NaN with JAX's own tool is not led here."""
-    every = jnp.ones((1, 3), bool)
     with jax.debug_nans(True):
-        gradient = jax.grad(lambda x: info_nce(x, every, every, jnp.ones(3, bool)).sum())(jnp.ones((1, 3)))
-    assert not np.any(gradient)
+        arguments = one_query([1.0, 1.0], [0, 1])
+        gradients, _ = jax.grad(contrastive, argnums=(0, 1, 2), has_aux=True)(*arguments, False)
+    assert not any(np.any(gradient) for gradient in gradients)
 
 
 def test_padding_gets_no_gradient_and_changes_nothing():
@@ -187,11 +208,11 @@ def test_nothing_but_padding_is_zero_and_finite():
 
 def test_large_scores_neither_overflow_nor_vanish():
     """Logits of +-200 (temperature 0.005): the loss of a hopeless query is the gap itself."""
-    logits = jnp.array([[-200.0, 200.0], [200.0, -200.0]])
-    target = jnp.array([[True, False], [True, False]])
-    value, gradient = jax.value_and_grad(lambda x: info_nce(x, target, target, jnp.ones(2, bool)).sum())(logits)
-    np.testing.assert_allclose(value, 400.0)
-    np.testing.assert_allclose(gradient, [[-1.0, 1.0], [0.0, 0.0]], atol=1e-6)
+    for scores, wanted, push in (([-200.0, 200.0], 400.0, 1.0), ([200.0, -200.0], 0.0, 0.0)):
+        query, documents, *rest = one_query(scores, [0])
+        (loss, _), gradient = jax.value_and_grad(contrastive, argnums=1, has_aux=True)(query, documents, *rest, False)
+        np.testing.assert_allclose(loss, wanted, atol=1e-6)
+        np.testing.assert_allclose(gradient[:, 0], [-push, push], atol=1e-6)
 
 
 def test_scores_of_narrow_vectors_are_summed_in_float32():
@@ -209,10 +230,35 @@ def test_scores_ask_for_full_precision_whatever_the_machines_default():
     assert "HIGHEST" in text
 
 
-def test_relation_drops_the_padding_and_repeats_do_not_matter():
-    found = relation(jnp.array([[0, 3, 3], [4, 4, 1], [4, 4, 4]]), 4)
-    wanted = [[True, False, False, True], [False, True, False, False], [False] * 4]
-    np.testing.assert_array_equal(found, wanted)
+def test_padding_and_repeats_in_the_relation_do_not_matter():
+    case = make_case(2)
+    wider = np.concatenate([case.known, np.full_like(case.known, 11), case.known], axis=1)
+    np.testing.assert_array_equal(replace(case, known=wider).loss(True), case.loss(True))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_blocks_equal_one_block_at_size(symmetric: bool):
+    """Every way of masking at once: 96 queries that share 40 positives of 150 documents, in float32."""
+    case = make_case(5, n=96, m=150)
+    pieces, whole = (case.gradients(symmetric, block) for block in (16, 150))
+    for piece, one in zip(pieces, whole, strict=True):
+        assert np.linalg.norm(piece - one) <= 1e-6 * np.linalg.norm(one)
+    np.testing.assert_allclose(case.loss(symmetric, 16)[0], case.loss(symmetric, 150)[0], rtol=1e-6)
+
+
+def test_the_whole_matrix_is_never_held():
+    """The compiler's own account of memory: 4,096 x 8,192 similarities would be 128 MiB."""
+    n, m, width = 4096, 8192, 32
+    shapes = [((n, width), jnp.float32), ((m, width), jnp.float32), ((), jnp.float32)]
+    shapes += [((n, 1), jnp.int32), ((n, 2), jnp.int32), ((n,), bool), ((m,), bool)]
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+
+    def held(block: int) -> int:
+        analysis = compiled_gradients.lower(*arguments, True, block=block).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    assert held(8192) > 128 * 2**20 > 4 * held(256)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan"), float("inf")])

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
@@ -40,7 +39,8 @@ from mtret.models.dual_encoder import ModelConfig, encode
 from mtret.pytrees import Tree, flatten, match_rules
 from mtret.runs.setting import versions
 from mtret.train.optim import OptimConfig, learning_rate, optimizer
-from mtret.train.step import StepConfig, TrainState, initial_params, train_step
+from mtret.train.sharding import MeshConfig, make_mesh, param_specs
+from mtret.train.step import StepConfig, create_state, initial_params, train_step
 from mtret.types import TokenBatch
 
 SEED = 0
@@ -206,9 +206,20 @@ def our_losses(
     planner = curve.planner
     params = initial_params(encoder.params, loss)
     rule = optimizer(optim, params, planner.steps)
-    config = StepConfig(encoder.tower, rule, loss, planner.group_queries, planner.group_texts, dropout=False, seed=SEED)
-    step = jax.jit(partial(train_step, config=config))
-    state = TrainState(jnp.int32(0), params, rule.init(params))
+    config = StepConfig(
+        encoder.tower,
+        rule,
+        loss,
+        planner.group_queries,
+        planner.group_texts,
+        chunked=False,
+        dropout=False,
+        seed=SEED,
+    )
+    mesh = make_mesh(1, devices=jax.devices()[:1])
+    specs = param_specs(params, MeshConfig())
+    step = jax.jit(partial(train_step, config=config, mesh=mesh, specs=specs))
+    state = create_state(params, rule, mesh, specs)
     losses = []
     for i in range(planner.steps):
         state, metrics = step(state, planner.fill(planner.plan(i)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float32, Int, Int64, Shaped
 
 from mtret.types import TokenBatch
 
@@ -77,9 +77,13 @@ class Rows:
     pool: Float32[np.ndarray, "R L"]
 
 
-def stack(groups: Sequence[Rows]) -> TokenBatch:
-    """The groups of a batch, as one chunk; NumPy arrays."""
-    arrays: Any = (np.stack([getattr(rows, name) for rows in groups])[None] for name in TokenBatch._fields)
+def stack(groups: Sequence[Rows], chunks: int = 1) -> TokenBatch:
+    """The groups of a batch, each cut into chunks of equally many rows; NumPy arrays."""
+
+    def cut(array: Shaped[np.ndarray, "rows L"]) -> Shaped[np.ndarray, "chunks R L"]:
+        return array.reshape(chunks, -1, array.shape[1])
+
+    arrays: Any = (np.stack([cut(getattr(rows, name)) for rows in groups], axis=1) for name in TokenBatch._fields)
     return TokenBatch(*arrays)
 
 

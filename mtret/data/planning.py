@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,11 @@ from mtret.errors import UserError, nearest
 from mtret.types import PairBatch
 
 LADDER = 1.25  # ratio of one declared row count to the next
+SHORTEST_ROW = 32
+# Attention over a row costs as much as everything else does at this many tokens (MiniLM on a CPU: experiments/LOG.md).
+EVEN_LENGTH = 490
+
+Shape = tuple[int, int]  # rows of a group and their length
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class TaskBatch:
     negatives: int | None = None
     query_length: int | None = None
     document_length: int | None = None
+    row_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,9 @@ class BatchConfig:
     negatives: int = 0  # given hard negatives sampled per query, from negatives/train.tsv
     query_length: int = 128  # tokens, special ones included; longer texts are truncated
     document_length: int = 256
-    row_length: int = 256  # tokens of a row; at least the two above
+    row_length: int | None = None  # tokens of a row, at least the two above; None: by task, what costs least
     groups: int = 1  # the batch is made of so many independent parts; the number of devices divides it
+    chunk_tokens: int | None = None  # of a group, encoded at a time and each twice (GradCache); None: all, once
     tasks: Mapping[str, TaskBatch] = field(default_factory=dict)  # by task name, what differs there
 
     def of(self, task: str) -> "BatchConfig":
@@ -156,7 +163,7 @@ class Plan:
     target: Int32[np.ndarray, "B P"]
     known: Int32[np.ndarray, "B K"]
     packings: tuple[Packing, ...]  # by group, of its queries and then its documents that are there
-    rows: int  # of every group, a rung of the ladder
+    shape: Shape  # of every group: rows are a rung of the ladder, or whole chunks
     tokens: int  # real ones, over all groups
     slots: int  # places for tokens, over all groups
     pairs: int
@@ -164,7 +171,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """A fingerprint of everything in the plan, to compare runs."""
-        sha = hashlib.sha256(np.array([self.step, self.task, self.rows], np.int64).tobytes())
+        sha = hashlib.sha256(np.array([self.step, self.task, *self.shape], np.int64).tobytes())
         for array in (self.queries, self.documents, self.target, self.known):
             sha.update(array.tobytes())
         for packing in self.packings:
@@ -200,6 +207,7 @@ class Planner:
         most = max(int(task.known.sizes().max()) for task in tasks)
         self.known_width = min(most, batch.groups * self.group_documents)
         self._order = lru_cache(maxsize=4 * len(tasks))(self._epoch_order)
+        self.row_lengths = tuple(task.config.row_length or self._best_row_length(i) for i, task in enumerate(tasks))
 
     @property
     def group_texts(self) -> int:
@@ -233,8 +241,9 @@ class Planner:
             np.concatenate([query_lengths[q[q >= 0]], document_lengths[d[d >= 0]]])
             for q, d in zip(query_slots, document_slots, strict=True)
         ]
-        packings = tuple(pack(each, self.batch.row_length) for each in lengths)
-        rows = rung(max(packing.rows for packing in packings))
+        row_length = self.row_lengths[task_index]
+        packings = tuple(pack(each, row_length) for each in lengths)
+        rows = self._declared(max(packing.rows for packing in packings), row_length)
         return Plan(
             step=step,
             task=task_index,
@@ -243,11 +252,39 @@ class Planner:
             target=target,
             known=self._known(task, slots, column),
             packings=packings,
-            rows=rows,
+            shape=(rows, row_length),
             tokens=int(sum(each.sum() for each in lengths)),
-            slots=rows * self.batch.row_length * self.batch.groups,
+            slots=rows * row_length * self.batch.groups,
             pairs=len(queries),
         )
+
+    def _declared(self, rows: int, row_length: int) -> int:
+        size = self._chunk_rows(row_length)
+        return -(-rows // size) * size if size else rung(rows)
+
+    def _chunk_rows(self, row_length: int) -> int | None:
+        tokens = self.batch.chunk_tokens
+        return max(tokens // row_length, 1) if tokens else None
+
+    def _best_row_length(self, task_index: int) -> int:
+        """A power of two: short rows are cheap to attend over, long ones pack better. From the task's first batch."""
+        task = self.tasks[task_index]
+        queries = self._queries(task_index, 0)
+        documents = np.unique(_sample(task.positives, queries, self.batch.positives, np.random.default_rng(self.seed)))
+        lengths = np.concatenate(
+            [
+                task.queries.lengths(task.config.query_length)[queries],
+                task.documents.lengths(task.config.document_length)[documents[documents >= 0]],
+            ]
+        )
+        every = (task.queries.lengths(task.config.query_length), task.documents.lengths(task.config.document_length))
+        longest = max(int(each.max(initial=1)) for each in every)
+        shortest = max(SHORTEST_ROW, 1 << (longest - 1).bit_length())
+        costs = {
+            length: pack(lengths, length).rows * length * (length + EVEN_LENGTH)
+            for length in (shortest, 2 * shortest, 4 * shortest)
+        }
+        return min(costs, key=lambda length: costs[length])
 
     def _queries(self, task_index: int, occurrence: int) -> Int64[np.ndarray, "queries"]:
         """Queries of a task's n-th batch. An epoch is shuffled anew; its last, incomplete batch is left out, so that no
@@ -275,9 +312,10 @@ class Planner:
         return known
 
     def fill(self, plan: Plan) -> PairBatch:
-        """Copies the tokens of a plan to their places. NumPy arrays, with one chunk."""
+        """Copies the tokens of a plan to their places; in chunks as many as the largest batch has. NumPy arrays."""
         task = self.tasks[plan.task]
-        shape = (plan.rows, self.batch.row_length)
+        chunks, rows, row_length = self.array_shape(plan.shape)
+        shape = (chunks * rows, row_length)
         groups = [
             self._fill_group(task, queries, documents, packing, shape)
             for queries, documents, packing in zip(plan.queries, plan.documents, plan.packings, strict=True)
@@ -287,9 +325,10 @@ class Planner:
             "known": plan.known,
             "query_ok": plan.queries.reshape(-1) >= 0,
             "doc_ok": plan.documents.reshape(-1) >= 0,
+            "chunks": np.array(plan.shape[0] // rows, np.int32),
             "task": np.array(plan.task, np.int32),
         }
-        return PairBatch(stack(groups), **relation)
+        return PairBatch(stack(groups, chunks), **relation)
 
     def _fill_group(
         self,
@@ -316,13 +355,22 @@ class Planner:
         segments = np.concatenate([np.flatnonzero(query_there), self.group_queries + np.flatnonzero(document_there)])
         return fill(ids, token_weights(lengths, self.pooling), lengths, segments, packing, shape, self.group_texts)
 
-    def shapes(self) -> dict[int, int]:
-        """Every row count that the run will meet, with the number of steps that use it. Plans the whole run."""
-        counts: dict[int, int] = {}
+    @cached_property
+    def shapes(self) -> Mapping[Shape, int]:
+        """Every shape that the run will meet, with the number of steps that use it. Plans the whole run."""
+        counts: dict[Shape, int] = {}
         for step in range(self.steps):
-            rows = self.plan(step).rows
-            counts[rows] = counts.get(rows, 0) + 1
+            shape = self.plan(step).shape
+            counts[shape] = counts.get(shape, 0) + 1
         return dict(sorted(counts.items()))
+
+    def array_shape(self, shape: Shape) -> tuple[int, int, int]:
+        """(C, R, L) of the arrays that hold a batch of `shape`; chunked, they have room for the run's largest."""
+        rows, row_length = shape
+        size = self._chunk_rows(row_length)
+        if size is None:
+            return 1, rows, row_length
+        return max(r for r, length in self.shapes if length == row_length) // size, size, row_length
 
 
 def rung(rows: int) -> int:
@@ -363,14 +411,17 @@ def _check(batch: BatchConfig, names: Sequence[str]) -> None:
             raise UserError(f"batch.tasks: '{name}' is not in the mixture.{nearest(name, names)}")
     places = {"batch": batch, **{f"batch.tasks.{name}": batch.of(name) for name in batch.tasks}}
     for place, own in places.items():
+        for name in ("row_length", "chunk_tokens"):
+            if getattr(own, name) is not None and getattr(own, name) < 1:
+                raise UserError(f"{place}.{name}: {getattr(own, name)} is not a positive number")
         if own.negatives < 0:
             raise UserError(f"{place}.negatives: {own.negatives} is a negative number")
-        for name in ("queries", "positives", "query_length", "document_length", "row_length", "groups"):
+        for name in ("queries", "positives", "query_length", "document_length", "groups"):
             if getattr(own, name) < 1:
                 raise UserError(f"{place}.{name}: {getattr(own, name)} is not a positive number")
         for name in ("query_length", "document_length"):
-            if getattr(own, name) > batch.row_length:
+            if own.row_length is not None and getattr(own, name) > own.row_length:
                 raise UserError(
-                    f"{place}.{name}: a row of {batch.row_length} tokens cannot hold a text of {getattr(own, name)}; "
-                    "raise batch.row_length or cut the texts"
+                    f"{place}.{name}: a row of {own.row_length} tokens cannot hold a text of {getattr(own, name)}; "
+                    f"raise {place}.row_length or cut the texts"
                 )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError
-from mtret.models.layers import Dense, Embedding, LayerNorm, attend, dropout
+from mtret.models.layers import Dense, Embedding, LayerNorm, Weights, attend, dropout, project
 
 PREFIXES = ("bert.",)  # some checkpoints were saved from inside a larger model
 UNUSED = (r"pooler\..*", r"cls\..*", r"embeddings\.position_ids")  # published, but no part of a sentence embedding
@@ -57,10 +57,10 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "tokens D"]:
         config = self.config
         heads = (*segment.shape, config.num_attention_heads, config.hidden_size // config.num_attention_heads)
-        q, k, v = (
-            Dense(config.hidden_size, config.operands, name=name)(x).reshape(heads)
-            for name in ("query", "key", "value")
-        )
+        width = config.hidden_size
+        kernels, biases = zip(*(Weights(width, name=name)(width) for name in ("query", "key", "value")), strict=True)
+        projected = project(x, jnp.concatenate(kernels, axis=1), config.operands) + jnp.concatenate(biases)[None, :]
+        q, k, v = (part.reshape(heads) for part in jnp.split(projected, 3, axis=1))
         mixed = attend(
             q,
             k,

@@ -1,46 +1,68 @@
 """Building blocks of the towers. Activations are [tokens, features]: every product is one large matrix product."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 OPERANDS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def contract(spec: str, x: Float[Array, "..."], y: Float[Array, "..."], operands: str) -> Float[Array, "..."]:
-    """`einsum(spec, x, y)` of operands rounded to `operands`, accumulated in float32, forward and backward.
+def _narrow(x: Float[Array, "..."], operands: str) -> Float[Array, "..."]:
+    # float64 inputs (gradient checks) stay float64
+    return x if operands == "float32" else x.astype(OPERANDS[operands])
+
+
+def _product(spec: str, x: Float[Array, "..."], y: Float[Array, "..."], wide: Any) -> Float[Array, "..."]:
+    """`einsum`, summed in `wide`."""
+    # Left to itself, an accelerator would round float32 operands; those who want that ask for narrow ones.
+    precision = jax.lax.Precision.HIGHEST if x.dtype == wide else None
+    return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=wide)
+
+
+def project(
+    x: Float[Array, "tokens inner"], kernel: Float[Array, "inner outer"], operands: str
+) -> Float[Array, "tokens outer"]:
+    """`x @ kernel` of operands rounded to `operands`, summed in float32, forward and backward.
 
     Only the operands are narrow: activations, norms and softmax stay in float32. Left to autodiff, the backward
     products would mix a float32 cotangent with narrow operands and run at float32 speed.
     """
-    return _contract(spec, x, y, operands)
+    return _project(x, kernel, operands)
 
 
-def _product(spec: str, x: Array, y: Array, operands: str) -> Array:
-    wide = jnp.promote_types(jnp.float32, x.dtype)
-    narrow = OPERANDS[operands] if operands != "float32" else wide  # float64 inputs (gradient checks) stay float64
-    # Left to itself, an accelerator would round float32 operands; those who want that ask for narrow ones.
-    precision = jax.lax.Precision.HIGHEST if operands == "float32" else None
-    return jnp.einsum(spec, x.astype(narrow), y.astype(narrow), precision=precision, preferred_element_type=wide)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _project(x: Array, kernel: Array, operands: str) -> Array:
+    return _product("ti,io->to", _narrow(x, operands), _narrow(kernel, operands), x.dtype)
 
 
-def _contract_forward(spec: str, x: Array, y: Array, operands: str) -> tuple[Array, tuple[Array, Array]]:
-    return _product(spec, x, y, operands), (x, y)
+def _project_forward(x: Array, kernel: Array, operands: str) -> tuple[Array, tuple[Array, Array]]:
+    return _project(x, kernel, operands), (_narrow(x, operands), kernel)
 
 
-def _contract_backward(spec: str, operands: str, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    x, y = saved
-    inputs, output = spec.split("->")
-    left, right = inputs.split(",")
-    return (
-        _product(f"{output},{right}->{left}", cotangent, y, operands),
-        _product(f"{left},{output}->{right}", x, cotangent, operands),
-    )
+def _project_backward(operands: str, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    narrow = _narrow(cotangent, operands)
+    to_x = _product("to,io->ti", narrow, _narrow(kernel, operands), cotangent.dtype)
+    return to_x, _product("it,to->io", _turned(x), narrow, cotangent.dtype)
 
 
-_contract = jax.custom_vjp(_product, nondiff_argnums=(0, 3))
-_contract.defvjp(_contract_forward, _contract_backward)
+_project.defvjp(_project_forward, _project_backward)
+
+
+def _turned(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch n m"]:
+    """The transpose, made for good where it is narrow on a CPU: XLA would put it into the product, and has no narrow
+    product over the first dimension there. It would widen both operands, at less than half the speed."""
+    *batch, m, n = x.shape
+    if x.dtype != jnp.bfloat16 or m % 8 or jax.default_backend() != "cpu":
+        return jnp.swapaxes(x, -1, -2)
+    return jnp.moveaxis(x.reshape(*batch, m // 8, 8, n), -1, -3).reshape(*batch, n, m)
 
 
 def dropout(
@@ -50,9 +72,27 @@ def dropout(
     only, so a row draws the same mask in whatever chunk or on whatever device it is encoded. No keys: no dropout."""
     if row_keys is None or rate == 0.0:
         return x
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, site))(row_keys)
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+    return jnp.where(_kept(row_keys, x.shape, rate, site), x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def _kept(row_keys: Key[Array, "rows"], shape: Sequence[int], rate: float, site: int) -> Bool[Array, "rows ..."]:
+    """Which elements of an array of `shape`, a key for each of its rows, are kept.
+
+    A row's key gives two words; an element's number is mixed with them (MurmurHash3's finaliser, twice). JAX's own
+    generator, made for more than masks, would cost several times the rest of the softmax.
+    """
+    words = jax.random.key_data(jax.vmap(lambda key: jax.random.fold_in(key, site))(row_keys))
+    first, second = (words[:, i].reshape(-1, *[1] * (len(shape) - 1)) for i in (0, words.shape[1] - 1))
+    size = math.prod(shape[1:])
+    number = jax.lax.iota(jnp.uint32, size).reshape(1, *shape[1:])
+    mixed = _mix(_mix(number ^ first) + second)
+    return mixed >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def attend(
@@ -71,25 +111,111 @@ def attend(
 
     `window`: attend to tokens at most that many positions away (None: the whole segment). `implementation`: the type of
     the products' operands, "float32" or "bfloat16". Every token sees itself at least, so no softmax is empty.
+
+    Scores are not kept for the backward pass but made again. They stand as [key, query]: all reductions then run down
+    columns and all seven products are of forms that XLA's CPU library has.
     """
+    if dropout_rate == 0.0:
+        row_keys = None
+    return _attend(q, k, v, segment, row_keys, _Attention(window, implementation, dropout_rate, dropout_site))
+
+
+@dataclass(frozen=True)
+class _Attention:
+    window: int | None
+    operands: str
+    rate: float
+    site: int
+
+    def visible(self, segment: Int[Array, "rows L"]) -> Bool[Array, "rows L L"]:
+        """The same seen from key and from query."""
+        seen = segment[:, :, None] == segment[:, None, :]
+        if self.window is None:
+            return seen
+        place = jnp.arange(segment.shape[1])
+        return seen & (jnp.abs(place[:, None] - place[None, :]) <= self.window)[None]
+
+    def scores(self, k: Array, q: Array, segment: Array) -> Float[Array, "rows heads key query"]:
+        """-inf where one does not see the other. `q` and `k` are [rows * heads, L, features]."""
+        rows, length = segment.shape
+        found = _product("bkd,bqd->bkq", k, q, _wide(k)).reshape(rows, -1, length, length)
+        return jnp.where(self.visible(segment)[:, None], found, -jnp.inf)
+
+    def drop(self, weights: Float[Array, "rows heads key query"], row_keys: Any) -> Array:
+        return dropout(weights, row_keys, self.rate, self.site)
+
+    def by_head(self, x: Float[Array, "rows L heads features"]) -> Float[Array, "rows_heads L features"]:
+        """As an operand."""
+        rows, length, heads, features = x.shape
+        return _narrow(x.transpose(0, 2, 1, 3), self.operands).reshape(rows * heads, length, features)
+
+
+def _wide(x: Array) -> Any:
+    return jnp.float32 if x.dtype == jnp.bfloat16 else x.dtype
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(q: Array, k: Array, v: Array, segment: Array, row_keys: Any, config: _Attention) -> Array:
+    return _attend_forward(q, k, v, segment, row_keys, config)[0]
+
+
+def _attend_forward(
+    q: Array, k: Array, v: Array, segment: Array, row_keys: Any, config: _Attention
+) -> tuple[Array, Any]:
     rows, length, heads, features = q.shape
-    q, k, v = (x.transpose(0, 2, 1, 3).reshape(rows * heads, length, features) for x in (q, k, v))
-    scores = contract("bqd,bkd->bqk", q * features**-0.5, k, implementation)
-    visible = segment[:, :, None] == segment[:, None, :]
-    if window is not None:
-        offset = jnp.arange(length)
-        visible &= (jnp.abs(offset[:, None] - offset[None, :]) <= window)[None]
-    scores = jnp.where(visible[:, None], scores.reshape(rows, heads, length, length), -jnp.inf)
+    q, k, v = config.by_head(q * features**-0.5), config.by_head(k), config.by_head(v)
+    scores = config.scores(k, q, segment)
+    highest = scores.max(axis=2)
+    weights = jnp.exp(scores - highest[:, :, None])
+    total = weights.sum(axis=2)
+    weights = _flat(_narrow(config.drop(weights, row_keys), config.operands))
+    mixed = _product("bdk,bkq->bdq", _turned(v), weights, _wide(v)).reshape(rows, heads, features, length)
     # The division comes after the product with the values: it then touches [L, features], not [L, L].
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1).reshape(rows * heads, length, 1)
-    weights = dropout(weights, row_keys, dropout_rate, dropout_site).reshape(rows * heads, length, length)
-    mixed = contract("bqk,bkd->bqd", weights, v, implementation) / total
-    return mixed.reshape(rows, heads, length, features).transpose(0, 2, 1, 3)
+    mixed = (mixed / total[:, :, None]).transpose(0, 3, 1, 2)
+    return mixed, (q, k, v, segment, row_keys, mixed, highest + jnp.log(total))
+
+
+def _attend_backward(config: _Attention, saved: Any, cotangent: Array) -> tuple[Any, ...]:
+    q, k, v, segment, row_keys, mixed, log_total = saved
+    rows, length, heads, features = mixed.shape
+    weights = jnp.exp(config.scores(k, q, segment) - log_total[:, :, None])
+    share = (cotangent * mixed).sum(axis=3).transpose(0, 2, 1)
+    cotangent = config.by_head(cotangent)
+    to_weights = _product("bkd,bqd->bkq", v, cotangent, _wide(v)).reshape(weights.shape)
+    to_scores = weights * (config.drop(to_weights, row_keys) - share[:, :, None])
+    to_scores = _flat(_narrow(to_scores, config.operands))
+    kept = _flat(_narrow(config.drop(weights, row_keys), config.operands))
+
+    def back(x: Float[Array, "rows_heads L features"]) -> Float[Array, "rows L heads features"]:
+        return x.reshape(rows, heads, length, features).transpose(0, 2, 1, 3)
+
+    to_q = _product("bdk,bkq->bdq", _turned(k), to_scores, _wide(k)).reshape(rows, heads, features, length)
+    to_q = to_q.transpose(0, 3, 1, 2) * features**-0.5
+    to_k = back(_product("bkq,bqd->bkd", to_scores, q, _wide(q)))
+    to_v = back(_product("bkq,bqd->bkd", kept, cotangent, _wide(q)))
+    return to_q, to_k, to_v, None, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _flat(x: Float[Array, "rows heads key query"]) -> Float[Array, "rows_heads key query"]:
+    return x.reshape(-1, *x.shape[2:])
+
+
+class Weights(nn.Module):
+    """The kernel [in, out] and bias [out] of a dense layer, for one that multiplies several at once."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, inner: int) -> tuple[Float[Array, "inner outer"], Float[Array, "outer"]]:
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (inner, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 class Dense(nn.Module):
-    """x @ kernel + bias, kernel [in, out]."""
+    """x @ kernel + bias."""
 
     features: int
     operands: str
@@ -98,7 +224,7 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "tokens inner"]) -> Float[Array, "tokens outer"]:
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return contract("ti,io->to", x, kernel, self.operands) + bias[None, :]
+        return project(x, kernel, self.operands) + bias[None, :]
 
 
 class LayerNorm(nn.Module):

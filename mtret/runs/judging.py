@@ -19,7 +19,7 @@ from mtret.data.formats import Suite
 from mtret.data.roles import check_leakage, role_of, seen_document_share
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
-from mtret.devices import cache_folder, device_line, keep_compilations
+from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory
 from mtret.errors import UserError, nearest
 from mtret.evaluation.report import terminal_table, write_report
 from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
@@ -71,6 +71,7 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: Path, consol
     Raises UserError where model, suite or tasks are not in order, or a task's queries were trained on.
     """
     began = time.monotonic()
+    keep_memory()
     say(console, device_line())
     check_writable(folder, "--out")
     if config.scann:

@@ -15,11 +15,11 @@ from mtret.artefact import save_artefact
 from mtret.console import TrainingBar, duration, say, timed
 from mtret.data.formats import Suite
 from mtret.data.pipeline import batches
-from mtret.data.planning import Planner, TrainingTask, training_task
+from mtret.data.planning import Planner, Shape, TrainingTask, training_task
 from mtret.data.roles import training_record
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
-from mtret.devices import cache_folder, device_line, keep_compilations, not_importing
+from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, not_importing
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.files import read_arrays, read_metadata, replace_json
@@ -31,7 +31,7 @@ from mtret.runs.setting import check_writable, load_suite, versions
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.loop import Best, Evaluate, Loop, MetricsFile, Sinks
 from mtret.train.optim import optimizer
-from mtret.train.sharding import batch_sharding, make_mesh
+from mtret.train.sharding import batch_sharding, make_mesh, param_specs
 from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create_state, initial_params
 
 RUN_FILE = "config.json"
@@ -64,6 +64,7 @@ def train(config: RunConfig, workdir: Path, console: Console) -> Path:
     Raises UserError before anything is written where the input is wrong or `workdir` belongs to another configuration;
     raises `Stopped` after a requested stop, with the state saved.
     """
+    keep_memory()
     say(console, device_line())
     check_writable(workdir, "--workdir")
     cache = cache_folder()
@@ -84,7 +85,7 @@ def train(config: RunConfig, workdir: Path, console: Console) -> Path:
         state, best = _start(run, config, checkpoints, workdir, console)
         first = int(state.step)
         if first < config.loop.steps:
-            steps, seconds = compile_steps(run.step, state, run.planner, run.shapes, run.mesh)
+            steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
             say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {cache / 'xla'})")
             with _sinks(run, workdir, first, console) as sinks:
                 state = _loop(run, config, steps, checkpoints, best, sinks).run(state)
@@ -136,36 +137,38 @@ class _Run:
     """What a training needs, before any state."""
 
     planner: Planner
-    shapes: Mapping[int, int]
     step: StepConfig
     params: Tree
     mesh: jax.sharding.Mesh
+    specs: Tree
     evaluate: Evaluate | None
 
 
 def _prepare(config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, cache: Path, console: Console) -> _Run:
-    mesh = make_mesh(config.batch.groups)
+    mesh = make_mesh(config.batch.groups, config.mesh.fsdp)
     tokenizer = Tokenizer(encoder.folder, cache)
     with timed(console, "tokenising"):
         training = [training_task(task, tokenizer, config.templates, config.batch) for task in tasks]
     _check_lengths(training, encoder)
     planner = Planner(training, config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps)
     with timed(console, "planning"):
-        shapes = planner.shapes()
+        shapes = planner.shapes
     _print_plan(planner, shapes, tasks, training, config, console)
     params = initial_params(encoder.params, config.loss)
+    specs = param_specs(params, config.mesh)
     step = StepConfig(
         tower=encoder.tower,
         optimizer=optimizer(config.optim, params, config.loop.steps),
         loss=config.loss,
         group_queries=planner.group_queries,
         group_texts=planner.group_texts,
+        chunked=config.batch.chunk_tokens is not None,
         dropout=config.model.dropout != 0.0,
         seed=config.seed,
     )
     samples = dev_samples(tasks, config.dev, config.seed)
     evaluate = _dev_evaluator(samples, encoder, tokenizer, config) if samples else None
-    return _Run(planner, shapes, step, params, mesh, evaluate)
+    return _Run(planner, step, params, mesh, specs, evaluate)
 
 
 def _check_lengths(training: Sequence[TrainingTask], encoder: hf.Pretrained) -> None:
@@ -181,7 +184,7 @@ def _check_lengths(training: Sequence[TrainingTask], encoder: hf.Pretrained) -> 
 
 def _print_plan(
     planner: Planner,
-    shapes: Mapping[int, int],
+    shapes: Mapping[Shape, int],
     tasks: Sequence[Task],
     training: Sequence[TrainingTask],
     config: RunConfig,
@@ -198,8 +201,9 @@ def _print_plan(
         f"batch {batch.queries} queries, {batch.positives} positive(s) and {batch.negatives} hard negatives each, at "
         f"most {batch.query_length}/{batch.document_length} tokens, in {batch.groups} group(s)",
     )
-    words = ", ".join(f"{rows} ({count})" for rows, count in shapes.items())
-    say(console, f"{len(shapes)} shapes, rows of {batch.row_length} tokens (steps): {words}")
+    words = ", ".join(f"{rows} x {length} ({count})" for (rows, length), count in shapes.items())
+    chunks = f", in chunks of {batch.chunk_tokens:,} tokens" if batch.chunk_tokens else ""
+    say(console, f"{len(shapes)} shapes{chunks}, rows x tokens (steps): {words}")
 
 
 def _dev_evaluator(
@@ -267,7 +271,7 @@ def _start(
 ) -> tuple[TrainState, Best]:
     """The state to go on from, and the best before it."""
     best = Best(workdir / "best.safetensors")
-    state = create_state(run.params, run.step.optimizer, run.mesh)
+    state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
     restored = checkpoints.restore(state, complain=lambda line: say(console, line, style="yellow"))
     if restored is None:
         return state, best
@@ -303,7 +307,7 @@ def _event_writer(folder: Path, purge_step: int) -> Any:
 
 
 def _loop(
-    run: _Run, config: RunConfig, steps: Mapping[int, Step], checkpoints: Checkpoints, best: Best, sinks: Sinks
+    run: _Run, config: RunConfig, steps: Mapping[Shape, Step], checkpoints: Checkpoints, best: Best, sinks: Sinks
 ) -> Loop:
     return Loop(
         config=config.loop,

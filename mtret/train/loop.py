@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mtret.data.pipeline import Loaded
-from mtret.data.planning import Plan
+from mtret.data.planning import Plan, Shape
 from mtret.files import replace_arrays, replace_text
 from mtret.pytrees import Tree, flatten
 from mtret.train.checkpoint import Checkpoints
@@ -147,7 +147,7 @@ class Loop:
     """Everything the loop drives, put together by the caller."""
 
     config: LoopConfig
-    steps: Mapping[int, Step]
+    steps: Mapping[Shape, Step]
     batches: Callable[[int], Iterator[Loaded]]
     checkpoints: Checkpoints
     best: Best
@@ -165,7 +165,7 @@ class Loop:
             late: tuple[Plan, Array] | None = None
             for step in range(first, self.config.steps):
                 plan, batch = clock.wait_for(source)
-                state, metrics = self.steps[plan.rows](state, batch)
+                state, metrics = self.steps[plan.shape](state, batch)
                 if late is not None:
                     self._log(*late, clock)
                 late = (plan, metrics)

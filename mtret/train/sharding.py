@@ -1,5 +1,8 @@
-"""The mesh of devices, and how a batch lies on it."""
+"""The mesh of devices, and how batches and parameters lie on it."""
 
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -7,37 +10,109 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mtret.errors import UserError
+from mtret.pytrees import Tree, flatten, match_rules, unflatten
 from mtret.types import PairBatch, TokenBatch
 
+AXES = ("data", "fsdp")  # a batch's groups are shared out over both
 
-def make_mesh(groups: int) -> Mesh:
-    """All devices on one axis, `data`. Raises UserError where they cannot share `groups` evenly."""
-    count = jax.device_count()
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Which parameters, with their optimizer state, are cut into how many parts."""
+
+    fsdp: int = 1  # devices that share one copy; the others hold copies of it
+    # (expression for a parameter's path, the dimension that is cut, -1 from the end, or None); the first match counts
+    shard: tuple[tuple[str, int | None], ...] = ((r".*/(kernel|embedding)", -1), (r".*", None))
+
+
+def make_mesh(groups: int, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """Devices (None: all) as (data, fsdp). Raises UserError where they cannot share `groups` or be cut by `fsdp`."""
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if groups % count:
         raise UserError(
             f"batch.groups: {groups} groups cannot be shared evenly by {count} devices; set it to a multiple of {count}"
         )
-    # Explicit axes, the newer default, refuse a product of two arrays that are both sharded on `data`.
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,))
+    if count % fsdp:
+        raise UserError(f"mesh.fsdp: {count} devices cannot be cut into parts of {fsdp}; give a divisor of {count}")
+    # Explicit axes, the newer default, refuse a product of two arrays that are sharded alike.
+    return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def batch_specs() -> PairBatch:
+    """A PartitionSpec for each array: groups, and the relation's rows with them, over all devices."""
+    groups: Any = P(None, AXES)
+    rows, everywhere = P(AXES), P()
+    specs: dict[str, Any] = {
+        "texts": TokenBatch(groups, groups, groups, groups),
+        "target": rows,
+        "known": rows,
+        "query_ok": rows,
+        "doc_ok": rows,
+        "chunks": everywhere,
+        "task": everywhere,
+    }
+    return PairBatch(**specs)
 
 
 def batch_sharding(mesh: Mesh) -> PairBatch:
-    """Groups over `data`; rows of the relation with their queries; the rest everywhere."""
+    """`batch_specs` on a mesh."""
+    return named(mesh, batch_specs())
 
-    def over(*axes: str | None) -> Any:  # a sharding stands where the array will
-        return NamedSharding(mesh, P(*axes))
 
-    groups, rows, everywhere = over(None, "data"), over("data"), over()
-    return PairBatch(
-        texts=TokenBatch(groups, groups, groups, groups),
-        target=rows,
-        known=rows,
-        query_ok=rows,
-        doc_ok=everywhere,
-        task=everywhere,
-    )
+def param_specs(params: Tree, config: MeshConfig) -> Tree:
+    """A PartitionSpec for each parameter. Raises UserError for one that cannot be cut as the rules say."""
+    rules = flatten(match_rules(params, config.shard, "mesh.shard"))
+    return unflatten({path: _spec(path, leaf.shape, rules[path], config) for path, leaf in flatten(params).items()})
+
+
+def _spec(path: str, shape: Sequence[int], dimension: int | None, config: MeshConfig) -> P:
+    if dimension is None or config.fsdp == 1:
+        return P()
+    if not -len(shape) <= dimension < len(shape) or shape[dimension] % config.fsdp:
+        raise UserError(
+            f"mesh.shard: dimension {dimension} of '{path}', whose shape is {tuple(shape)}, cannot be cut into "
+            f"{config.fsdp} equal parts; name another dimension for it, or None"
+        )
+    return P(*("fsdp" if i == dimension % len(shape) else None for i in range(len(shape))))
+
+
+def gathered(params: Tree, specs: Tree) -> Tree:
+    """Inside `shard_map`: whole parameters of each device's own, so that gradients are summed once, where they end."""
+
+    def gather(param: jax.Array, spec: P) -> jax.Array:
+        if "fsdp" not in spec:
+            return varying(param)
+        # The cast comes first: its transpose, the sum over `data`, then works on the cut gradient.
+        own = jax.lax.pcast(param, "data", to="varying")
+        return jax.lax.all_gather(own, "fsdp", axis=spec.index("fsdp"), tiled=True)
+
+    leaves, of = flatten(params), flatten(specs)
+    return unflatten({path: gather(leaf, of[path]) for path, leaf in leaves.items()})
+
+
+def varying(x: jax.Array) -> jax.Array:
+    """Inside `shard_map`: the same value on every device, from here on each device's own."""
+    return jax.lax.pcast(x, AXES, to="varying")
+
+
+def named(mesh: Mesh, specs: Any) -> Any:
+    """A tree of PartitionSpecs as shardings."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, P())
+
+
+def layout(params: Tree, specs: Tree, mesh: Mesh) -> list[tuple[str, str, int]]:
+    """For a table: (kind of parameter, how it lies, bytes on each device), parameters of numbered layers together."""
+    rows: dict[tuple[str, str], int] = {}
+    of: Mapping[str, P] = flatten(specs)
+    for path, leaf in flatten(params).items():
+        parts = mesh.shape["fsdp"] if "fsdp" in of[path] else 1
+        how = f"dimension {of[path].index('fsdp')} in {parts}" if parts > 1 else "whole"
+        key = (re.sub(r"/\d+/", "/*/", path), how)
+        rows[key] = rows.get(key, 0) + leaf.size * leaf.dtype.itemsize // parts
+    return [(path, how, size) for (path, how), size in rows.items()]

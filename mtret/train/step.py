@@ -2,23 +2,25 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from mtret.data.planning import Planner
+from mtret.data.planning import Planner, Shape
 from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
 from mtret.models.dual_encoder import encode
 from mtret.pytrees import Tree
-from mtret.train.sharding import batch_sharding, replicated
+from mtret.train.grad_cache import encode_in_chunks
+from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, named, replicated
 from mtret.types import PairBatch
 
 METRICS = ("loss", "accuracy", "gradient_norm", "temperature")
@@ -42,6 +44,7 @@ class StepConfig:
     loss: LossConfig
     group_queries: int
     group_texts: int
+    chunked: bool
     dropout: bool
     seed: int
 
@@ -52,71 +55,106 @@ def initial_params(tower_params: Tree, loss: LossConfig) -> Tree:
 
 
 def batch_loss(
-    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig
-) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
-    """Mean nats per query; with it the accuracy in the batch and 1/temperature."""
+    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, axes: Sequence[str] = ()
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean nats per query, and the accuracy in the batch.
+
+    `axes`: inside `shard_map`, the mesh axes that share out the batch; each device then gives its own part of it.
+    """
     key = jax.random.fold_in(jax.random.key(config.seed), step) if config.dropout else None
-    vectors = encode(config.tower, params["tower"], batch.texts, config.group_texts, key)
+    first_group = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
+    arguments = config.tower, params["tower"], batch.texts, config.group_texts, key, first_group
+    vectors = encode_in_chunks(*arguments, batch.chunks) if config.chunked else encode(*arguments)
     features = vectors.shape[-1]
     queries = vectors[:, : config.group_queries].reshape(-1, features)
     documents = vectors[:, config.group_queries :].reshape(-1, features)
     log_scale = params["log_scale"] if config.loss.learn_temperature else jax.lax.stop_gradient(params["log_scale"])
-    scale = jnp.exp(log_scale)
-    loss, accuracy = contrastive(
-        queries, documents, scale, batch.target, batch.known, batch.query_ok, batch.doc_ok, config.loss.symmetric
-    )
-    return loss, (accuracy, scale)
+    relation = batch.target, batch.known, batch.query_ok, batch.doc_ok
+    return contrastive(queries, documents, jnp.exp(log_scale), *relation, config.loss.symmetric, axes=axes)
 
 
-def train_step(state: TrainState, batch: PairBatch, config: StepConfig) -> tuple[TrainState, Float[Array, "metrics"]]:
+def gradients(
+    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, mesh: Mesh, specs: Tree
+) -> tuple[Float[Array, ""], Float[Array, ""], Tree]:
+    """Loss, accuracy, and the loss's gradient, which lies as the parameters do."""
+
+    def of_own(params: Tree, batch: PairBatch, step: Array) -> tuple[Array, Array, Tree]:
+        def loss(params: Tree) -> tuple[Array, Array]:
+            return batch_loss(gathered(params, specs), batch, step, config, AXES)
+
+        (nats, accuracy), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return nats, accuracy, gradient
+
+    shared = jax.shard_map(of_own, mesh=mesh, in_specs=(specs, batch_specs(), P()), out_specs=(P(), P(), specs))
+    return shared(params, batch, step)
+
+
+def train_step(
+    state: TrainState, batch: PairBatch, config: StepConfig, mesh: Mesh, specs: Tree
+) -> tuple[TrainState, Float[Array, "metrics"]]:
     """One update. The metrics are one vector, in the order of METRICS: one small fetch for the host."""
-    (loss, (accuracy, scale)), gradients = jax.value_and_grad(batch_loss, has_aux=True)(
-        state.params, batch, state.step, config
-    )
-    updates, opt_state = config.optimizer.update(gradients, state.opt_state, state.params)
+    loss, accuracy, gradient = gradients(state.params, batch, state.step, config, mesh, specs)
+    updates, opt_state = config.optimizer.update(gradient, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     if config.loss.learn_temperature:  # the parameter, not its use: a clipped use has no gradient that could lead back
         params = {**params, "log_scale": jnp.clip(params["log_scale"], *LOG_SCALE_RANGE)}
-    metrics = jnp.stack([loss, accuracy, optax.tree.norm(gradients), 1 / scale])
+    temperature = jnp.exp(-state.params["log_scale"])
+    metrics = jnp.stack([loss, accuracy, optax.tree.norm(gradient), temperature])
     return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def create_state(params: Tree, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Step 0, on every device of the mesh."""
+def state_sharding(params: Tree, optimizer: optax.GradientTransformation, mesh: Mesh, specs: Tree) -> TrainState:
+    """Where a state lies: what the optimizer keeps for a parameter, with the parameter."""
+    everywhere, places = replicated(mesh), named(mesh, specs)
+    kept: Any = jax.eval_shape(optimizer.init, params)
+    opt_state = optax.tree.map_params(
+        optimizer, lambda _, place: place, kept, places, transform_non_params=lambda _: everywhere
+    )
+    return TrainState(cast(Any, everywhere), places, opt_state)
+
+
+def create_state(params: Tree, optimizer: optax.GradientTransformation, mesh: Mesh, specs: Tree) -> TrainState:
+    """Step 0, on the devices of the mesh."""
 
     def start(params: Tree) -> TrainState:
         return TrainState(jnp.int32(0), params, optimizer.init(params))
 
-    return jax.jit(start, out_shardings=replicated(mesh))(params)
+    return jax.jit(start, out_shardings=state_sharding(params, optimizer, mesh, specs))(params)
 
 
 Step = Callable[[TrainState, PairBatch], tuple[TrainState, Float[Array, "metrics"]]]
 
 
 def compile_steps(
-    config: StepConfig, state: TrainState, planner: Planner, row_counts: Iterable[int], mesh: Mesh
-) -> tuple[Mapping[int, Step], float]:
-    """An executable for every row count, and the seconds it took. The state is donated: its memory is used again.
+    config: StepConfig, state: TrainState, planner: Planner, mesh: Mesh, specs: Tree
+) -> tuple[Mapping[Shape, Step], float]:
+    """By shape an executable, and the seconds they took; chunked, one serves all of a row length. The state is donated:
+    its memory is used again.
 
     Executables, unlike jitted functions, cannot compile behind one's back: a shape that was not declared is an error.
     """
     began = time.monotonic()
-    shardings = batch_sharding(mesh)
-    everywhere = replicated(mesh)
+    places = jax.tree.map(lambda x: x.sharding, state)
     jitted = jax.jit(
-        lambda state, batch: train_step(state, batch, config),
+        lambda state, batch: train_step(state, batch, config, mesh, specs),
         donate_argnums=0,
-        in_shardings=(everywhere, shardings),
-        out_shardings=everywhere,
+        in_shardings=(places, batch_sharding(mesh)),
+        out_shardings=(places, replicated(mesh)),
     )
     abstract_state = jax.eval_shape(lambda: state)
     example = jax.eval_shape(lambda: planner.fill(planner.plan(0)))
 
-    def compile_one(rows: int) -> Step:
-        texts = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:2], rows, x.shape[3]), x.dtype), example.texts)
-        return jitted.lower(abstract_state, example._replace(texts=texts)).compile()
+    def compile_one(shape: tuple[int, int, int]) -> Step:
+        chunks, rows, length = shape
 
-    counts = sorted(row_counts, reverse=True)  # the longest compilation first
+        def resized(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((chunks, x.shape[1], rows, length), x.dtype)
+
+        return jitted.lower(abstract_state, example._replace(texts=jax.tree.map(resized, example.texts))).compile()
+
+    of = {shape: planner.array_shape(shape) for shape in planner.shapes}
+    distinct = sorted(set(of.values()), key=math.prod, reverse=True)  # the longest compilation first
     with ThreadPoolExecutor(max_workers=4) as pool:
-        compiled = dict(zip(counts, pool.map(compile_one, counts), strict=True))
+        executables = dict(zip(distinct, pool.map(compile_one, distinct), strict=True))
+    compiled = {shape: executables[array_shape] for shape, array_shape in of.items()}
     return compiled, time.monotonic() - began

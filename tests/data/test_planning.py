@@ -118,26 +118,33 @@ def check_rows(planner: Planner, plan: Plan) -> None:
     filled = planner.fill(plan)
     texts = filled.texts
     groups = batch.groups
-    assert texts.ids.shape == (1, groups, plan.rows, batch.row_length)
-    assert plan.rows == rung(plan.rows) >= max(p.rows for p in plan.packings)
-    assert plan.slots == texts.ids.size
+    assert texts.ids.shape[1] == groups
+    rows, row_length = plan.shape
+    chunks, _, size, length = texts.ids.shape
+    assert length == row_length == (batch.row_length or row_length)
+    if batch.chunk_tokens is None:
+        assert (chunks, size) == (1, rows) and rows == rung(rows)
+    else:
+        assert size == max(batch.chunk_tokens // length, 1) and rows == filled.chunks * size <= chunks * size
+    assert rows >= max(p.rows for p in plan.packings)
+    assert plan.slots == rows * row_length * groups
     real = 0
     for group in range(groups):
-        segment = np.asarray(texts.segment)[0, group]
+        segment = np.asarray(texts.segment)[:, group].reshape(-1, length)
         for slot in range(planner.group_texts):
             is_query = slot < planner.group_queries
             text = plan.queries[group, slot] if is_query else plan.documents[group, slot - planner.group_queries]
-            rows, columns = np.nonzero(segment == slot)
+            at, columns = np.nonzero(segment == slot)
             if text < 0:
-                assert len(rows) == 0
+                assert len(at) == 0
                 continue
             source, limit = (
                 (task.queries, task.config.query_length) if is_query else (task.documents, task.config.document_length)
             )
             ids = source.take(np.array([text]), limit)
             real += len(ids)
-            assert len(set(rows.tolist())) == 1
-            place = (0, group, rows, columns)
+            assert len(set(at.tolist())) == 1
+            place = (at // size, group, at % size, columns)
             np.testing.assert_array_equal(np.asarray(texts.ids)[place], ids)
             np.testing.assert_array_equal(np.asarray(texts.position)[place], np.arange(len(ids)))
             np.testing.assert_allclose(np.asarray(texts.pool)[place], 1 / len(ids))
@@ -164,10 +171,25 @@ SIZES = {"large": (70, 200), "shared": (40, 6), "small": (9, 30), "one document"
         replace(BATCH, groups=32, queries=8, positives=2),  # more groups than queries
         replace(BATCH, queries=1000),  # more than any task has
         replace(BATCH, negatives=2, positives=2),
+        replace(BATCH, row_length=None, tasks={"small": TaskBatch(row_length=64)}),
+        replace(BATCH, chunk_tokens=70),
+        replace(BATCH, chunk_tokens=8, row_length=None, groups=2),  # less than a row
         replace(BATCH, negatives=2, tasks={"small": TaskBatch(negatives=0), "shared": TaskBatch(negatives=3)}),
         replace(BATCH, tasks={"small": TaskBatch(queries=4, query_length=3), "large": TaskBatch(document_length=5)}),
     ],
-    ids=["plain", "one group", "three groups", "many groups", "whole task", "negatives", "own negatives", "overrides"],
+    ids=[
+        "plain",
+        "one group",
+        "three groups",
+        "many groups",
+        "whole task",
+        "negatives",
+        "row lengths",
+        "chunks",
+        "chunks of a row",
+        "own negatives",
+        "overrides",
+    ],
 )
 def test_a_batch_is_what_it_must_be(batch: BatchConfig, seed: int):
     sizes = {n: s for n, s in SIZES.items() if not (batch.negatives and n == "one document")}
@@ -257,7 +279,8 @@ def test_the_digest_sees_every_part_of_a_plan():
     others = [
         replace(plan, step=1),
         replace(plan, task=plan.task + 1),
-        replace(plan, rows=plan.rows + 1),
+        replace(plan, shape=(plan.shape[0] + 1, plan.shape[1])),
+        replace(plan, shape=(plan.shape[0], 2 * plan.shape[1])),
         replace(plan, target=plan.target + 1),
         replace(plan, known=plan.known + 1),
         replace(plan, queries=plan.queries[::-1]),
@@ -269,8 +292,8 @@ def test_the_digest_sees_every_part_of_a_plan():
 
 def test_shapes_names_every_row_count_with_its_steps():
     planner = make_planner(BATCH, SIZES)
-    rows = [planner.plan(step).rows for step in range(40)]
-    assert planner.shapes() == {count: rows.count(count) for count in sorted(set(rows))}
+    shapes = [planner.plan(step).shape for step in range(40)]
+    assert planner.shapes == {shape: shapes.count(shape) for shape in sorted(set(shapes))}
 
 
 def test_the_ladder_by_hand():
@@ -412,6 +435,8 @@ def test_a_task_without_what_the_batch_needs_is_refused(tokenizer: Tokenizer):
         (replace(BATCH, queries=0), "batch.queries: 0 is not a positive number"),
         (replace(BATCH, negatives=-1), "batch.negatives: -1 is a negative number"),
         (replace(BATCH, tasks={"a": TaskBatch(negatives=-1)}), "batch.tasks.a.negatives: -1 is a negative number"),
+        (replace(BATCH, row_length=0), "batch.row_length: 0 is not a positive number"),
+        (replace(BATCH, chunk_tokens=-1), "batch.chunk_tokens: -1 is not a positive number"),
         (replace(BATCH, row_length=20), "batch.document_length: a row of 20 tokens cannot hold a text of 24"),
         (replace(BATCH, tasks={"b": TaskBatch()}), "batch.tasks: 'b' is not in the mixture"),
         (replace(BATCH, tasks={"a": TaskBatch(queries=0)}), "batch.tasks.a.queries: 0 is not a positive number"),

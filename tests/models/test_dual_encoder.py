@@ -63,10 +63,13 @@ def test_slots_without_a_text_hold_zeros(params: Any) -> None:
 
 def test_keys_follow_the_place_in_the_batch_and_nothing_else() -> None:
     key = jax.random.key(7)
-    small, large = (np.asarray(jax.random.key_data(row_keys(key, *shape))) for shape in ((2, 2, 3), (4, 5, 6)))
-    np.testing.assert_array_equal(large[:2, :2, :3], small)
-    assert len(np.unique(large.reshape(4 * 5 * 6, -1), axis=0)) == 4 * 5 * 6
-    other = np.asarray(jax.random.key_data(row_keys(jax.random.key(8), 2, 2, 3)))
+    large, whole = (np.asarray(jax.random.key_data(row_keys(key, shape))) for shape in ((3, 5, 2), (1, 5, 6)))
+    np.testing.assert_array_equal(large.transpose(1, 0, 2, 3).reshape(whole[0].shape), whole[0])
+    moved = row_keys(key, (2, 3, 2), first_group=2, first_chunk=1)
+    np.testing.assert_array_equal(jax.random.key_data(moved), large[1:3, 2:5])
+    small = np.asarray(jax.random.key_data(row_keys(key, (2, 2, 3))))
+    assert len(np.unique(whole.reshape(30, -1), axis=0)) == 30
+    other = np.asarray(jax.random.key_data(row_keys(jax.random.key(8), (2, 2, 3))))
     assert not np.array_equal(other, small)
 
 
@@ -82,7 +85,7 @@ def test_masks_are_those_of_each_rows_key() -> None:
     """Group, chunk and row must reach the tower in the same order as the tokens do."""
     tokens, key = batch(), jax.random.key(3)
     found = np.asarray(embed(Ones(), {}, tokens, N_TEXTS, key))
-    keys = row_keys(key, CHUNKS, GROUPS, ROWS)
+    keys = row_keys(key, (CHUNKS, GROUPS, ROWS))
     for group in range(GROUPS):
         for text, (chunk, row, length) in enumerate([(2, 0, 4), (0, 1, 5), (1, 0, 2)]):
             mask = dropout(jnp.ones((1, LENGTH, FEATURES)), keys[chunk, group, row][None], 0.5, 0)

@@ -53,12 +53,15 @@ class Events:
 def plan_at(step: int) -> Plan:
     none = np.zeros((1, 1), np.int32)
     packing = Packing(np.zeros(1, np.int64), np.zeros(1, np.int64), 1)
-    return Plan(step, step % 2, none, none, none, none, (packing,), rows=1 + step % 2, tokens=30, slots=40, pairs=3)
+    shape = 1 + step % 2, 8
+    return Plan(step, step % 2, none, none, none, none, (packing,), shape, tokens=30, slots=40, pairs=3)
 
 
 def batch() -> PairBatch:
     ids, column, ok = jnp.zeros((1, 1, 1, 2), jnp.int32), jnp.zeros((1, 1), jnp.int32), jnp.ones(1, bool)
-    return PairBatch(TokenBatch(ids, ids, ids, ids.astype(jnp.float32)), column, column, ok, ok, jnp.int32(0))
+    return PairBatch(
+        TokenBatch(ids, ids, ids, ids.astype(jnp.float32)), column, column, ok, ok, jnp.int32(1), jnp.int32(0)
+    )
 
 
 def toy_step(rows: int) -> Callable[[TrainState, PairBatch], tuple[TrainState, Array]]:
@@ -104,7 +107,7 @@ class Run:
             return (Loaded(plan_at(step), batch()) for step in range(first, config.steps))
 
         self.loop = Loop(
-            config, {1: toy_step(1), 2: toy_step(2)}, batches, self.checkpoints, self.best, self.sinks,
+            config, {(1, 8): toy_step(1), (2, 8): toy_step(2)}, batches, self.checkpoints, self.best, self.sinks,
             None if scores is None else evaluate,
         )  # fmt: skip
 

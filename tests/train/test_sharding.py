@@ -4,26 +4,29 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from mtret.errors import UserError
-from mtret.train.sharding import batch_sharding, make_mesh, replicated
+from mtret.train.sharding import AXES, MeshConfig, batch_sharding, layout, make_mesh, param_specs, replicated
 from mtret.types import PairBatch, TokenBatch
 
 
-def test_groups_that_the_devices_cannot_share_evenly_are_refused(monkeypatch: pytest.MonkeyPatch):
-    assert make_mesh(8 * 3).shape == {"data": jax.device_count()}
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
+def test_groups_that_the_devices_cannot_share_evenly_are_refused():
+    assert make_mesh(8 * 3).shape == {"data": jax.device_count(), "fsdp": 1}
+    assert make_mesh(8, 4).shape == {"data": jax.device_count() // 4, "fsdp": 4}
+    with pytest.raises(UserError, match=r"mesh.fsdp: 8 devices cannot be cut into parts of 3; give a divisor of 8"):
+        make_mesh(8, 3)
     with pytest.raises(UserError, match=r"batch.groups: 6 groups cannot be shared evenly by 4 devices"):
-        make_mesh(6)
+        make_mesh(6, devices=jax.devices()[:4])
 
 
 def test_a_batch_lies_by_groups_and_its_relation_with_their_queries():
     mesh = make_mesh(jax.device_count())
     tokens = np.arange(8 * 6).reshape(1, 8, 2, 3)
     relation, flags = np.arange(32).reshape(16, 2), np.arange(16) % 3 == 0
-    batch = PairBatch(TokenBatch(*[tokens] * 4), relation, relation, flags, flags, np.array(3))  # type: ignore[arg-type]
+    one = np.array(3)
+    batch = PairBatch(TokenBatch(*[tokens] * 4), relation, relation, flags, flags, one, one)  # type: ignore[arg-type]
     placed = jax.device_put(batch, batch_sharding(mesh))
     specs = jax.tree.map(lambda x: x.sharding.spec, placed)
-    assert list(specs.texts) == [P(None, "data")] * 4
-    assert list(specs[1:]) == [P("data"), P("data"), P("data"), P(), P()]
+    assert list(specs.texts) == [P(None, AXES)] * 4
+    assert list(specs[1:]) == [P(AXES)] * 4 + [P()] * 2
     # A device's queries are those of its groups: 16 queries of 8 groups, two to a group.
     for array, group_shard in zip(placed.target.addressable_shards, placed.texts.ids.addressable_shards, strict=True):
         groups, rows = group_shard.index[1], array.index[0]
@@ -36,3 +39,45 @@ def test_replicated_means_everywhere_whole():
     x = jax.device_put(np.arange(5), replicated(make_mesh(jax.device_count())))
     assert len(x.addressable_shards) == jax.device_count()
     assert all(shard.data.shape == (5,) for shard in x.addressable_shards)
+
+
+PARAMS = {
+    "tower": {"layer": {str(i): {"kernel": np.zeros((6, 16), np.float32), "bias": np.zeros(16)} for i in range(3)}},
+    "log_scale": np.zeros((), np.float32),
+}
+
+
+def test_rules_say_which_parameters_are_cut():
+    specs = param_specs(PARAMS, MeshConfig(fsdp=4))
+    for layer in specs["tower"]["layer"].values():
+        assert layer == {"kernel": P(None, "fsdp"), "bias": P()}
+    assert specs["log_scale"] == P()
+    cut_first = MeshConfig(fsdp=2, shard=((r".*/kernel", 0), (r".*/bias", 0), (r".*", None)))
+    assert param_specs(PARAMS, cut_first)["tower"]["layer"]["0"] == {"kernel": P("fsdp", None), "bias": P("fsdp")}
+    assert all(spec == P() for spec in jax.tree.leaves(param_specs(PARAMS, MeshConfig()), is_leaf=lambda x: x == P()))
+
+
+def test_the_table_of_what_lies_where_counts_the_bytes_of_a_device():
+    specs = param_specs(PARAMS, MeshConfig(fsdp=4))
+    assert layout(PARAMS, specs, make_mesh(8, 4)) == [
+        ("tower/layer/*/kernel", "dimension 1 in 4", 3 * 6 * 16 * 4 // 4),
+        ("tower/layer/*/bias", "whole", 3 * 16 * 8),
+        ("log_scale", "whole", 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"),
+    [
+        (
+            ((r".*/kernel", 0), (r".*", None)),
+            "dimension 0 of 'tower/layer/0/kernel', whose shape is (6, 16), cannot be",
+        ),
+        (((r".*/kernel", 2), (r".*", None)), "dimension 2 of 'tower/layer/0/kernel'"),
+        (((r".*/kernel", 1),), "no rule matches the parameter 'tower/layer/0/bias'"),
+    ],
+)
+def test_rules_that_cannot_be_followed_are_refused(shard: tuple, said: str):
+    with pytest.raises(UserError) as caught:
+        param_specs(PARAMS, MeshConfig(fsdp=4, shard=shard))
+    assert said in str(caught.value) and str(caught.value).startswith("mesh.shard: ")

@@ -1,6 +1,7 @@
 """The step against single texts and nested sets, on meshes of every size, and what a run of steps must keep."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from mtret.data.mixture import MixtureConfig
 from mtret.data.pipeline import batches
@@ -19,7 +20,7 @@ from mtret.losses import LossConfig
 from mtret.models.bert import BertConfig, BertTower
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.optim import OptimConfig, optimizer
-from mtret.train.sharding import batch_sharding, make_mesh
+from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, named, param_specs
 from mtret.train.step import (
     METRICS,
     StepConfig,
@@ -27,10 +28,10 @@ from mtret.train.step import (
     batch_loss,
     compile_steps,
     create_state,
+    gradients,
     initial_params,
     train_step,
 )
-from mtret.types import PairBatch
 
 BERT = BertConfig(
     vocab_size=60,
@@ -77,11 +78,18 @@ def relation(sets: list[set[int]]) -> Relation:
     return Relation(offsets_of(np.array([len(each) for each in sets])), np.array(documents, np.int32))
 
 
-def tangled_planner() -> Planner:
+def tangled_planner(chunk_tokens: int | None = None) -> Planner:
     """Few documents for many queries: shared positives, several targets, hard negatives that are others' positives."""
     random = np.random.default_rng(1)
     batch = BatchConfig(
-        queries=21, positives=2, negatives=1, query_length=6, document_length=12, row_length=16, groups=8
+        queries=21,
+        positives=2,
+        negatives=1,
+        query_length=6,
+        document_length=12,
+        row_length=16,
+        groups=8,
+        chunk_tokens=chunk_tokens,
     )
     shuffled = [random.permutation(18).tolist() for _ in range(25)]
     sizes = random.integers(1, 5, 25).tolist()
@@ -113,11 +121,12 @@ def make_config(planner: Planner, tower: nn.Module, loss: LossConfig, rate: floa
     rules = ((r".*(kernel|embedding)", False), *OptimConfig().decay)
     optim = OptimConfig(learning_rate=rate, warmup_steps=1, schedule="constant", decay=rules)
     rule = optimizer(optim, initial_params(start(tower), loss), STEPS)
-    return StepConfig(tower, rule, loss, planner.group_queries, planner.group_texts, dropout=False, seed=0)
+    chunked = planner.batch.chunk_tokens is not None
+    return StepConfig(tower, rule, loss, planner.group_queries, planner.group_texts, chunked, dropout=False, seed=0)
 
 
-def mesh_of(devices: int) -> Mesh:
-    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+def mesh_of(devices: int, fsdp: int = 1) -> Mesh:
+    return make_mesh(8, fsdp, jax.devices()[:devices])
 
 
 def distance(ours: Tree, theirs: Tree) -> float:
@@ -192,43 +201,88 @@ def test_loss_and_gradient_equal_those_of_single_texts_and_sets():
     np.testing.assert_allclose(gradient["log_scale"], reference["log_scale"], rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def bert_gradients() -> Callable[[int], tuple[np.ndarray, Tree]]:
-    """Loss and gradient of the tangled batch on so many devices."""
-    planner, tower = tangled_planner(), BertTower(BERT)
-    config = make_config(planner, tower, LossConfig(learn_temperature=True, symmetric=True))
-    params = initial_params(start(tower), config.loss)
-    found: dict[int, tuple[np.ndarray, Tree]] = {}
+Gradients = Callable[..., tuple[float, Tree]]
 
-    def on(devices: int) -> tuple[np.ndarray, Tree]:
-        if devices not in found:
-            sharding = batch_sharding(mesh_of(devices))
-            batch = next(batches(planner, sharding, 0)).batch
-            fn = jax.value_and_grad(lambda p, b: batch_loss(p, b, jnp.int32(0), config)[0])
-            found[devices] = jax.device_get(
-                jax.jit(fn, in_shardings=(None, sharding), compiler_options=QUICK)(params, batch)
+
+@pytest.fixture(scope="module")
+def bert_gradients() -> Gradients:
+    """Loss and gradient of the tangled batch on so many devices, cut and chunked as told."""
+    found: dict[tuple, tuple[float, Tree]] = {}
+
+    def on(devices: int, fsdp: int = 1, chunk_tokens: int | None = None, rate: float = 0.0) -> tuple[float, Tree]:
+        key = (devices, fsdp, chunk_tokens, rate)
+        if key not in found:
+            planner = tangled_planner(chunk_tokens)
+            tower = BertTower(replace(BERT, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate))
+            config = make_config(planner, tower, LossConfig(learn_temperature=True, symmetric=True))
+            config = replace(config, dropout=rate > 0)
+            params = initial_params(start(tower), config.loss)
+            mesh = mesh_of(devices, fsdp)
+            specs = param_specs(params, MeshConfig(fsdp))
+            batch = next(batches(planner, batch_sharding(mesh), 0)).batch
+            fn = jax.jit(
+                lambda p, b: gradients(p, b, jnp.int32(3), config, mesh, specs),
+                in_shardings=(named(mesh, specs), batch_sharding(mesh)),
+                compiler_options=QUICK,
             )
-        return found[devices]
+            loss, _, gradient = jax.device_get(fn(params, batch))
+            found[key] = float(loss), gradient
+        return found[key]
 
     return on
 
 
-def test_berts_gradient_equals_that_of_single_texts_and_sets(bert_gradients):
+def check_equal(ours: tuple[float, Tree], theirs: tuple[float, Tree]) -> None:
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6)
+    assert distance(ours[1], theirs[1]) < 1e-5
+
+
+def test_berts_gradient_equals_that_of_single_texts_and_sets(bert_gradients: Gradients):
     planner, tower = tangled_planner(), BertTower(BERT)
     params = initial_params(start(tower), LossConfig())
     plain = jax.value_and_grad(lambda p: plain_loss(p, planner, planner.plan(0), tower, True))
-    wanted = jax.jit(plain, compiler_options=QUICK)(params)
-    value, gradient = bert_gradients(1)
-    np.testing.assert_allclose(value, wanted[0], rtol=1e-5)
-    assert distance(gradient, wanted[1]) < 1e-5
+    value, gradient = jax.jit(plain, compiler_options=QUICK)(params)
+    check_equal(bert_gradients(1), (float(value), gradient))
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
-def test_gradients_are_the_same_on_every_mesh(bert_gradients, devices: int):
-    value, gradient = bert_gradients(devices)
-    one_value, one = bert_gradients(1)
-    np.testing.assert_allclose(value, one_value, rtol=1e-6)
-    assert distance(gradient, one) < 1e-5
+@pytest.mark.parametrize(("devices", "fsdp"), [(2, 1), (4, 2), (8, 1), (8, 8)])
+def test_gradients_are_the_same_on_every_mesh(bert_gradients: Gradients, devices: int, fsdp: int):
+    check_equal(bert_gradients(devices, fsdp), bert_gradients(1))
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 1), (4, 4)])
+def test_chunked_gradients_equal_plain_ones_with_the_same_masks(bert_gradients: Gradients, devices: int, fsdp: int):
+    """Of one row each: a row draws its masks by its place in the batch, however that is cut."""
+    plain = bert_gradients(1, rate=0.2)
+    assert distance(plain[1], bert_gradients(1)[1]) > 0.1
+    check_equal(bert_gradients(devices, fsdp, 16, 0.2), plain)
+
+
+def test_no_device_talks_to_another_within_a_loop():
+    """Of the chunked step: all that is exchanged, is so before or after."""
+    planner, tower = tangled_planner(16), BertTower(BERT)
+    config = make_config(planner, tower, LossConfig(learn_temperature=True, symmetric=True))
+    params, mesh = initial_params(start(tower), config.loss), mesh_of(8, 2)
+    specs = param_specs(params, MeshConfig(2))
+    batch = next(batches(planner, batch_sharding(mesh), 0)).batch
+    places = (named(mesh, specs), batch_sharding(mesh))
+    fn = jax.jit(lambda p, b: gradients(p, b, jnp.int32(0), config, mesh, specs), in_shardings=places)
+    program = fn.lower(params, batch).compile().as_text() or ""
+    exchanges = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+    by_computation = {
+        block.split(" (", 1)[0].lstrip("%"): sum(block.count(f" {exchange}(") for exchange in exchanges)
+        for block in program.split("\n\n")
+        if " (" in block
+    }
+    assert sum(by_computation.values()) > 3  # parameters and embeddings are gathered, losses and gradients summed
+    looped = set(re.findall(r"(?:body|condition)=%([\w.-]+)", program))
+    assert len(looped) >= 4  # forward and backward over chunks, at least
+    reached = set(looped)
+    for _ in range(5):
+        for block in program.split("\n\n"):
+            if block.split(" (", 1)[0].lstrip("%") in reached:
+                reached |= set(re.findall(r"(?:calls|to_apply|body|condition)=%([\w.-]+)", block))
+    assert not any(by_computation.get(name, 0) for name in reached)
 
 
 # A run of steps.
@@ -241,15 +295,16 @@ class Run:
         self.planner, self.mesh = planner, make_mesh(planner.batch.groups)
         self.config = make_config(planner, tower, loss, rate)
         self.params = jax.tree.map(jnp.asarray, initial_params(start(tower), loss))
-        self.steps, self.seconds = compile_steps(self.config, self.fresh(), planner, planner.shapes(), self.mesh)
+        self.specs = param_specs(self.params, MeshConfig())
+        self.steps, self.seconds = compile_steps(self.config, self.fresh(), planner, self.mesh, self.specs)
 
     def fresh(self) -> TrainState:
-        return create_state(self.params, self.config.optimizer, self.mesh)
+        return create_state(self.params, self.config.optimizer, self.mesh, self.specs)
 
     def go(self, state: TrainState, first: int, last: int) -> tuple[TrainState, np.ndarray]:
         seen = []
         for plan, batch in itertools.islice(batches(self.planner, batch_sharding(self.mesh), first), last - first):
-            state, metrics = self.steps[plan.rows](state, batch)
+            state, metrics = self.steps[plan.shape](state, batch)
             seen.append(np.asarray(metrics))
         return state, np.array(seen)
 
@@ -310,8 +365,8 @@ def test_a_shape_that_was_not_declared_is_an_error(overfit: Run):
     loaded = next(batches(overfit.planner, batch_sharding(overfit.mesh), 0))
     taller = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=2), loaded.batch.texts)
     with pytest.raises(TypeError, match="compiled"):
-        overfit.steps[loaded.plan.rows](overfit.fresh(), loaded.batch._replace(texts=taller))
-    assert set(overfit.steps) == set(overfit.planner.shapes())
+        overfit.steps[loaded.plan.shape](overfit.fresh(), loaded.batch._replace(texts=taller))
+    assert set(overfit.steps) == set(overfit.planner.shapes)
     assert overfit.seconds > 0
 
 
@@ -347,7 +402,7 @@ def test_a_temperature_at_the_border_is_not_stuck_there(bag: Run):
     """Once the pairs are learned, colder is better, and the hottest temperature allowed is left again."""
     learned, _ = bag.go(bag.fresh(), 0, STEPS)
     params = {**learned.params, "log_scale": jax.device_put(jnp.float32(np.log(5)), learned.step.sharding)}
-    fresh = create_state(params, bag.config.optimizer, bag.mesh)
+    fresh = create_state(params, bag.config.optimizer, bag.mesh, bag.specs)
     state, _ = bag.go(fresh, 0, 3)
     assert float(state.params["log_scale"]) > np.log(5) + 0.05
 
@@ -356,9 +411,9 @@ def test_metrics_by_another_way(bag: Run):
     batch = jax.tree.map(jnp.asarray, bag.planner.fill(bag.planner.plan(0)))
     state, metrics = bag.go(bag.fresh(), 0, 1)
     fn = lambda p: batch_loss(p, batch, jnp.int32(0), bag.config)  # noqa: E731
-    (loss, (accuracy, scale)), gradient = jax.jit(jax.value_and_grad(fn, has_aux=True))(bag.params)
+    (loss, accuracy), gradient = jax.jit(jax.value_and_grad(fn, has_aux=True))(bag.params)
     norm = np.sqrt(sum(float((np.asarray(x, np.float64) ** 2).sum()) for x in jax.tree.leaves(gradient)))
-    np.testing.assert_allclose(metrics[0], [loss, accuracy, norm, 1 / scale], rtol=1e-5)
+    np.testing.assert_allclose(metrics[0], [loss, accuracy, norm, 0.05], rtol=1e-5)
     # Adam's first step has the sign of the gradient and the size of the rate.
     moved = np.asarray(bag.params["tower"]["embedding"]) - np.asarray(state.params["tower"]["embedding"])
     slope = np.asarray(gradient["tower"]["embedding"])
@@ -368,16 +423,12 @@ def test_metrics_by_another_way(bag: Run):
     assert int(state.step) == 1
 
 
-def one_step(config: StepConfig, params: Tree, batch: PairBatch, step: int = 0) -> tuple[TrainState, np.ndarray]:
-    state = TrainState(jnp.int32(step), params, config.optimizer.init(params))
-    state, metrics = jax.jit(train_step, static_argnums=2, compiler_options=QUICK)(state, batch, config)
-    return state, np.asarray(metrics)
-
-
 def test_a_fixed_temperature_stays_whatever_it_is(bag: Run):
     config = replace(bag.config, loss=LossConfig(temperature=0.5))
     params = initial_params(bag.params["tower"], config.loss)
-    state, metrics = one_step(config, params, jax.tree.map(jnp.asarray, bag.planner.fill(bag.planner.plan(0))))
+    batch = next(batches(bag.planner, batch_sharding(bag.mesh), 0)).batch
+    step = jax.jit(lambda s, b: train_step(s, b, config, bag.mesh, bag.specs), compiler_options=QUICK)
+    state, metrics = step(create_state(params, config.optimizer, bag.mesh, bag.specs), batch)
     np.testing.assert_array_equal(state.params["log_scale"], params["log_scale"])
     np.testing.assert_allclose(metrics[METRICS.index("temperature")], 0.5, rtol=1e-6)
 

@@ -1,0 +1,75 @@
+"""Gradients of batches whose activations do not fit: encoded in chunks, each a second time for its gradient.
+
+Gao et al., 2101.06983 (GradCache), as a hand-written derivative of the encoder: losses on top of it notice nothing. The
+number of chunks is traced, so one executable serves batches of every size; a loop of traced length has no derivative of
+its own.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from mtret.models.dual_encoder import pooled
+from mtret.models.pooling import normalise
+from mtret.pytrees import Tree
+from mtret.types import TokenBatch
+
+
+def encode_in_chunks(
+    tower: nn.Module,
+    params: Tree,
+    tokens: TokenBatch,
+    n_texts: int,
+    dropout_key: Key[Array, ""] | None,
+    first_group: Int[Array, ""] | int,
+    chunks: Int[Array, ""],
+) -> Float[Array, "G n_texts D"]:
+    """As `encode`, of the first `chunks` chunks, with the activations of one chunk at a time.
+
+    Inside `shard_map`, `params` must be each device's own (`sharding.gathered`): their gradients are then summed over
+    the devices once, not once a chunk.
+    """
+    return normalise(_pooled(tower, n_texts, params, tokens, dropout_key, jnp.asarray(first_group), chunks))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _pooled(
+    tower: nn.Module, n_texts: int, params: Tree, tokens: TokenBatch, key: Any, first_group: Array, chunks: Array
+) -> Array:
+    def add(chunk: Array, sums: Array) -> Array:
+        return sums + _one(tower, n_texts, params, tokens, key, first_group, chunk)
+
+    like = jax.eval_shape(lambda: _one(tower, n_texts, params, tokens, key, first_group, chunks))
+    # On what mesh axes the sums differ from device to device is written in their shape's type, and must be said.
+    return jax.lax.fori_loop(0, chunks, add, jnp.zeros_like(like))
+
+
+def _one(
+    tower: nn.Module, n_texts: int, params: Tree, tokens: TokenBatch, key: Any, first_group: Array, chunk: Array
+) -> Array:
+    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, chunk, 1), tokens)
+    return pooled(tower, params, part, n_texts, key, first_group, chunk)
+
+
+def _forward(
+    tower: nn.Module, n_texts: int, params: Tree, tokens: TokenBatch, key: Any, first_group: Array, chunks: Array
+) -> tuple[Array, Any]:
+    return _pooled(tower, n_texts, params, tokens, key, first_group, chunks), (params, tokens, key, first_group, chunks)
+
+
+def _backward(tower: nn.Module, n_texts: int, saved: Any, cotangent: Array) -> tuple[Any, ...]:
+    params, tokens, key, first_group, chunks = saved
+
+    def add(chunk: Array, gradients: Tree) -> Tree:
+        _, back = jax.vjp(lambda p: _one(tower, n_texts, p, tokens, key, first_group, chunk), params)
+        return jax.tree.map(jnp.add, gradients, back(cotangent)[0])
+
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.fori_loop(0, chunks, add, nothing), None, None, None, None
+
+
+_pooled.defvjp(_forward, _backward)
