@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
                 "evaluate_every": 50,  # on the dev sample; the best is kept
                 "checkpoint_every": 50,
                 "keep_checkpoints": 2,
+                "skip_limit": 10,  # steps left out because loss or gradient is not finite; one more ends the run
             },
             "dev": {
                 "queries": 100,  # of each mixture task, at most

@@ -77,8 +77,8 @@ class TrainingBar(Bar):
     def step(self, values: Mapping[str, Any]) -> None:
         self.advance(
             values["step"] - self._done,
-            f"loss {values['loss']:.3f}  {values['pairs_per_s']:.0f} pairs/s  {values['tokens_per_s']:,.0f} tokens/s  "
-            f"fill {values['fill']:.0%}  wait {values['wait']:.1%}",
+            f"loss {_loss(values['loss'])}  {values['pairs_per_s']:.0f} pairs/s  "
+            f"{values['tokens_per_s']:,.0f} tokens/s  fill {values['fill']:.0%}  wait {values['wait']:.1%}",
         )
 
     def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None:
@@ -87,6 +87,10 @@ class TrainingBar(Bar):
             f"step {step}: dev sample nDCG@10 {scores['mean']:.4f}, mean of {len(scores) - 1} tasks"
             f"{'  (best so far)' if best else ''}",
         )
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
 
 
 @contextmanager

@@ -32,12 +32,16 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "at least 1",
         lambda value: value >= 1,
-        (*(f"loop.{name}" for name in LoopConfig.__dataclass_fields__), "mesh.fsdp", "dev.queries"),
+        (
+            *(f"loop.{name}" for name in LoopConfig.__dataclass_fields__ if name != "skip_limit"),
+            "mesh.fsdp",
+            "dev.queries",
+        ),
     ),
     (
         "at least 0",
         lambda value: 0 <= value < float("inf"),
-        ("seed", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "dev.distractors"),
+        ("seed", "loop.skip_limit", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "dev.distractors"),
     ),
     (
         "above 0",

@@ -85,6 +85,8 @@ class TrainingTask:
     known: Relation  # what is no negative of a query: its positives, and the documents that exclude.tsv names
     negatives: Relation | None
     config: BatchConfig
+    query_rows: Int64[np.ndarray, "q"] | None = None  # in the task, of the first of the equal ones; None: as they are
+    document_rows: Int64[np.ndarray, "d"] | None = None
 
 
 def training_task(task: Task, tokenizer: Tokenizer, templates: Templates, batch: BatchConfig) -> TrainingTask:
@@ -138,6 +140,8 @@ def training_task(task: Task, tokenizer: Tokenizer, templates: Templates, batch:
         _by_query(known, len(query_rows)),
         negatives,
         config,
+        train.queries[query_rows].astype(np.int64),
+        corpus_rows[document_rows].astype(np.int64),
     )
 
 

@@ -1,9 +1,10 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mtret.artefact import save_artefact
 from mtret.console import TrainingBar, duration, say, timed
 from mtret.data.formats import Suite
 from mtret.data.pipeline import batches
-from mtret.data.planning import Planner, Shape, TrainingTask, training_task
+from mtret.data.planning import Plan, Planner, Shape, TrainingTask, training_task
 from mtret.data.roles import training_record
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
@@ -88,7 +89,8 @@ def train(config: RunConfig, workdir: Path, console: Console) -> Path:
             steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
             say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {cache / 'xla'})")
             with _sinks(run, workdir, first, console) as sinks:
-                state = _loop(run, config, steps, checkpoints, best, sinks).run(state)
+                tell = partial(_list_skipped, run.planner, tasks, workdir / "skipped", console)
+                state = _loop(run, config, steps, checkpoints, best, sinks, tell).run(state)
         params = _best_params(best, state)
     finally:
         checkpoints.close()
@@ -306,8 +308,30 @@ def _event_writer(folder: Path, purge_step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=purge_step)
 
 
+def _list_skipped(planner: Planner, tasks: Sequence[Task], folder: Path, console: Console, plan: Plan) -> None:
+    """Writes down which texts a step held whose loss or gradient was not finite."""
+    task, trained = tasks[plan.task], planner.tasks[plan.task]
+    assert trained.query_rows is not None and trained.document_rows is not None
+    queries, documents = (x.reshape(-1) for x in (plan.queries, plan.documents))
+    path = folder / f"step_{plan.step + 1}.json"
+    listed = {
+        "step": plan.step + 1,
+        "task": task.name,
+        "queries": [task.query_ids[row] for row in trained.query_rows[queries[queries >= 0]]],
+        "documents": [task.document_ids[row] for row in trained.document_rows[documents[documents >= 0]]],
+    }
+    replace_json(path, listed)
+    say(console, f"step {plan.step + 1}: loss or gradient is not finite, left out; its texts: {path}", style="yellow")
+
+
 def _loop(
-    run: _Run, config: RunConfig, steps: Mapping[Shape, Step], checkpoints: Checkpoints, best: Best, sinks: Sinks
+    run: _Run,
+    config: RunConfig,
+    steps: Mapping[Shape, Step],
+    checkpoints: Checkpoints,
+    best: Best,
+    sinks: Sinks,
+    on_skipped: Callable[[Plan], None],
 ) -> Loop:
     return Loop(
         config=config.loop,
@@ -317,6 +341,7 @@ def _loop(
         best=best,
         sinks=sinks,
         evaluate=run.evaluate,
+        on_skipped=on_skipped,
     )
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from mtret.data.pipeline import Loaded
 from mtret.data.planning import Plan, Shape
+from mtret.errors import UserError
 from mtret.files import replace_arrays, replace_text
 from mtret.pytrees import Tree, flatten
 from mtret.train.checkpoint import Checkpoints
@@ -31,6 +32,7 @@ class LoopConfig:
     evaluate_every: int = 50  # on the dev sample; the best is kept
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
+    skip_limit: int = 10  # steps whose loss or gradient is not finite; each is left out, one more ends the run
 
 
 class Stopped(Exception):
@@ -153,6 +155,7 @@ class Loop:
     best: Best
     sinks: Sinks
     evaluate: Evaluate | None  # None where no task has a dev split; the latest parameters are the best then
+    on_skipped: Callable[[Plan], None] = lambda plan: None  # is shown the plan of each step that was left out
 
     def run(self, state: TrainState) -> TrainState:
         """From the state's own step to the last. Raises Stopped, the state saved, when asked to stop."""
@@ -163,26 +166,35 @@ class Loop:
             clock = _Clock()
             source = self.batches(first)
             late: tuple[Plan, Array] | None = None
+            skips = _Skips(int(state.skipped), self.on_skipped)
             for step in range(first, self.config.steps):
                 plan, batch = clock.wait_for(source)
                 state, metrics = self.steps[plan.shape](state, batch)
                 if late is not None:
-                    self._log(*late, clock)
+                    self._log(*late, clock, skips)
                 late = (plan, metrics)
                 done = step + 1
                 last = done == self.config.steps
                 # Checkpoints and evaluations stand outside the clock: they are no part of a step's speed.
                 if last or done % self.config.evaluate_every == 0 or done % self.config.checkpoint_every == 0:
-                    self._log(*late, clock)
+                    self._log(*late, clock, skips)
                     late = None
                     if self.evaluate and (last or done % self.config.evaluate_every == 0):
                         self._dev(done, state)
                     if last or done % self.config.checkpoint_every == 0:
                         self._save(state)
                     clock = _Clock()
+                if skips.count > self.config.skip_limit:
+                    self._save(state)
+                    self.checkpoints.wait()
+                    raise UserError(
+                        f"stopped at step {done}, state saved: {skips.count} steps had a loss or gradient that is not "
+                        f"finite, more than loop.skip_limit={self.config.skip_limit}; the last was step {skips.last}. "
+                        "Their texts are listed in the folder skipped; a lower optim.learning_rate may help"
+                    )
                 if stop.signal_number is not None and not last:
                     if late is not None:
-                        self._log(*late, clock)
+                        self._log(*late, clock, skips)
                     self._save(state)
                     self.checkpoints.wait()
                     raise Stopped(done, stop.signal_number)
@@ -197,22 +209,25 @@ class Loop:
         if step not in self.checkpoints.steps():
             self.checkpoints.save(state, {"best": {"step": self.best.step, "score": _finite(self.best.score)}})
 
-    def _log(self, plan: Plan, metrics: Array, clock: "_Clock") -> None:
+    def _log(self, plan: Plan, metrics: Array, clock: "_Clock", skips: "_Skips") -> None:
         clock.add(plan)
+        skips.add(plan, metrics)
         if (plan.step + 1) % self.config.log_every:
             return
         values = dict(zip(METRICS, (float(x) for x in np.asarray(metrics)), strict=True))
         self.sinks.fetches += 1
+        skips.look(int(values["skipped"]))
         line = {
             "step": plan.step + 1,
             "task": self.sinks.task_names[plan.task],
-            **values,
+            **{name: _finite(value) for name, value in values.items()},
             **clock.speeds(plan),
             "plan": plan.digest,
         }
         self.sinks.file.write(line)
         for name in (*METRICS, "pairs_per_s", "tokens_per_s", "fill", "wait"):
-            self.sinks.events.add_scalar(f"train/{name}", line[name], plan.step + 1)
+            if line[name] is not None:
+                self.sinks.events.add_scalar(f"train/{name}", line[name], plan.step + 1)
         self.sinks.events.add_scalar(f"loss/{line['task']}", values["loss"], plan.step + 1)
         self.sinks.observer.step(line)
 
@@ -228,6 +243,28 @@ class Loop:
 
 def _finite(score: float) -> float | None:
     return score if np.isfinite(score) else None
+
+
+class _Skips:
+    """Finds the steps that were left out: the count comes with every metrics that are fetched, the others are asked for
+    only when it has grown."""
+
+    def __init__(self, count: int, tell: Callable[[Plan], None]):
+        self.count, self.last = count, 0
+        self._tell = tell
+        self._waiting: list[tuple[Plan, Array]] = []
+
+    def add(self, plan: Plan, metrics: Array) -> None:
+        self._waiting.append((plan, metrics))
+
+    def look(self, count: int) -> None:
+        if count > self.count:
+            at = METRICS.index("skipped")
+            for plan, metrics in self._waiting:
+                if int(np.asarray(metrics)[at]) > self.count:
+                    self.count, self.last = int(np.asarray(metrics)[at]), plan.step + 1
+                    self._tell(plan)
+        self._waiting.clear()
 
 
 class _Clock:

@@ -23,7 +23,7 @@ from mtret.train.grad_cache import encode_in_chunks
 from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, named, replicated
 from mtret.types import PairBatch
 
-METRICS = ("loss", "accuracy", "gradient_norm", "temperature")
+METRICS = ("loss", "accuracy", "gradient_norm", "temperature", "skipped")
 LOG_SCALE_RANGE = tuple(-math.log(temperature) for temperature in reversed(LEARNED_TEMPERATURES))
 
 
@@ -33,6 +33,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     params: Tree
     opt_state: Any
+    skipped: Int[Array, ""]  # steps that changed nothing, since their loss or gradient was not finite
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,23 @@ def gradients(
 def train_step(
     state: TrainState, batch: PairBatch, config: StepConfig, mesh: Mesh, specs: Tree
 ) -> tuple[TrainState, Float[Array, "metrics"]]:
-    """One update. The metrics are one vector, in the order of METRICS: one small fetch for the host."""
+    """One update, or none where loss or gradient is not finite: then only the counts move on.
+
+    The metrics are one vector, in the order of METRICS: one small fetch for the host.
+    """
     loss, accuracy, gradient = gradients(state.params, batch, state.step, config, mesh, specs)
     updates, opt_state = config.optimizer.update(gradient, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     if config.loss.learn_temperature:  # the parameter, not its use: a clipped use has no gradient that could lead back
         params = {**params, "log_scale": jnp.clip(params["log_scale"], *LOG_SCALE_RANGE)}
-    temperature = jnp.exp(-state.params["log_scale"])
-    metrics = jnp.stack([loss, accuracy, optax.tree.norm(gradient), temperature])
-    return TrainState(state.step + 1, params, opt_state), metrics
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+    )
+    skipped = state.skipped + jnp.where(finite, 0, 1)
+    metrics = jnp.stack([loss, accuracy, norm, jnp.exp(-state.params["log_scale"]), skipped.astype(loss.dtype)])
+    return TrainState(state.step + 1, params, opt_state, skipped), metrics
 
 
 def state_sharding(params: Tree, optimizer: optax.GradientTransformation, mesh: Mesh, specs: Tree) -> TrainState:
@@ -110,14 +119,14 @@ def state_sharding(params: Tree, optimizer: optax.GradientTransformation, mesh: 
     opt_state = optax.tree.map_params(
         optimizer, lambda _, place: place, kept, places, transform_non_params=lambda _: everywhere
     )
-    return TrainState(cast(Any, everywhere), places, opt_state)
+    return TrainState(cast(Any, everywhere), places, opt_state, cast(Any, everywhere))
 
 
 def create_state(params: Tree, optimizer: optax.GradientTransformation, mesh: Mesh, specs: Tree) -> TrainState:
     """Step 0, on the devices of the mesh."""
 
     def start(params: Tree) -> TrainState:
-        return TrainState(jnp.int32(0), params, optimizer.init(params))
+        return TrainState(jnp.int32(0), params, optimizer.init(params), jnp.int32(0))
 
     return jax.jit(start, out_shardings=state_sharding(params, optimizer, mesh, specs))(params)
 

@@ -174,7 +174,7 @@ def test_mistakes_in_a_model(
         ),
         ("batch.row_length=16", (r"batch\.query_length: a row of 16 tokens cannot hold a text of 24; raise",)),
         ("batch.document_length=100", (r"batch\.document_length: 100 tokens for task 'alpha', .* reads 64; give 64",)),
-        ("batch.negatives=2", (r"task 'alpha': batch\.negatives=2, but it has no negatives/train\.tsv",)),
+        ("batch.negatives=2", (r"task 'alpha': 2 hard negatives .* it has no negatives/train\.tsv; batch",)),
         ("batch.tasks.alhpa.queries=4", (r"batch\.tasks: 'alhpa' is not in the mixture\. Did you mean 'alpha'\?",)),
         ("templates.query={query}: {instruction}", (r"must end in \{query\}", "Move")),
         ("mixture.tasks=alhpa", (r"mixture\.tasks: no task 'alhpa' in .*\. Did you mean 'alpha'\?",)),

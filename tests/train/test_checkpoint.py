@@ -22,7 +22,7 @@ def state_at(step: int) -> TrainState:
     tower = {"dense": {"kernel": jnp.asarray(random.normal(size=(16, 8)), jnp.float32)}}
     params = {"tower": tower, "log_scale": jnp.float32(step / 7)}
     opt_state = jax.tree.map(lambda x: x + jnp.ones_like(x) * step, OPTIMIZER.init(params))
-    return TrainState(jnp.int32(step), params, opt_state)
+    return TrainState(jnp.int32(step), params, opt_state, jnp.int32(0))
 
 
 def assert_same(found: TrainState, wanted: TrainState) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from jaxtyping import Array
 from mtret.data.packing import Packing
 from mtret.data.pipeline import Loaded
 from mtret.data.planning import Plan
+from mtret.errors import UserError
 from mtret.files import read_arrays, read_metadata
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.loop import Best, Loop, LoopConfig, MetricsFile, Sinks, Stopped, StopRequest
@@ -64,19 +65,22 @@ def batch() -> PairBatch:
     )
 
 
-def toy_step(rows: int) -> Callable[[TrainState, PairBatch], tuple[TrainState, Array]]:
-    """Adds `rows` to the only parameter; loss is the step's number plus a half."""
+def toy_step(rows: int, bad: Collection[int] = ()) -> Callable[[TrainState, PairBatch], tuple[TrainState, Array]]:
+    """Adds `rows` to the only parameter; loss is the step's number plus a half, or not finite at `bad` steps."""
 
     def step(state: TrainState, batch: PairBatch) -> tuple[TrainState, Array]:
         params = {"tower": {"x": state.params["tower"]["x"] + rows}, "log_scale": state.params["log_scale"]}
-        metrics = jnp.stack([state.step + 0.5, jnp.float32(0.25), jnp.float32(2.0), jnp.float32(0.05)])
-        return TrainState(state.step + 1, params, state.opt_state), metrics
+        skipped = state.skipped + int(int(state.step) in bad)
+        loss = jnp.float32(np.nan) if int(state.step) in bad else state.step + 0.5
+        others = [jnp.float32(0.25), jnp.float32(2.0), jnp.float32(0.05), skipped.astype(jnp.float32)]
+        return TrainState(state.step + 1, params, state.opt_state, skipped), jnp.stack([loss, *others])
 
     return step
 
 
 def toy_state(step: int = 0, x: float = 0.0) -> TrainState:
-    return TrainState(jnp.int32(step), {"tower": {"x": jnp.float32(x)}, "log_scale": jnp.float32(3.0)}, jnp.zeros(1))
+    params = {"tower": {"x": jnp.float32(x)}, "log_scale": jnp.float32(3.0)}
+    return TrainState(jnp.int32(step), params, jnp.zeros(1), jnp.int32(0))
 
 
 class Run:
@@ -89,9 +93,11 @@ class Run:
         scores: Mapping[int, float] | None = None,
         then: Callable[[int], None] = lambda step: None,
         first: int = 0,
+        bad: Collection[int] = (),
     ):
         self.watcher, self.events = Watcher(then), Events()
         self.asked: list[float] = []
+        self.skipped: list[int] = []
         self.file = MetricsFile(folder / "metrics.jsonl", first)
         self.sinks = Sinks(self.file, self.events, self.watcher, ("alpha", "beta"))
         self.checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
@@ -107,8 +113,8 @@ class Run:
             return (Loaded(plan_at(step), batch()) for step in range(first, config.steps))
 
         self.loop = Loop(
-            config, {(1, 8): toy_step(1), (2, 8): toy_step(2)}, batches, self.checkpoints, self.best, self.sinks,
-            None if scores is None else evaluate,
+            config, {(1, 8): toy_step(1, bad), (2, 8): toy_step(2, bad)}, batches, self.checkpoints, self.best,
+            self.sinks, None if scores is None else evaluate, lambda plan: self.skipped.append(plan.step),
         )  # fmt: skip
 
     def close(self) -> None:
@@ -118,6 +124,33 @@ class Run:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_steps_that_are_not_finite_are_found_and_counted(tmp_path: Path, log_every: int) -> None:
+    """Also those between two logged steps."""
+    config = LoopConfig(steps=9, log_every=log_every, evaluate_every=9, checkpoint_every=9, skip_limit=3)
+    run = Run(tmp_path, config, bad=(1, 2, 6))
+    state = run.loop.run(toy_state())
+    run.close()
+    assert run.skipped == [1, 2, 6] and int(state.skipped) == 3 and int(state.step) == 9
+    logged = {line["step"]: line for line in lines(tmp_path)}
+    assert logged[9]["skipped"] == 3 and logged[9]["loss"] == 8.5
+    if log_every == 1:
+        assert logged[3]["loss"] is None and logged[1]["skipped"] == 0
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run_with_the_state_saved(tmp_path: Path) -> None:
+    config = LoopConfig(steps=9, evaluate_every=9, checkpoint_every=9, skip_limit=1)
+    run = Run(tmp_path, config, bad=(1, 3, 4, 5))
+    with pytest.raises(UserError, match=r"stopped at step 5, state saved: 2 steps .* loop.skip_limit=1; .* step 4\. "):
+        run.loop.run(toy_state())
+    run.close()
+    assert run.skipped == [1, 3]
+    kept = Checkpoints(tmp_path / "checkpoints", 2)
+    assert kept.steps() == [5]
+    kept.close()
 
 
 def test_every_step_is_logged_one_step_late_but_as_itself(tmp_path: Path) -> None:

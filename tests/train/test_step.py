@@ -413,7 +413,7 @@ def test_metrics_by_another_way(bag: Run):
     fn = lambda p: batch_loss(p, batch, jnp.int32(0), bag.config)  # noqa: E731
     (loss, accuracy), gradient = jax.jit(jax.value_and_grad(fn, has_aux=True))(bag.params)
     norm = np.sqrt(sum(float((np.asarray(x, np.float64) ** 2).sum()) for x in jax.tree.leaves(gradient)))
-    np.testing.assert_allclose(metrics[0], [loss, accuracy, norm, 0.05], rtol=1e-5)
+    np.testing.assert_allclose(metrics[0], [loss, accuracy, norm, 0.05, 0], rtol=1e-5)
     # Adam's first step has the sign of the gradient and the size of the rate.
     moved = np.asarray(bag.params["tower"]["embedding"]) - np.asarray(state.params["tower"]["embedding"])
     slope = np.asarray(gradient["tower"]["embedding"])
@@ -421,6 +421,20 @@ def test_metrics_by_another_way(bag: Run):
     np.testing.assert_allclose(moved[clear], 0.1 * np.sign(slope[clear]), rtol=2e-2)
     assert not moved[slope == 0].any()
     assert int(state.step) == 1
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(bag: Run):
+    state = bag.fresh()
+    table = np.array(state.params["tower"]["embedding"])
+    table[bag.planner.tasks[0].queries.ids[3]] = np.nan
+    poisoned = {**state.params, "tower": {"embedding": jax.device_put(table, state.step.sharding)}}
+    before = jax.device_get((poisoned, state.opt_state))
+    after, metrics = bag.go(state._replace(params=poisoned), 0, 2)
+    assert int(after.step) == 2 and int(after.skipped) == 2
+    np.testing.assert_array_equal(metrics[:, METRICS.index("skipped")], [1, 2])
+    assert not np.isfinite(metrics[:, METRICS.index("gradient_norm")]).any()
+    for ours, theirs in zip(jax.tree.leaves((after.params, after.opt_state)), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_fixed_temperature_stays_whatever_it_is(bag: Run):
