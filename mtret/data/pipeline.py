@@ -1,7 +1,7 @@
 """Batches planned and filled ahead in threads, in the order of their steps."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Shaped
 
 from mtret.data.planning import Plan, Planner
-from mtret.types import PairBatch
+from mtret.types import PairBatch, TokenBatch
 
 
 class Loaded(NamedTuple):
@@ -24,16 +24,42 @@ def batches(
 ) -> Iterator[Loaded]:
     """The batches of steps `first_step` to the end. `sharding`: a NamedSharding for each array of a batch.
 
-    Each device is given its own groups only.
+    Each device is given its own groups only; a process copies tokens for the groups of its devices only.
     """
     import grain
 
+    own = _own_groups(sharding.texts.ids, planner.batch.groups)
+
     def load(step: int) -> Loaded:
         plan = planner.plan(int(step))
-        return Loaded(plan, jax.tree.map(_place, planner.fill(plan), sharding))
+        filled = planner.fill(plan, own)
+        texts = (
+            _place_groups(array, place, own, planner.batch.groups)
+            for array, place in zip(filled.texts, sharding.texts, strict=True)
+        )
+        rest = jax.tree.map(_place, filled[1:], sharding[1:])
+        return Loaded(plan, PairBatch(TokenBatch(*texts), *rest))
 
     steps = grain.MapDataset.range(first_step, planner.steps).map(load)
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
+
+
+def _own_groups(sharding: Any, groups: int) -> range:
+    """The groups of this process's devices, from the first to the last."""
+    slices = [index[1] for index in sharding.addressable_devices_indices_map((1, groups, 1, 1)).values()]
+    bounds = [each.indices(groups)[:2] for each in slices]
+    return range(min(first for first, _ in bounds), max(last for _, last in bounds))
+
+
+def _place_groups(
+    array: Shaped[np.ndarray, "C own R L"], sharding: NamedSharding, own: range, groups: int
+) -> Shaped[Array, "C G R L"]:
+    def part(index: tuple[slice, ...]) -> Shaped[np.ndarray, "C part R L"]:
+        first, last, _ = index[1].indices(groups)
+        return array[:, first - own.start : last - own.start]
+
+    shape = (array.shape[0], groups, *array.shape[2:])
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
 def _place(array: Shaped[np.ndarray, "..."], sharding: NamedSharding) -> Shaped[Array, "..."]:

@@ -315,14 +315,17 @@ class Planner:
         known[row, ranges(np.bincount(row, minlength=len(slots)))] = columns
         return known
 
-    def fill(self, plan: Plan) -> PairBatch:
-        """Copies the tokens of a plan to their places; in chunks as many as the largest batch has. NumPy arrays."""
+    def fill(self, plan: Plan, groups: range | None = None) -> PairBatch:
+        """Copies the tokens of a plan to their places; in chunks as many as the largest batch has. NumPy arrays.
+
+        `groups`: of these only, and `texts` then holds no others; the relation is always whole.
+        """
         task = self.tasks[plan.task]
         chunks, rows, row_length = self.array_shape(plan.shape)
         shape = (chunks * rows, row_length)
-        groups = [
-            self._fill_group(task, queries, documents, packing, shape)
-            for queries, documents, packing in zip(plan.queries, plan.documents, plan.packings, strict=True)
+        filled = [
+            self._fill_group(task, plan.queries[group], plan.documents[group], plan.packings[group], shape)
+            for group in groups or range(self.batch.groups)
         ]
         relation: dict[str, Any] = {
             "target": plan.target,
@@ -332,7 +335,7 @@ class Planner:
             "chunks": np.array(plan.shape[0] // rows, np.int32),
             "task": np.array(plan.task, np.int32),
         }
-        return PairBatch(stack(groups, chunks), **relation)
+        return PairBatch(stack(filled, chunks), **relation)
 
     def _fill_group(
         self,

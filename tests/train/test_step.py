@@ -309,6 +309,42 @@ class Run:
         return state, np.array(seen)
 
 
+def distances_in_float64() -> dict[str, float]:
+    """From the gradient on one device to that on others, over its norm; called by test_processes under float64."""
+
+    def gradient(devices: int, fsdp: int = 1, chunk_tokens: int | None = None) -> Tree:
+        planner, tower = tangled_planner(chunk_tokens), BertTower(BERT)
+        config = make_config(planner, tower, LossConfig(learn_temperature=True, symmetric=True))
+        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), initial_params(start(tower), config.loss))
+        mesh = mesh_of(devices, fsdp)
+        specs = param_specs(params, MeshConfig(fsdp))
+        batch = next(batches(planner, batch_sharding(mesh), 0)).batch
+        fn = jax.jit(lambda p, b: gradients(p, b, jnp.int32(3), config, mesh, specs)[2], compiler_options=QUICK)
+        return jax.device_get(fn(jax.device_put(params, named(mesh, specs)), batch))
+
+    one = gradient(1)
+    others = {"2": (2,), "8": (8,), "8 cut in 4": (8, 4), "8 in chunks": (8, 1, 16)}
+    return {name: distance(gradient(*how), one) for name, how in others.items()}
+
+
+def losses_of_a_run(fsdp: int) -> list[list[float]]:
+    """Loss and gradient norm of four steps over all devices; called by test_processes in processes of their own."""
+    planner = tangled_planner(16)
+    planner = Planner(planner.tasks, MixtureConfig(), planner.batch, "mean", 0, 4)
+    tower = BertTower(replace(BERT, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1))
+    config = replace(make_config(planner, tower, LossConfig(symmetric=True)), dropout=True)
+    params = initial_params(start(tower), config.loss)
+    mesh, specs = make_mesh(8, fsdp), param_specs(params, MeshConfig(fsdp))
+    state = create_state(params, config.optimizer, mesh, specs)
+    steps, _ = compile_steps(config, state, planner, mesh, specs)
+    seen = []
+    for plan, batch in batches(planner, batch_sharding(mesh), 0):
+        state, metrics = steps[plan.shape](state, batch)
+        values = np.asarray(metrics)
+        seen.append([float(values[METRICS.index(name)]) for name in ("loss", "gradient_norm")])
+    return seen
+
+
 @pytest.fixture(scope="module")
 def overfit() -> Run:
     return Run(paired_planner(), BertTower(BERT), LossConfig(learn_temperature=True), rate=0.01)
