@@ -146,6 +146,7 @@ def _define_train(values: Flags) -> None:
     flags.DEFINE_string(
         "suite", "", "goes before the configuration's suite: a folder or 'enterprise'", flag_values=values
     )
+    flags.DEFINE_boolean("profile", False, "trace a few steps, into WORKDIR/profile", flag_values=values)
 
 
 def _train(values: Flags, overrides: list[str]) -> int | None:
@@ -158,7 +159,7 @@ def _train(values: Flags, overrides: list[str]) -> int | None:
     from mtret.train.loop import Stopped
 
     try:
-        model = train(config, workdir, _console())
+        model = train(config, workdir, _console(), bool(values["profile"].value))
     except Stopped as stopped:
         print(f"stopped at step {stopped.step}, state saved; the same command goes on from there")
         return 128 + stopped.signal_number

@@ -1,6 +1,7 @@
 """Batches planned and filled ahead in threads, in the order of their steps."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Shaped
 
 from mtret.data.planning import Plan, Planner
-from mtret.types import PairBatch, TokenBatch
+from mtret.types import PairBatch
 
 
 class Loaded(NamedTuple):
@@ -33,12 +34,9 @@ def batches(
     def load(step: int) -> Loaded:
         plan = planner.plan(int(step))
         filled = planner.fill(plan, own)
-        texts = (
-            _place_groups(array, place, own, planner.batch.groups)
-            for array, place in zip(filled.texts, sharding.texts, strict=True)
-        )
+        texts: Any = jax.tree.map(partial(_place_groups, own, planner.batch.groups), filled.texts, sharding.texts)
         rest = jax.tree.map(_place, filled[1:], sharding[1:])
-        return Loaded(plan, PairBatch(TokenBatch(*texts), *rest))
+        return Loaded(plan, PairBatch(texts, *rest))
 
     steps = grain.MapDataset.range(first_step, planner.steps).map(load)
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
@@ -52,9 +50,9 @@ def _own_groups(sharding: Any, groups: int) -> range:
 
 
 def _place_groups(
-    array: Shaped[np.ndarray, "C own R L"], sharding: NamedSharding, own: range, groups: int
+    own: range, groups: int, array: Shaped[np.ndarray, "C own R L"], sharding: NamedSharding
 ) -> Shaped[Array, "C G R L"]:
-    def part(index: tuple[slice, ...]) -> Shaped[np.ndarray, "C part R L"]:
+    def part(index: Any) -> Shaped[np.ndarray, "C part R L"]:
         first, last, _ = index[1].indices(groups)
         return array[:, first - own.start : last - own.start]
 

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 from mtret.data.formats import Suite, read_suite
@@ -46,6 +47,19 @@ def content_sha256(task: Task) -> str:
         for array in (relation.queries, relation.offsets, relation.documents, relation.scores):
             sha.update(array.tobytes())
     return sha.hexdigest()
+
+
+def git_state() -> str | None:
+    """The commit of the folder that one works in, and whether files differ from it; None outside a repository."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        commit, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit} with changes" if changed else commit
 
 
 def versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from mtret.index.encode import Embedder, Texts
 from mtret.models import hf
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig, as_json, build, differences
-from mtret.runs.setting import check_writable, load_suite, versions
+from mtret.runs.setting import check_writable, git_state, load_suite, versions
+from mtret.runs.summary import in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.loop import Best, Evaluate, Loop, MetricsFile, Sinks
 from mtret.train.optim import optimizer
@@ -57,11 +58,12 @@ def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
     return [suite.tasks[name] for name in names]
 
 
-def train(config: RunConfig, workdir: Path, console: Console) -> Path:
+def train(config: RunConfig, workdir: Path, console: Console, profile: bool = False) -> Path:
     """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
     finished is left as it is.
 
-    Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `events/`, `best.safetensors` and `model/` into `workdir`.
+    Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `events/`, `best.safetensors`, `summary.json` and `model/`
+    into `workdir`; with `profile` also a trace of a few steps for TensorBoard's profile page, in `profile/`.
     Raises UserError before anything is written where the input is wrong or `workdir` belongs to another configuration;
     raises `Stopped` after a requested stop, with the state saved.
     """
@@ -90,7 +92,13 @@ def train(config: RunConfig, workdir: Path, console: Console) -> Path:
             say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {cache / 'xla'})")
             with _sinks(run, workdir, first, console) as sinks:
                 tell = partial(_list_skipped, run.planner, tasks, workdir / "skipped", console)
-                state = _loop(run, config, steps, checkpoints, best, sinks, tell).run(state)
+                loop = _loop(run, config, steps, checkpoints, best, sinks, tell)
+                if profile:
+                    loop = replace(loop, profile=workdir / "profile")
+                state = loop.run(state)
+            numbers = summary(loop.totals, state.params["tower"], config.model.operands, len(steps), seconds)
+            replace_json(workdir / "summary.json", numbers)
+            say(console, in_words(numbers))
         params = _best_params(best, state)
     finally:
         checkpoints.close()
@@ -231,12 +239,14 @@ def _dev_evaluator(
 
 
 def _identity(config: RunConfig, suite: Suite, tasks: Sequence[Task], encoder: hf.Pretrained) -> dict[str, Any]:
-    """Configuration, data and starting weights; versions are noted beside them, and never compared."""
+    """Configuration, data and starting weights; what else a run depends on is noted beside them, never compared."""
     return {
         "config": as_json(config),
         "data": {task.name: suite.task_sha256[task.name] for task in tasks},
         "weights_sha256": encoder.weights_sha256,
         "versions": versions(),
+        "git": git_state(),
+        "devices": device_line(),
     }
 
 

@@ -22,6 +22,8 @@ from mtret.pytrees import Tree, flatten
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.step import METRICS, Step, TrainState
 
+PROFILED = range(3, 6)  # steps after the start of a run
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -141,6 +143,18 @@ class Sinks:
     fetches: int = field(default=0)  # of metrics from the devices, to be counted in tests
 
 
+@dataclass
+class Totals:
+    """What the steps of a loop added up to; evaluations and checkpoints stand outside."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0  # seconds, for data
+    pairs: int = 0
+    tokens: int = 0  # real ones
+    slots: int = 0  # places for tokens
+
+
 Evaluate = Callable[[Tree], Mapping[str, float]]  # parameters -> scores, the one to choose by under "mean"
 
 
@@ -156,6 +170,8 @@ class Loop:
     sinks: Sinks
     evaluate: Evaluate | None  # None where no task has a dev split; the latest parameters are the best then
     on_skipped: Callable[[Plan], None] = lambda plan: None  # is shown the plan of each step that was left out
+    totals: Totals = field(default_factory=Totals)
+    profile: Path | None = None  # folder for a trace of a few early steps
 
     def run(self, state: TrainState) -> TrainState:
         """From the state's own step to the last. Raises Stopped, the state saved, when asked to stop."""
@@ -163,11 +179,13 @@ class Loop:
         if self.evaluate and first == 0:
             self._dev(0, state)
         with StopRequest() as stop:
-            clock = _Clock()
+            clock = _Clock(self.totals)
             source = self.batches(first)
             late: tuple[Plan, Array] | None = None
             skips = _Skips(int(state.skipped), self.on_skipped)
             for step in range(first, self.config.steps):
+                if self.profile is not None and first + PROFILED.stop < self.config.steps:
+                    self._trace(step - first)
                 plan, batch = clock.wait_for(source)
                 state, metrics = self.steps[plan.shape](state, batch)
                 if late is not None:
@@ -183,7 +201,7 @@ class Loop:
                         self._dev(done, state)
                     if last or done % self.config.checkpoint_every == 0:
                         self._save(state)
-                    clock = _Clock()
+                    clock = _Clock(self.totals)
                 if skips.count > self.config.skip_limit:
                     self._save(state)
                     self.checkpoints.wait()
@@ -200,6 +218,13 @@ class Loop:
                     raise Stopped(done, stop.signal_number)
         self.checkpoints.wait()
         return state
+
+    def _trace(self, steps_done: int) -> None:
+        """Of steps after the first ones, which still wait for data that was not yet planned ahead."""
+        if steps_done == PROFILED.start:
+            jax.profiler.start_trace(str(self.profile))
+        elif steps_done == PROFILED.stop:
+            jax.profiler.stop_trace()
 
     def _save(self, state: TrainState) -> None:
         step = int(state.step)
@@ -270,29 +295,35 @@ class _Skips:
 class _Clock:
     """Speeds between two logged steps."""
 
-    def __init__(self) -> None:
-        self._began, self._waited, self._pairs, self._tokens, self._slots = time.monotonic(), 0.0, 0, 0, 0
+    def __init__(self, totals: Totals) -> None:
+        self._whole, self._part, self._began = totals, Totals(), time.monotonic()
 
     def wait_for(self, source: Iterator[Loaded]) -> Loaded:
         began = time.monotonic()
         loaded = next(source)
-        self._waited += time.monotonic() - began
+        for totals in (self._whole, self._part):
+            totals.waited += time.monotonic() - began
         return loaded
 
     def add(self, plan: Plan) -> None:
-        self._pairs += plan.pairs
-        self._tokens += plan.tokens
-        self._slots += plan.slots
+        now = time.monotonic()
+        for totals in (self._whole, self._part):
+            totals.steps += 1
+            totals.seconds += now - self._began
+            totals.pairs += plan.pairs
+            totals.tokens += plan.tokens
+            totals.slots += plan.slots
+        self._began = now
 
     def speeds(self, plan: Plan) -> dict[str, float | int]:
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        values = {
+        part = self._part
+        seconds = max(part.seconds, 1e-9)
+        self._part = Totals()
+        return {
             "pairs": plan.pairs,
             "tokens": plan.tokens,
-            "pairs_per_s": self._pairs / seconds,
-            "tokens_per_s": self._tokens / seconds,
-            "fill": self._tokens / self._slots,
-            "wait": self._waited / seconds,
+            "pairs_per_s": part.pairs / seconds,
+            "tokens_per_s": part.tokens / seconds,
+            "fill": part.tokens / part.slots,
+            "wait": part.waited / seconds,
         }
-        self.__init__()
-        return values

@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -55,7 +57,7 @@ def same_arrays(a: Path, b: Path) -> bool:
 
 def test_a_run_leaves_a_complete_record(finished: Path, config: RunConfig) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
-        "best.safetensors", "checkpoints", "config.json", "events", "metrics.jsonl", "model",
+        "best.safetensors", "checkpoints", "config.json", "events", "metrics.jsonl", "model", "summary.json",
     ]  # fmt: skip
     assert [line["step"] for line in steps(finished)] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in dev(finished)] == [0, 3, 6]
@@ -68,6 +70,29 @@ def test_a_run_leaves_a_complete_record(finished: Path, config: RunConfig) -> No
     there = json.loads((finished / "config.json").read_text(encoding="utf-8"))
     assert set(there["data"]) == {"alpha", "beta"}
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["4", "6"]
+
+
+def test_a_run_says_what_it_depended_on_and_what_it_cost(finished: Path) -> None:
+    there = json.loads((finished / "config.json").read_text(encoding="utf-8"))
+    assert there["devices"].startswith("device: CPU, ") and there["versions"]["jax"] == jax.__version__
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    assert there["git"] is None or there["git"].removesuffix(" with changes") == commit
+    cost = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+    logged = [line for line in lines(finished) if "dev" not in line]
+    assert cost["steps"] == len(logged) == 6
+    seconds = sum(line["pairs"] / line["pairs_per_s"] for line in logged)
+    assert cost["seconds"] == pytest.approx(seconds, abs=0.01)
+    assert cost["pairs_per_s"] == pytest.approx(sum(line["pairs"] for line in logged) / seconds)
+    assert cost["tokens_per_s"] == pytest.approx(sum(line["tokens"] for line in logged) / seconds)
+    assert 0 <= cost["wait"] < 1 and 0 < cost["fill"] <= 1
+    assert cost["peak_memory_bytes"] > 50 * 2**20
+    assert 0 < cost["utilisation"] < 1
+
+
+def test_a_trace_is_written_where_one_is_asked_for(tmp_path: Path, config: RunConfig, console: Console) -> None:
+    short = replace(config, loop=replace(config.loop, steps=8, evaluate_every=8, checkpoint_every=8))
+    train(short, tmp_path / "run", console, profile=True)
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
 
 
 def test_tensorboard_gets_what_the_metrics_file_gets(finished: Path, scalars: Scalars) -> None:

@@ -1,0 +1,70 @@
+"""What a training cost: speed, waiting, memory, and how near it came to what the device can do."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mtret.console import duration
+from mtret.models.layers import project
+from mtret.pytrees import Tree, flatten
+from mtret.train.loop import Totals
+
+
+def summary(totals: Totals, params: Tree, operands: str, shapes: int, compile_seconds: float) -> dict[str, Any]:
+    """The numbers of one process's share of a run, since it was last started. `params`: the tower's."""
+    seconds = max(totals.seconds, 1e-9)
+    # Forward and backward are three products of two operations each; attention's own products are left out.
+    kernels = sum(leaf.size for path, leaf in flatten(params).items() if path.endswith("/kernel"))
+    reached = 6 * kernels * totals.tokens / seconds
+    possible = matrix_rate(operands) * jax.device_count()
+    return {
+        "steps": totals.steps,
+        "seconds": round(seconds, 2),
+        "pairs_per_s": totals.pairs / seconds,
+        "tokens_per_s": totals.tokens / seconds,
+        "fill": totals.tokens / max(totals.slots, 1),
+        "wait": totals.waited / seconds,
+        "shapes": shapes,
+        "compile_seconds": round(compile_seconds, 2),
+        "peak_memory_bytes": peak_memory(),
+        "flops_per_s": reached,
+        "matrix_flops_per_s": possible,
+        "utilisation": reached / possible,
+    }
+
+
+def in_words(numbers: dict[str, Any]) -> str:
+    """One line of it."""
+    return (
+        f"{numbers['steps']} steps in {duration(numbers['seconds'])}: {numbers['pairs_per_s']:,.0f} pairs/s, "
+        f"{numbers['tokens_per_s']:,.0f} tokens/s, fill {numbers['fill']:.0%}, waiting for data {numbers['wait']:.1%}; "
+        f"peak memory {numbers['peak_memory_bytes'] / 2**30:.1f} GiB; {numbers['flops_per_s'] / 1e12:.2f} TFLOP/s, "
+        f"{numbers['utilisation']:.0%} of a large matrix product here"
+    )
+
+
+def matrix_rate(operands: str) -> float:
+    """Operations a second of one device in a large product of `operands`, measured now."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    x = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda x: project(x, x, operands))
+    product(x).block_until_ready()
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        product(x).block_until_ready()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of an accelerator where there is one, else of the process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
