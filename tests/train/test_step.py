@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from mtret.data.mixture import MixtureConfig
 from mtret.data.pipeline import batches
@@ -20,7 +21,7 @@ from mtret.losses import LossConfig
 from mtret.models.bert import BertConfig, BertTower
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.optim import OptimConfig, optimizer
-from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, named, param_specs
+from mtret.train.sharding import AXES, MeshConfig, batch_sharding, make_mesh, named, param_specs, varying
 from mtret.train.step import (
     METRICS,
     StepConfig,
@@ -258,6 +259,25 @@ def test_chunked_gradients_equal_plain_ones_with_the_same_masks(bert_gradients: 
     check_equal(bert_gradients(devices, fsdp, 16, 0.2), plain)
 
 
+def exchanges(program: str) -> tuple[int, int]:
+    """How often a compiled program makes devices exchange something, and how often within a loop."""
+    computations = {
+        block.split(" (", 1)[0].removeprefix("ENTRY ").lstrip("%"): block
+        for block in program.split("\n\n")
+        if " (" in block
+    }
+    kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+    counts = {name: sum(block.count(f" {kind}(") for kind in kinds) for name, block in computations.items()}
+    inside = set(re.findall(r"(?:body|condition)=%([\w.-]+)", program))
+    for _ in computations:  # what is called from within is within
+        inside |= {
+            called
+            for name in inside & set(computations)
+            for called in re.findall(r"(?:calls|to_apply|body|condition)=%([\w.-]+)", computations[name])
+        }
+    return sum(counts.values()), sum(counts.get(name, 0) for name in inside)
+
+
 def test_no_device_talks_to_another_within_a_loop():
     """Of the chunked step: all that is exchanged, is so before or after."""
     planner, tower = tangled_planner(16), BertTower(BERT)
@@ -268,21 +288,15 @@ def test_no_device_talks_to_another_within_a_loop():
     places = (named(mesh, specs), batch_sharding(mesh))
     fn = jax.jit(lambda p, b: gradients(p, b, jnp.int32(0), config, mesh, specs), in_shardings=places)
     program = fn.lower(params, batch).compile().as_text() or ""
-    exchanges = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-    by_computation = {
-        block.split(" (", 1)[0].lstrip("%"): sum(block.count(f" {exchange}(") for exchange in exchanges)
-        for block in program.split("\n\n")
-        if " (" in block
-    }
-    assert sum(by_computation.values()) > 3  # parameters and embeddings are gathered, losses and gradients summed
-    looped = set(re.findall(r"(?:body|condition)=%([\w.-]+)", program))
-    assert len(looped) >= 4  # forward and backward over chunks, at least
-    reached = set(looped)
-    for _ in range(5):
-        for block in program.split("\n\n"):
-            if block.split(" (", 1)[0].lstrip("%") in reached:
-                reached |= set(re.findall(r"(?:calls|to_apply|body|condition)=%([\w.-]+)", block))
-    assert not any(by_computation.get(name, 0) for name in reached)
+    everywhere, in_loops = exchanges(program)
+    assert program.count(" while(") >= 2  # over chunks, forward and backward
+    assert everywhere > 3 and in_loops == 0  # parameters and embeddings are gathered, losses and gradients summed
+
+    def talkative(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 9, lambda _, x: varying(jax.lax.psum(jnp.sin(x), AXES)), x)
+
+    control = jax.jit(jax.shard_map(talkative, mesh=mesh, in_specs=P(AXES), out_specs=P(AXES)))
+    assert exchanges(control.lower(jnp.ones(8)).compile().as_text() or "") == (1, 1)
 
 
 # A run of steps.
