@@ -155,6 +155,7 @@ def contrastive(
       target, known: columns of the whole batch, padded with their number.
       block: columns at a time, see `negatives`.
       axes: inside `shard_map`, the mesh axes over which queries and documents are shared, in the order of the batch.
+        Both numbers are then this device's part; the parts add up to the whole, and so do their gradients.
     """
     all_documents, all_ok = _gather(documents, axes), _gather(doc_ok, axes)
     n_documents = all_documents.shape[0]
@@ -166,11 +167,11 @@ def contrastive(
     logits = scale * _exact("bd,bpd->bp", queries, found)
     weights = asked.astype(logits.dtype) / jnp.maximum(asked.sum(axis=1, keepdims=True, dtype=logits.dtype), 1)
     n_queries = jnp.maximum(_sum(query_ok.sum(dtype=logits.dtype), axes), 1)
-    loss = _sum((weights * jax.nn.softplus(rest[:, None] - logits)).sum(), axes) / n_queries
+    loss = (weights * jax.nn.softplus(rest[:, None] - logits)).sum() / n_queries
     if symmetric:
         loss = 0.5 * (loss + _backwards(queries, documents, scale, target, known, query_ok, logits, block, axes))
     right = (asked & (logits > highest[:, None])).any(axis=1)
-    return loss, _sum(right.sum(dtype=logits.dtype), axes) / n_queries
+    return loss, right.sum(dtype=logits.dtype) / n_queries
 
 
 def _backwards(
@@ -199,7 +200,7 @@ def _backwards(
     column = jnp.minimum(target, n_documents - 1)
     weights = (target < n_documents).astype(logits.dtype) / jnp.maximum(times[column], 1)
     n_anchors = jnp.maximum((times > 0).sum(dtype=logits.dtype), 1)
-    return _sum((weights * jax.nn.softplus(rest[column] - logits)).sum(), axes) / n_anchors
+    return (weights * jax.nn.softplus(rest[column] - logits)).sum() / n_anchors
 
 
 def _pairs(rows: Int[Array, "B"], columns: Int[Array, "B K"]) -> Int[Array, "pairs 2"]:

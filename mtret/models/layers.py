@@ -210,8 +210,14 @@ class Weights(nn.Module):
 
     @nn.compact
     def __call__(self, inner: int) -> tuple[Float[Array, "inner outer"], Float[Array, "outer"]]:
-        kernel = self.param("kernel", nn.initializers.normal(0.02), (inner, self.features))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+        return _kernel_and_bias(self, inner, self.features)
+
+
+def _kernel_and_bias(
+    module: nn.Module, inner: int, outer: int
+) -> tuple[Float[Array, "inner outer"], Float[Array, "outer"]]:
+    kernel = module.param("kernel", nn.initializers.normal(0.02), (inner, outer))
+    return kernel, module.param("bias", nn.initializers.zeros, (outer,))
 
 
 class Dense(nn.Module):
@@ -222,8 +228,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens inner"]) -> Float[Array, "tokens outer"]:
-        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel, bias = _kernel_and_bias(self, x.shape[-1], self.features)
         return project(x, kernel, self.operands) + bias[None, :]
 
 

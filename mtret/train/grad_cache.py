@@ -28,11 +28,7 @@ def encode_in_chunks(
     first_group: Int[Array, ""] | int,
     chunks: Int[Array, ""],
 ) -> Float[Array, "G n_texts D"]:
-    """As `encode`, of the first `chunks` chunks, with the activations of one chunk at a time.
-
-    Inside `shard_map`, `params` must be each device's own (`sharding.gathered`): their gradients are then summed over
-    the devices once, not once a chunk.
-    """
+    """As `encode`, of the first `chunks` chunks, with the activations of one chunk at a time."""
     return normalise(_pooled(tower, n_texts, params, tokens, dropout_key, jnp.asarray(first_group), chunks))
 
 
@@ -44,7 +40,6 @@ def _pooled(
         return sums + _one(tower, n_texts, params, tokens, key, first_group, chunk)
 
     like = jax.eval_shape(lambda: _one(tower, n_texts, params, tokens, key, first_group, chunks))
-    # On what mesh axes the sums differ from device to device is written in their shape's type, and must be said.
     return jax.lax.fori_loop(0, chunks, add, jnp.zeros_like(like))
 
 

@@ -1,7 +1,7 @@
 """The mesh of devices, and how batches and parameters lie on it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,22 +78,26 @@ def _spec(path: str, shape: Sequence[int], dimension: int | None, config: MeshCo
 
 
 def gathered(params: Tree, specs: Tree) -> Tree:
-    """Inside `shard_map`: whole parameters of each device's own, so that gradients are summed once, where they end."""
+    """Inside `shard_map`: whole parameters. Its derivative cuts gradients again, summed over the parts' devices."""
 
     def gather(param: jax.Array, spec: P) -> jax.Array:
-        if "fsdp" not in spec:
-            return varying(param)
-        # The cast comes first: its transpose, the sum over `data`, then works on the cut gradient.
-        own = jax.lax.pcast(param, "data", to="varying")
-        return jax.lax.all_gather(own, "fsdp", axis=spec.index("fsdp"), tiled=True)
+        return jax.lax.all_gather(param, "fsdp", axis=spec.index("fsdp"), tiled=True) if "fsdp" in spec else param
 
-    leaves, of = flatten(params), flatten(specs)
-    return unflatten({path: gather(leaf, of[path]) for path, leaf in leaves.items()})
+    return _with_specs(gather, params, specs)
 
 
-def varying(x: jax.Array) -> jax.Array:
-    """Inside `shard_map`: the same value on every device, from here on each device's own."""
-    return jax.lax.pcast(x, AXES, to="varying")
+def summed(gradients: Tree, specs: Tree) -> Tree:
+    """Inside `shard_map`: each device's gradients added up over those devices that hold copies of a parameter."""
+
+    def add(gradient: jax.Array, spec: P) -> jax.Array:
+        return jax.lax.psum(gradient, "data" if "fsdp" in spec else AXES)
+
+    return _with_specs(add, gradients, specs)
+
+
+def _with_specs(fn: Callable[[jax.Array, P], jax.Array], tree: Tree, specs: Tree) -> Tree:
+    of = flatten(specs)
+    return unflatten({path: fn(leaf, of[path]) for path, leaf in flatten(tree).items()})
 
 
 def named(mesh: Mesh, specs: Any) -> Any:

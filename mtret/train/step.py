@@ -20,7 +20,7 @@ from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
 from mtret.models.dual_encoder import encode
 from mtret.pytrees import Tree
 from mtret.train.grad_cache import encode_in_chunks
-from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, named, replicated
+from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, named, replicated, summed
 from mtret.types import PairBatch
 
 METRICS = ("loss", "accuracy", "gradient_norm", "temperature", "skipped")
@@ -60,7 +60,7 @@ def batch_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean nats per query, and the accuracy in the batch.
 
-    `axes`: inside `shard_map`, the mesh axes that share out the batch; each device then gives its own part of it.
+    `axes`: inside `shard_map`, the mesh axes that share out the batch; both are then this device's part, see `contrastive`.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), step) if config.dropout else None
     first_group = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
@@ -80,13 +80,17 @@ def gradients(
     """Loss, accuracy, and the loss's gradient, which lies as the parameters do."""
 
     def of_own(params: Tree, batch: PairBatch, step: Array) -> tuple[Array, Array, Tree]:
-        def loss(params: Tree) -> tuple[Array, Array]:
+        def part(params: Tree) -> tuple[Array, Array]:
             return batch_loss(gathered(params, specs), batch, step, config, AXES)
 
-        (nats, accuracy), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        return nats, accuracy, gradient
+        (nats, accuracy), gradient = jax.value_and_grad(part, has_aux=True)(params)
+        return *jax.lax.psum((nats, accuracy), AXES), summed(gradient, specs)
 
-    shared = jax.shard_map(of_own, mesh=mesh, in_specs=(specs, batch_specs(), P()), out_specs=(P(), P(), specs))
+    # What is summed is written out, so JAX need not track what differs from device to device (nor can it: its error
+    # function fails the check in some versions).
+    shared = jax.shard_map(
+        of_own, mesh=mesh, in_specs=(specs, batch_specs(), P()), out_specs=(P(), P(), specs), check_vma=False
+    )
     return shared(params, batch, step)
 
 
