@@ -60,7 +60,7 @@ def batch_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean nats per query, and the accuracy in the batch.
 
-    `axes`: inside `shard_map`, the mesh axes that share out the batch; both are then this device's part, see `contrastive`.
+    `axes`: inside `shard_map`, the mesh axes that share out the batch; both are then the part of this device.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), step) if config.dropout else None
     first_group = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
