@@ -155,3 +155,16 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     assert int(found[0].step) == 9
     assert said == []
     assert {path.name for path in tmp_path.iterdir()} >= names
+
+
+def test_what_a_killed_run_left_half_written_is_removed_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torn = tmp_path / "7.orbax-checkpoint-tmp"
+    (torn / "state").mkdir(parents=True)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == []
+    checkpoints.save(state_at(7), {})
+    checkpoints.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["7"]
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
