@@ -198,7 +198,7 @@ def work(arguments: argparse.Namespace) -> None:
     settings = dict(CONTENDERS[arguments.contender])
     engine = {"peer": Peer, "mtret": Ours}[settings.pop("engine")](loaded, **settings, dropout=arguments.dropout)
     count = sum(len(plans) for plans in loaded.plans)
-    for number in range(count if settings.get("attention") is not None else 2):
+    for number in range(count if "attention" in settings else min(2, count)):  # compiled once a shape
         engine.step(number)
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
