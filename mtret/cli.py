@@ -3,18 +3,23 @@
 Nothing heavy is imported before a command needs it, so that help is immediate.
 """
 
+import io
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from mtret.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from mtret.processes import Peers
 
 Flags = flags.FlagValues
 OVERRIDE = re.compile(r"--?config\.")
@@ -71,8 +76,12 @@ def _dispatch(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{where}{error.strerror or error}. Check the path, its permissions and the disk") from error
+        raise _of_the_system(error) from error
+
+
+def _of_the_system(error: OSError) -> UserError:
+    where = f"{error.filename}: " if error.filename else ""
+    return UserError(f"{where}{error.strerror or error}. Check the path, its permissions and the disk")
 
 
 def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
@@ -125,9 +134,11 @@ def _required(values: Flags, name: str) -> str:
     return value
 
 
-def _console():
+def _console(shown: bool = True):
     from rich.console import Console
 
+    if not shown:
+        return Console(quiet=True, file=io.StringIO())
     return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
@@ -147,6 +158,18 @@ def _define_train(values: Flags) -> None:
         "suite", "", "goes before the configuration's suite: a folder or 'enterprise'", flag_values=values
     )
     flags.DEFINE_boolean("profile", False, "trace a few steps, into WORKDIR/profile", flag_values=values)
+    flags.DEFINE_boolean(
+        "distributed",
+        False,
+        "one process of several that SLURM, Open MPI, Cloud TPU or Kubernetes has started: their addresses are found",
+        flag_values=values,
+    )
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no such cluster is", flag_values=values)
+    flags.DEFINE_integer("processes", None, "with --coordinator: how many", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("process", None, "with --coordinator: which one this is, from 0", 0, flag_values=values)
+    flags.DEFINE_float(
+        "peer_timeout", 60.0, "seconds without a sign of life after which a process is lost", 1.0, flag_values=values
+    )
 
 
 def _train(values: Flags, overrides: list[str]) -> int | None:
@@ -158,13 +181,55 @@ def _train(values: Flags, overrides: list[str]) -> int | None:
     from mtret.runs.training import train
     from mtret.train.loop import Stopped
 
+    with _processes(values) as peers:
+        try:
+            model = train(config, workdir, _console(peers.first), bool(values["profile"].value), peers)
+        except Stopped as stopped:
+            code, words = (
+                128 + stopped.signal_number,
+                f"stopped at step {stopped.step}, state saved; the same command goes on from there",
+            )
+        else:
+            code = None
+            words = f"model: {model}\nnext: mtret evaluate --model={workdir} --suite={config.suite} --split=test"
+    if peers.first:
+        print(words)
+    return code
+
+
+@contextmanager
+def _processes(values: Flags) -> Iterator["Peers"]:
+    """The others that train with this process, if the flags name any. An error ends all of them."""
+    from mtret.processes import ALONE, Address, detect, join
+
+    names = ("coordinator", "processes", "process")
+    given = [name for name in names if values[name].value not in (None, "")]
+    if values["distributed"].value and given:
+        raise UserError(f"--distributed finds out by itself what --{given[0]} says; give one or the other")
+    if given and len(given) < len(names):
+        missing = next(name for name in names if name not in given)
+        raise UserError(f"--{given[0]} needs --{missing} as well: {values[missing].help}")
+    if not given and not values["distributed"].value:
+        yield ALONE
+        return
+    address = detect() if values["distributed"].value else Address(*(values[name].value for name in names))
+    if address.process >= address.processes:
+        raise UserError(
+            f"--process={address.process}: with --processes={address.processes} the last is number "
+            f"{address.processes - 1}"
+        )
+    peers = join(address, values["peer_timeout"].value)
     try:
-        model = train(config, workdir, _console(), bool(values["profile"].value))
-    except Stopped as stopped:
-        print(f"stopped at step {stopped.step}, state saved; the same command goes on from there")
-        return 128 + stopped.signal_number
-    print(f"model: {model}\nnext: mtret evaluate --model={workdir} --suite={config.suite} --split=test")
-    return None
+        yield peers
+        peers.finish()
+    except UserError as error:
+        peers.abandon(error, 2)
+    except OSError as error:
+        peers.abandon(_of_the_system(error), 2)
+    except KeyboardInterrupt as error:
+        peers.abandon(error, 128 + signal.SIGINT)
+    except BaseException as error:
+        peers.abandon(error, 1)
 
 
 def _define_evaluate(values: Flags) -> None:

@@ -22,12 +22,13 @@ def device_line() -> str:
         devices = jax.devices()
     except RuntimeError as error:
         raise UserError(f"JAX cannot use the devices it is told to ({error}); unset JAX_PLATFORMS") from error
+    several = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     if devices[0].platform != "cpu":
-        return f"device: {len(devices)} x {devices[0].device_kind}"
+        return f"device: {len(devices)} x {devices[0].device_kind}{several}"
     remedy = ""
     if _has_nvidia_gpu():
         remedy = "; this machine has an NVIDIA GPU that JAX does not see: pip install 'mtret[cuda]'"
-    return f"device: CPU, {os.cpu_count()} cores, {len(devices)} JAX device(s){remedy}"
+    return f"device: CPU, {os.cpu_count()} cores, {len(devices)} JAX device(s){several}{remedy}"
 
 
 def _has_nvidia_gpu() -> bool:

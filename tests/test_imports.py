@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 # A part may import the parts of the rows above its own, never one of its own row.
 LAYERS = (
-    ("errors", "files", "devices", "console"),
-    ("types", "pytrees", "files", "devices", "console"),
+    ("errors", "relay"),
+    ("types", "pytrees", "files", "devices", "console", "processes"),
     ("models", "losses", "data"),
     ("train", "index", "artefact"),
     ("artefact", "mining", "evaluation", "serve"),

@@ -57,8 +57,8 @@ class Embedder:
         return [vectors[identity[end - len(part) : end]] for end, part in zip(ends, cut, strict=True)]
 
     def _distinct(self, texts: Tokens, on_progress: Progress) -> Float32[np.ndarray, "n D"]:
-        devices = jax.device_count()
-        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+        devices = jax.local_device_count()  # of several processes each embeds texts of its own
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.local_devices())
         sharding = NamedSharding(mesh, P(None, "data"))
         params = jax.device_put(self.params, NamedSharding(mesh, P()))
         vectors = np.zeros((len(texts), self.features), np.float32)

@@ -1,10 +1,12 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,19 @@ from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.files import read_arrays, read_metadata, replace_json
 from mtret.index.encode import Embedder, Texts
 from mtret.models import hf
+from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig, as_json, build, differences
 from mtret.runs.setting import check_writable, git_state, load_suite, versions
 from mtret.runs.summary import in_words, summary
 from mtret.train.checkpoint import Checkpoints
-from mtret.train.loop import Best, Evaluate, Loop, MetricsFile, Sinks
+from mtret.train.loop import Best, Evaluate, Loop, MetricsFile, Nowhere, Sinks
 from mtret.train.optim import optimizer
-from mtret.train.sharding import batch_sharding, make_mesh, param_specs
+from mtret.train.sharding import batch_sharding, layout, layout_lines, make_mesh, param_specs, whole
 from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create_state, initial_params
 
 RUN_FILE = "config.json"
+SEEN_WITHIN_S = 30.0
 IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same
 
 
@@ -58,12 +62,13 @@ def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
     return [suite.tasks[name] for name in names]
 
 
-def train(config: RunConfig, workdir: Path, console: Console, profile: bool = False) -> Path:
+def train(config: RunConfig, workdir: Path, console: Console, profile: bool = False, peers: Peers = ALONE) -> Path:
     """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
     finished is left as it is.
 
     Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `events/`, `best.safetensors`, `summary.json` and `model/`
-    into `workdir`; with `profile` also a trace of a few steps for TensorBoard's profile page, in `profile/`.
+    into `workdir`; with `profile` also a trace of a few steps for TensorBoard's profile page, in `profile/`. Of several
+    processes (`peers`) the first does, and all call this alike; only checkpoints are written by each.
     Raises UserError before anything is written where the input is wrong or `workdir` belongs to another configuration;
     raises `Stopped` after a requested stop, with the state saved.
     """
@@ -76,34 +81,41 @@ def train(config: RunConfig, workdir: Path, console: Console, profile: bool = Fa
     tasks = mixture_tasks(suite, config)
     encoder = hf.load(config.model.source, config.model)
     identity = _identity(config, suite, tasks, encoder)
-    _claim(workdir, identity, write=False)
-    if (workdir / "model" / "modules.json").exists():  # written last, and whole
+    _check_same(peers, identity)
+    if peers.first:
+        _claim(workdir, identity, write=False)
+    if peers.share("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")
         return workdir / "model"
-    run = _prepare(config, tasks, encoder, cache, console)
-    _claim(workdir, identity, write=True)
+    run = _prepare(config, tasks, encoder, cache, console, peers)
+    if peers.first:
+        _claim(workdir, identity, write=True)
+    _check_shared(peers, workdir)
 
     checkpoints = Checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)
     try:
-        state, best = _start(run, config, checkpoints, workdir, console)
+        state, best = _start(run, config, checkpoints, workdir, console, peers)
         first = int(state.step)
         if first < config.loop.steps:
             steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
             say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {cache / 'xla'})")
-            with _sinks(run, workdir, first, console) as sinks:
+            with _sinks(run, workdir, first, console, peers) as sinks:
                 tell = partial(_list_skipped, run.planner, tasks, workdir / "skipped", console)
-                loop = _loop(run, config, steps, checkpoints, best, sinks, tell)
-                if profile:
+                loop = _loop(run, config, steps, checkpoints, best, sinks, tell, peers)
+                if profile and peers.first:
                     loop = replace(loop, profile=workdir / "profile")
                 state = loop.run(state)
-            numbers = summary(loop.totals, state.params["tower"], config.model.operands, len(steps), seconds)
-            replace_json(workdir / "summary.json", numbers)
-            say(console, in_words(numbers))
-        params = _best_params(best, state)
+            if peers.first:
+                numbers = summary(loop.totals, state.params["tower"], config.model.operands, len(steps), seconds)
+                replace_json(workdir / "summary.json", numbers)
+                say(console, in_words(numbers))
+        latest = whole(state.params)
     finally:
         checkpoints.close()
-    chosen = best.step if best.step >= 0 else int(state.step)
-    return _save_model(workdir / "model", encoder, params["tower"], tasks, config, chosen)
+    if peers.first:
+        chosen = best.step if best.step >= 0 else int(state.step)
+        _save_model(workdir / "model", encoder, _best_params(best, latest)["tower"], tasks, config, chosen)
+    return workdir / "model"
 
 
 def export(workdir: Path, out: Path) -> Path:
@@ -154,7 +166,9 @@ class _Run:
     evaluate: Evaluate | None
 
 
-def _prepare(config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, cache: Path, console: Console) -> _Run:
+def _prepare(
+    config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, cache: Path, console: Console, peers: Peers
+) -> _Run:
     mesh = make_mesh(config.batch.groups, config.mesh.fsdp)
     tokenizer = Tokenizer(encoder.folder, cache)
     with timed(console, "tokenising"):
@@ -177,7 +191,7 @@ def _prepare(config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, c
         seed=config.seed,
     )
     samples = dev_samples(tasks, config.dev, config.seed)
-    evaluate = _dev_evaluator(samples, encoder, tokenizer, config) if samples else None
+    evaluate = _dev_evaluator(samples, encoder, tokenizer, config, peers) if samples else None
     return _Run(planner, step, params, mesh, specs, evaluate)
 
 
@@ -217,11 +231,13 @@ def _print_plan(
 
 
 def _dev_evaluator(
-    samples: Mapping[str, DevSample], encoder: hf.Pretrained, tokenizer: Tokenizer, config: RunConfig
+    samples: Mapping[str, DevSample], encoder: hf.Pretrained, tokenizer: Tokenizer, config: RunConfig, peers: Peers
 ) -> Evaluate:
-    """Scores of a tower's parameters on the dev samples, by task, and their mean."""
+    """Scores of a tower's parameters on the dev samples, by task, and their mean. Processes share out the tasks."""
     parts: list[Texts] = []
-    for sample in samples.values():
+    own = list(samples.items())[peers.index :: peers.count]
+    rounds = count()
+    for _, sample in own:
         task = sample.task
         queries = config.templates.render_queries([task.query_texts[i] for i in sample.queries], task.card.instruction)
         documents = config.templates.render_documents([task.document_texts[i] for i in sample.documents])
@@ -229,10 +245,9 @@ def _dev_evaluator(
 
     def evaluate(params: Tree) -> dict[str, float]:
         vectors = Embedder(encoder.tower, params, encoder.pooling, encoder.features)(parts)
-        scores = {
-            name: sample.ndcg_at_10(vectors[2 * i], vectors[2 * i + 1])
-            for i, (name, sample) in enumerate(samples.items())
-        }
+        mine = {name: sample.ndcg_at_10(vectors[2 * i], vectors[2 * i + 1]) for i, (name, sample) in enumerate(own)}
+        found = {name: score for each in peers.gather(f"dev/{next(rounds)}", mine) for name, score in each.items()}
+        scores = {name: found[name] for name in samples}
         return {"mean": float(np.mean(list(scores.values()))), **scores}
 
     return evaluate
@@ -248,6 +263,31 @@ def _identity(config: RunConfig, suite: Suite, tasks: Sequence[Task], encoder: h
         "git": git_state(),
         "devices": device_line(),
     }
+
+
+def _check_same(peers: Peers, identity: Mapping[str, Any]) -> None:
+    """That all processes train the same, or their batches would not fit together."""
+    ours = {key: identity[key] for key in (*IDENTITY, "versions")}
+    found = differences(ours, peers.share("identity", ours))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(
+            f"process {peers.index} trains something else than process 0: {found[0]}{more}; start every process with "
+            "the same command, configuration, data and versions"
+        )
+
+
+def _check_shared(peers: Peers, workdir: Path) -> None:
+    """That all processes see one folder: each writes its share of a checkpoint. A network's may be seconds late."""
+    token = peers.share("claimed", (workdir / RUN_FILE).read_text(encoding="utf-8") if peers.first else None)
+    end = time.monotonic() + SEEN_WITHIN_S
+    while not (workdir / RUN_FILE).exists() or (workdir / RUN_FILE).read_text(encoding="utf-8") != token:
+        if time.monotonic() > end:
+            raise UserError(
+                f"--workdir={workdir}: process {peers.index} does not see what process 0 writes there; give a folder "
+                "that all processes share"
+            )
+        time.sleep(0.5)
 
 
 def _claim(workdir: Path, identity: Mapping[str, Any], write: bool) -> None:
@@ -279,11 +319,14 @@ def _read_identity(workdir: Path) -> dict[str, Any]:
 
 
 def _start(
-    run: _Run, config: RunConfig, checkpoints: Checkpoints, workdir: Path, console: Console
+    run: _Run, config: RunConfig, checkpoints: Checkpoints, workdir: Path, console: Console, peers: Peers
 ) -> tuple[TrainState, Best]:
     """The state to go on from, and the best before it."""
-    best = Best(workdir / "best.safetensors")
+    best = Best(workdir / "best.safetensors", writes=peers.first)
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
+    if run.mesh.size > 1:
+        for line in layout_lines(layout(state.params, state.opt_state), run.mesh):
+            say(console, line)
     restored = checkpoints.restore(state, complain=lambda line: say(console, line, style="yellow"))
     if restored is None:
         return state, best
@@ -299,8 +342,11 @@ def _start(
 
 
 @contextmanager
-def _sinks(run: _Run, workdir: Path, first: int, console: Console) -> Iterator[Sinks]:
+def _sinks(run: _Run, workdir: Path, first: int, console: Console, peers: Peers) -> Iterator[Sinks]:
     names = tuple(task.name for task in run.planner.tasks)
+    if not peers.first:
+        yield Sinks(Nowhere(), Nowhere(), Nowhere(), names)
+        return
     file = MetricsFile(workdir / "metrics.jsonl", first)
     events = _event_writer(workdir / "events", purge_step=first + 1 if first else 0)
     try:
@@ -342,6 +388,7 @@ def _loop(
     best: Best,
     sinks: Sinks,
     on_skipped: Callable[[Plan], None],
+    peers: Peers,
 ) -> Loop:
     return Loop(
         config=config.loop,
@@ -351,10 +398,11 @@ def _loop(
         best=best,
         sinks=sinks,
         evaluate=run.evaluate,
-        on_skipped=on_skipped,
+        on_skipped=on_skipped if peers.first else lambda plan: None,
+        stop=peers.stop,
     )
 
 
-def _best_params(best: Best, state: TrainState) -> Tree:
+def _best_params(best: Best, latest: Tree) -> Tree:
     arrays = read_arrays(best.path) if best.step >= 0 else None
-    return unflatten(arrays) if arrays else jax.device_get(state.params)
+    return unflatten(arrays) if arrays else jax.device_get(latest)

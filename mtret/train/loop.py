@@ -20,6 +20,7 @@ from mtret.errors import UserError
 from mtret.files import replace_arrays, replace_text
 from mtret.pytrees import Tree, flatten
 from mtret.train.checkpoint import Checkpoints
+from mtret.train.sharding import whole
 from mtret.train.step import METRICS, Step, TrainState
 
 PROFILED = range(3, 6)  # steps after the start of a run
@@ -103,6 +104,17 @@ class MetricsFile:
         self._file.close()
 
 
+class Nowhere:
+    """Takes all that a run writes and shows, and keeps nothing: of several processes one is enough to do so."""
+
+    def write(self, values: Mapping[str, Any]) -> None: ...
+    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
+    def step(self, values: Mapping[str, Any]) -> None: ...
+    def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
@@ -117,6 +129,7 @@ class Best:
     path: Path
     score: float = -np.inf
     step: int = -1
+    writes: bool = True  # of several processes one does
 
     def offer(self, score: float, step: int, params: Tree) -> bool:
         """Keeps `params` if `score` is higher than all before; says whether it was."""
@@ -127,8 +140,9 @@ class Best:
 
     def keep(self, score: float, step: int, params: Tree) -> None:
         """Keeps `params`, whatever came before."""
-        arrays = {path: np.asarray(value) for path, value in flatten(jax.device_get(params)).items()}
-        replace_arrays(self.path, arrays, {"step": str(step), "score": repr(score)})
+        if self.writes:
+            arrays = {path: np.asarray(value) for path, value in flatten(jax.device_get(params)).items()}
+            replace_arrays(self.path, arrays, {"step": str(step), "score": repr(score)})
         self.score, self.step = score, step
 
 
@@ -136,8 +150,8 @@ class Best:
 class Sinks:
     """Where a run's numbers go."""
 
-    file: MetricsFile
-    events: Any  # a tensorboardX SummaryWriter
+    file: MetricsFile | Nowhere
+    events: Any  # a tensorboardX SummaryWriter, or Nowhere
     observer: Observer
     task_names: tuple[str, ...]
     fetches: int = field(default=0)  # of metrics from the devices, to be counted in tests
@@ -172,6 +186,9 @@ class Loop:
     on_skipped: Callable[[Plan], None] = lambda plan: None  # is shown the plan of each step that was left out
     totals: Totals = field(default_factory=Totals)
     profile: Path | None = None  # folder for a trace of a few early steps
+    # (steps begun, signal that asks this process to stop) -> the signal to stop for now: where several processes train,
+    # they all stop after the same step
+    stop: Callable[[int, int | None], int | None] = lambda done, asked: asked
 
     def run(self, state: TrainState) -> TrainState:
         """From the state's own step to the last. Raises Stopped, the state saved, when asked to stop."""
@@ -210,12 +227,13 @@ class Loop:
                         f"finite, more than loop.skip_limit={self.config.skip_limit}; the last was step {skips.last}. "
                         "Their texts are listed in the folder skipped; a lower optim.learning_rate may help"
                     )
-                if stop.signal_number is not None and not last:
+                number = self.stop(done, stop.signal_number)
+                if number is not None and not last:
                     if late is not None:
                         self._log(*late, clock, skips)
                     self._save(state)
                     self.checkpoints.wait()
-                    raise Stopped(done, stop.signal_number)
+                    raise Stopped(done, number)
         self.checkpoints.wait()
         return state
 
@@ -230,7 +248,7 @@ class Loop:
         step = int(state.step)
         self.sinks.events.flush()  # or a kill would lose minutes of them, from before this checkpoint
         if self.evaluate is None:
-            self.best.keep(-np.inf, step, state.params)
+            self.best.keep(-np.inf, step, whole(state.params))
         if step not in self.checkpoints.steps():
             self.checkpoints.save(state, {"best": {"step": self.best.step, "score": _finite(self.best.score)}})
 
@@ -258,8 +276,9 @@ class Loop:
 
     def _dev(self, step: int, state: TrainState) -> None:
         assert self.evaluate is not None
-        scores = self.evaluate(state.params["tower"])
-        is_best = self.best.offer(scores["mean"], step, state.params)
+        params = whole(state.params)
+        scores = self.evaluate(params["tower"])
+        is_best = self.best.offer(scores["mean"], step, params)
         self.sinks.file.write({"step": step, "dev": dict(scores), "best": is_best})
         for name, score in scores.items():
             self.sinks.events.add_scalar(f"dev/{name}", score, step)

@@ -1,7 +1,7 @@
 """The mesh of devices, and how batches and parameters lie on it."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,13 +110,61 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def layout(params: Tree, specs: Tree, mesh: Mesh) -> list[tuple[str, str, int]]:
-    """For a table: (kind of parameter, how it lies, bytes on each device), parameters of numbered layers together."""
-    rows: dict[tuple[str, str], int] = {}
-    of: Mapping[str, P] = flatten(specs)
-    for path, leaf in flatten(params).items():
-        parts = mesh.shape["fsdp"] if "fsdp" in of[path] else 1
-        how = f"dimension {of[path].index('fsdp')} in {parts}" if parts > 1 else "whole"
-        key = (re.sub(r"/\d+/", "/*/", path), how)
-        rows[key] = rows.get(key, 0) + leaf.size * leaf.dtype.itemsize // parts
-    return [(path, how, size) for (path, how), size in rows.items()]
+def whole(params: Tree) -> Tree:
+    """Parameters that this host can read, wherever they lie. Where several processes hold parts, all must ask."""
+    leaves = jax.tree.leaves(params)
+    if all(leaf.is_fully_addressable for leaf in leaves):
+        return params
+    if not all(leaf.is_fully_replicated for leaf in leaves):
+        params = jax.jit(lambda tree: tree, out_shardings=replicated(leaves[0].sharding.mesh))(params)
+    return jax.device_get(params)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What each device holds of the arrays of one name that are cut alike."""
+
+    name: str  # the last part of their paths
+    how: str
+    arrays: int
+    param_bytes: int
+    optimizer_bytes: int
+
+
+def layout(params: Tree, opt_state: Any) -> list[Kept]:
+    """How the state lies on the devices, largest first: arrays, or their shapes, that have a sharding."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for kind, tree in enumerate((params, opt_state)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            names = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
+            row = rows.setdefault((names[-1] if names else "counts", _how(leaf)), [0, 0, 0])
+            row[0] += kind == 0 or not names
+            row[1 + kind] += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    kept = [Kept(*key, *numbers) for key, numbers in rows.items()]
+    return sorted(kept, key=lambda row: -row.param_bytes - row.optimizer_bytes)
+
+
+def _how(leaf: Any) -> str:
+    spec = getattr(leaf.sharding, "spec", P())
+    cut = [(i, leaf.sharding.mesh.shape[axis]) for i, axis in enumerate(spec) if axis is not None]
+    return ", ".join(f"dimension {i} of {leaf.ndim} cut in {parts}" for i, parts in cut if parts > 1) or "whole"
+
+
+def layout_lines(state_layout: Sequence[Kept], mesh: Mesh) -> list[str]:
+    """`layout` as a table to print."""
+    rows = [("on each device", "", "arrays", "parameters", "optimizer")]
+    for row in state_layout:
+        sizes = (f"{size / 2**20:,.2f} MiB" for size in (row.param_bytes, row.optimizer_bytes))
+        rows.append((row.name, row.how, str(row.arrays), *sizes))
+    sums = (sum(row.param_bytes for row in state_layout), sum(row.optimizer_bytes for row in state_layout))
+    arrays = sum(row.arrays for row in state_layout)
+    rows.append(("all", "", str(arrays), *(f"{size / 2**20:,.2f} MiB" for size in sums)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return [f"mesh: {mesh.shape['data']} data x {mesh.shape['fsdp']} fsdp", *(f"  {line}" for line in lines)]
