@@ -165,7 +165,7 @@ def _define_train(values: Flags) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no such cluster is", flag_values=values)
-    flags.DEFINE_integer("processes", None, "with --coordinator: how many", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("processes", None, "with --coordinator: how many there are", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process", None, "with --coordinator: which one this is, from 0", 0, flag_values=values)
     flags.DEFINE_float(
         "peer_timeout", 60.0, "seconds without a sign of life after which a process is lost", 1.0, flag_values=values
@@ -212,13 +212,15 @@ def _processes(values: Flags) -> Iterator["Peers"]:
     if not given and not values["distributed"].value:
         yield ALONE
         return
-    address = detect() if values["distributed"].value else Address(*(values[name].value for name in names))
+    chosen: list[Any] = [values[name].value for name in names]
+    timeout_s: Any = values["peer_timeout"].value
+    address = detect() if values["distributed"].value else Address(*chosen)
     if address.process >= address.processes:
         raise UserError(
             f"--process={address.process}: with --processes={address.processes} the last is number "
             f"{address.processes - 1}"
         )
-    peers = join(address, values["peer_timeout"].value)
+    peers = join(address, timeout_s)
     try:
         yield peers
         peers.finish()

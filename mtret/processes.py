@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from mtret.errors import UserError
 from mtret.relay import Relay
+from mtret.rollcall import call_roll, host_and_port, is_loopback
 
 LOST = 75  # exit code where another process was lost: EX_TEMPFAIL of sysexits.h, "try again"
 START_TIMEOUT_S = 300.0  # until all processes must have come
@@ -78,12 +79,10 @@ ALONE = Peers()
 class _Joined(Peers):
     """One of several processes."""
 
-    def __init__(self, client: Any, address: Address, timeout_s: float):
-        self.index, self.count = address.process, address.processes
+    def __init__(self, client: Any, address: Address, names: Mapping[int, str], timeout_s: float):
+        self.index, self.count, self._names = address.process, address.processes, names
         self._client, self._timeout_s = client, timeout_s
         self._beat_s = min(2.0, timeout_s / 10)
-        self._name = f"{socket.gethostname()}, process id {os.getpid()}"
-        self._names: dict[int, str] = {}
         self._leaving = threading.Event()
         self._ending = threading.Lock()
         self._heard = time.monotonic()  # when the coordination service last answered
@@ -94,14 +93,9 @@ class _Joined(Peers):
         self._stop_at: tuple[int, int] | None = None
 
     def start(self) -> None:
-        """Begins to show and to watch that all are alive, and learns their names."""
+        """Begins to show that this process is alive, and to watch the others."""
         for work in (self._converse, self._listen):
             threading.Thread(target=work, name=f"mtret{work.__name__}", daemon=True).start()
-        count = self.share("count", self.count)
-        if count != self.count:
-            said = f"--processes={self.count}, but process 0 was started with {count}; give all the same"
-            self.abandon(UserError(said), 2)
-        self._names = dict(enumerate(self.gather("names", self._name)))
 
     def share(self, name: str, value: Any) -> Any:
         key = f"mtret/share/{name}"
@@ -144,7 +138,7 @@ class _Joined(Peers):
         with self._ending:
             self._leaving.set()
             with suppress(RuntimeError):
-                self._client.key_value_set(f"{NEWS}/left/{self.index}", reason, allow_overwrite=True)
+                self._client.key_value_set(f"{NEWS}/left/{self.index}", json.dumps([own_name(), reason, code]))
             if isinstance(error, UserError):
                 print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
             elif not isinstance(error, KeyboardInterrupt):
@@ -153,7 +147,7 @@ class _Joined(Peers):
 
     def broken(self) -> None:
         """The connection to process 0 is."""
-        self._lose(0, "its connection broke")
+        self._lose(0, self._names[0], "its connection broke")
 
     def _converse(self) -> None:
         """Shows that this process is alive, and hears what there is to hear, until the end."""
@@ -175,22 +169,23 @@ class _Joined(Peers):
                 if sign != seen[process][0]:
                     seen[process] = (sign, self._heard)
                 elif self._heard - seen[process][1] > self._timeout_s:
-                    self._lose(process, f"no sign of life for {self._timeout_s:g} s")
+                    self._lose(process, self._names[process], f"no sign of life for {self._timeout_s:g} s")
             self._leaving.wait(0.02 if self._frozen else self._beat_s)
 
     def _listen(self) -> None:
         """Ends this process where process 0 has fallen silent: its connection may still seem to stand."""
         while not self._leaving.wait(self._beat_s):
             if time.monotonic() - self._heard > self._timeout_s:
-                self._lose(0, f"no answer for {self._timeout_s:g} s")
+                self._lose(0, self._names[0], f"no answer for {self._timeout_s:g} s")
 
     def _hear(self, news: Mapping[str, str]) -> None:
         for key, value in sorted(news.items()):
             if key == "lost":
-                process, why = json.loads(value)
-                self._lose(process, why)
+                self._lose(*json.loads(value))
             elif key.startswith("left/") and key != f"left/{self.index}":
-                self._lose(int(key.removeprefix("left/")), f"it ended: {value}")
+                name, reason, code = json.loads(value)
+                process = f"process {key.removeprefix('left/')} of {self.count} ({name})"
+                self._part(f"{process} has ended: {reason.rstrip('.')}. So does process {self.index}", code)
         asked = [value for key, value in sorted(news.items()) if key.startswith("asked/")]
         if asked and self._stop_at is None and self._done is not None:
             self._agree(int(asked[0]), [value for key, value in news.items() if key.startswith("stop_at/")])
@@ -207,24 +202,25 @@ class _Joined(Peers):
                 self._frozen = False
                 self._progress.notify_all()
 
-    def _lose(self, process: int, why: str) -> None:
-        if not self._ending.acquire(blocking=False):
-            return
-        if self._leaving.is_set():
-            self._ending.release()
+    def _lose(self, process: int, name: str, why: str) -> None:
+        self._part(
+            f"process {process} of {self.count} ({name}) is lost: {why}. Process {self.index} ends; the same command in "
+            "all of them goes on from the last checkpoint",
+            LOST,
+            [process, name, why],
+        )
+
+    def _part(self, line: str, code: int, lost: Sequence[Any] | None = None) -> None:
+        """Says one line and ends, unless this process is ending already; process 0 tells the others who is lost."""
+        if self._leaving.is_set() or not self._ending.acquire(blocking=False):
             return
         self._leaving.set()
-        if self.first:
+        if self.first and lost:
             with suppress(RuntimeError):
-                self._client.key_value_set(f"{NEWS}/lost", json.dumps([process, why]))
-        name = self._names.get(process, "not yet known")
-        line = (
-            f"mtret: process {process} of {self.count} ({name}) is lost: {why}. Process {self.index} ends; the same "
-            "command in all of them goes on from the last checkpoint"
-        )
+                self._client.key_value_set(f"{NEWS}/lost", json.dumps(lost))
         show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
-        os.write(2, f"{show_cursor}{line}\n".encode())
-        self._end(LOST)
+        os.write(2, f"{show_cursor}mtret: {line}\n".encode())
+        self._end(code)
 
     def _end(self, code: int) -> NoReturn:
         """Not by an exception nor through the interpreter's own end: both may wait for ever for the lost process."""
@@ -239,57 +235,40 @@ class _Joined(Peers):
 def join(address: Address, timeout_s: float = 60.0, start_timeout_s: float = START_TIMEOUT_S) -> Peers:
     """Meets the other processes. Must come before JAX is asked for its devices.
 
-    `timeout_s`: without a sign of life for so long, a process counts as lost. Raises UserError where the address is
-    taken or not reached, or where not all come in `start_timeout_s`.
+    `timeout_s`: without a sign of life for so long, a process counts as lost. Raises UserError where the address cannot
+    be used or reached, where another process has the same number, or where not all come in `start_timeout_s`.
     """
     import jax
     from jax._src import distributed
 
-    host, port = _host_and_port(address.coordinator)
-    relay, where, bind = None, address.coordinator, None
-    if address.process == 0:
-        bind = f"{'127.0.0.1' if host in ('localhost', '127.0.0.1') else '[::]'}:{port}"
-        _check_free(address.coordinator, port)
-    else:
-        _reach(address, host, port, start_timeout_s)
-        relay = Relay(host, port)
-        where = relay.address
+    host, port = host_and_port(address.coordinator)
+    names = call_roll(address.coordinator, address.processes, address.process, own_name(), start_timeout_s)
+    relay = Relay(host, port) if address.process else None
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would catch SIGTERM before the loop does, and know nothing of SIGINT.
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            where,
-            address.processes,
-            address.process,
-            local_device_ids=address.devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=round(start_timeout_s),
-            heartbeat_timeout_seconds=round(max(100.0, 3 * timeout_s)),  # ours is to speak first
-            coordinator_bind_address=bind,
-        )
-    except RuntimeError as error:
-        raise UserError(
-            f"process {address.process} of {address.processes} did not find the others at {address.coordinator} "
-            f"({str(error).strip().splitlines()[0]}); every process needs the same --coordinator and --processes, and "
-            "a --process of its own"
-        ) from error
+    jax.distributed.initialize(
+        relay.address if relay else address.coordinator,
+        address.processes,
+        address.process,
+        local_device_ids=address.devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=round(start_timeout_s),
+        heartbeat_timeout_seconds=round(max(100.0, 3 * timeout_s)),  # ours is to speak first
+        coordinator_bind_address=f"{'127.0.0.1' if is_loopback(host) else '[::]'}:{port}",
+    )
     if jax.default_backend() == "cpu":
         _hush_gloo()
-    peers = _Joined(distributed.global_state.client, address, timeout_s)
+    peers = _Joined(distributed.global_state.client, address, names, timeout_s)
     if relay is not None:
         relay.on_broken = peers.broken
     peers.start()
     return peers
 
 
-def _hush_gloo() -> None:
-    """It tells standard output of each connection it makes, and has no switch for that. Python's own lines stay."""
-    sys.stdout.flush()
-    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+def own_name() -> str:
+    """Where to look for this process."""
+    return f"{socket.gethostname()}, process id {os.getpid()}"
 
 
 def detect() -> Address:
@@ -313,43 +292,18 @@ def detect() -> Address:
     return Address(coordinator, count, index, devices)
 
 
+def _hush_gloo() -> None:
+    """It tells standard output of each connection it makes, and has no switch for that. Python's own lines stay."""
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
 def _of_jax(error: BaseException | None) -> bool:
     import jax
 
     while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def _host_and_port(coordinator: str) -> tuple[str, int]:
-    host, colon, port = coordinator.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UserError(
-            f"--coordinator={coordinator}: is not of the form HOST:PORT; name process 0's host, a free port"
-        )
-    return host.strip("[]"), int(port)
-
-
-def _check_free(coordinator: str, port: int) -> None:
-    try:
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        raise UserError(
-            f"--coordinator={coordinator}: port {port} cannot be used here ({error.strerror}); choose another"
-        ) from error
-
-
-def _reach(address: Address, host: str, port: int, timeout_s: float) -> None:
-    """Until process 0 answers: it may be started later than this one."""
-    end = time.monotonic() + timeout_s
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=5).close()
-            return
-        except OSError as error:
-            if time.monotonic() > end:
-                raise UserError(
-                    f"process {address.process} of {address.processes}: no process 0 at {address.coordinator} in "
-                    f"{timeout_s:g} s ({error.strerror or error}); start it there, or mend --coordinator"
-                ) from error
-        time.sleep(0.2)

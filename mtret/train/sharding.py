@@ -150,21 +150,20 @@ def _how(leaf: Any) -> str:
     return ", ".join(f"dimension {i} of {leaf.ndim} cut in {parts}" for i, parts in cut if parts > 1) or "whole"
 
 
-def layout_lines(state_layout: Sequence[Kept], mesh: Mesh) -> list[str]:
+def layout_lines(kept: Sequence[Kept], mesh: Mesh) -> list[str]:
     """`layout` as a table to print."""
-    rows = [("on each device", "", "arrays", "parameters", "optimizer")]
-    for row in state_layout:
-        sizes = (f"{size / 2**20:,.2f} MiB" for size in (row.param_bytes, row.optimizer_bytes))
-        rows.append((row.name, row.how, str(row.arrays), *sizes))
-    sums = (sum(row.param_bytes for row in state_layout), sum(row.optimizer_bytes for row in state_layout))
-    arrays = sum(row.arrays for row in state_layout)
-    rows.append(("all", "", str(arrays), *(f"{size / 2**20:,.2f} MiB" for size in sums)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
+    totals = [
+        sum(numbers) for numbers in zip(*((k.arrays, k.param_bytes, k.optimizer_bytes) for k in kept), strict=True)
     ]
-    return [f"mesh: {mesh.shape['data']} data x {mesh.shape['fsdp']} fsdp", *(f"  {line}" for line in lines)]
+    unit, size = ("MiB", 2**20) if totals[1] >= 2**20 else ("KiB", 2**10)
+    rows = [("on each device", "", "arrays", f"parameters, {unit}", f"optimizer, {unit}")]
+    for row in (*kept, Kept("all", "", *totals)):
+        sizes = f"{row.param_bytes / size:,.1f}", f"{row.optimizer_bytes / size:,.1f}"
+        rows.append((row.name, row.how, str(row.arrays), *sizes))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"mesh: {mesh.shape['data']} data x {mesh.shape['fsdp']} fsdp"]
+    for row in rows:
+        words = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
+        numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  " + "  ".join([*words, *numbers]))
+    return lines
