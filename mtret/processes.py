@@ -204,8 +204,8 @@ class _Joined(Peers):
 
     def _lose(self, process: int, name: str, why: str) -> None:
         self._part(
-            f"process {process} of {self.count} ({name}) is lost: {why}. Process {self.index} ends; the same command in "
-            "all of them goes on from the last checkpoint",
+            f"process {process} of {self.count} ({name}) is lost: {why}. Process {self.index} ends; the same command "
+            "in all of them goes on from the last checkpoint",
             LOST,
             [process, name, why],
         )

@@ -65,7 +65,8 @@ def _ask(coordinator: str, host: str, port: int, processes: int, name: str, time
                 raise UserError(f"{said}; start all with --coordinator={coordinator}, or give another --processes")
             if select.select([server], [], [], min(left, RETRY_S))[0]:
                 _admit(server.accept()[0], there, processes)
-            there = {i: one for i, one in there.items() if not _gone(one[0])}
+            for process in [i for i, (connection, _) in there.items() if _gone(connection)]:
+                there.pop(process)[0].close()
     for connection, _ in there.values():
         _send(connection, {"name": name})
         connection.close()

@@ -41,7 +41,7 @@ from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create
 
 RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
-IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same
+IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same, less the mesh
 
 
 def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
@@ -295,7 +295,7 @@ def _claim(workdir: Path, identity: Mapping[str, Any], write: bool) -> None:
     path = workdir / RUN_FILE
     if path.exists():
         there = _read_identity(workdir)
-        found = differences({key: identity[key] for key in IDENTITY}, {key: there[key] for key in IDENTITY})
+        found = differences(_compared(identity), _compared(there))
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
@@ -303,6 +303,12 @@ def _claim(workdir: Path, identity: Mapping[str, Any], write: bool) -> None:
         raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
     elif write:
         replace_json(path, identity)
+
+
+def _compared(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same. Not how their state lies on devices: a checkpoint restores on any mesh."""
+    config = {key: value for key, value in identity["config"].items() if key != "mesh"}
+    return {key: identity[key] for key in IDENTITY} | {"config": config}
 
 
 def _read_identity(workdir: Path) -> dict[str, Any]:

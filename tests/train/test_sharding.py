@@ -1,10 +1,27 @@
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from mtret.errors import UserError
-from mtret.train.sharding import AXES, MeshConfig, batch_sharding, layout, make_mesh, param_specs, replicated
+from mtret.train.sharding import (
+    AXES,
+    Kept,
+    MeshConfig,
+    batch_sharding,
+    layout,
+    layout_lines,
+    make_mesh,
+    named,
+    param_specs,
+    replicated,
+    whole,
+)
+from mtret.train.step import create_state
 from mtret.types import PairBatch, TokenBatch
 
 
@@ -42,7 +59,9 @@ def test_replicated_means_everywhere_whole():
 
 
 PARAMS = {
-    "tower": {"layer": {str(i): {"kernel": np.zeros((6, 16), np.float32), "bias": np.zeros(16)} for i in range(3)}},
+    "tower": {
+        "layer": {str(i): {"kernel": np.zeros((6, 16), np.float32), "bias": np.zeros(16, np.float32)} for i in range(3)}
+    },
     "log_scale": np.zeros((), np.float32),
 }
 
@@ -58,12 +77,27 @@ def test_rules_say_which_parameters_are_cut():
 
 
 def test_the_table_of_what_lies_where_counts_the_bytes_of_a_device():
-    specs = param_specs(PARAMS, MeshConfig(fsdp=4))
-    assert layout(PARAMS, specs, make_mesh(8, 4)) == [
-        ("tower/layer/*/kernel", "dimension 1 in 4", 3 * 6 * 16 * 4 // 4),
-        ("tower/layer/*/bias", "whole", 3 * 16 * 8),
-        ("log_scale", "whole", 4),
+    mesh = make_mesh(8, 4)
+    params: Any = jax.tree.map(jnp.asarray, PARAMS)
+    state = create_state(params, optax.adam(1e-3), mesh, param_specs(params, MeshConfig(fsdp=4)))
+    kept = layout(state.params, state.opt_state)
+    kernels, biases = 3 * 6 * 16 * 4 // 4, 3 * 16 * 4
+    assert kept == [
+        Kept("kernel", "dimension 1 of 2 cut in 4", 3, kernels, 2 * kernels),
+        Kept("bias", "whole", 3, biases, 2 * biases),
+        Kept("log_scale", "whole", 1, 4, 8),
+        Kept("counts", "whole", 1, 0, 4),
     ]
+    lines = layout_lines(kept, mesh)
+    assert lines[0] == "mesh: 2 data x 4 fsdp"
+    assert lines[-1].split() == ["all", "8", "0.5", "0.9"]  # 484 and 972 bytes
+    assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_parameters_are_made_whole_for_the_host():
+    mesh = make_mesh(8, 4)
+    params = jax.device_put(PARAMS, named(mesh, param_specs(PARAMS, MeshConfig(fsdp=4))))
+    assert whole(params) is params  # of one process, which can read them as they are
 
 
 @pytest.mark.parametrize(
