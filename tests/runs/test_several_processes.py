@@ -18,8 +18,10 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
+from mtret.errors import UserError
+from mtret.processes import Peers
 from mtret.run_config import read_config
-from mtret.runs.training import train
+from mtret.runs.training import _check_same, train
 
 pytestmark = pytest.mark.slow
 
@@ -138,21 +140,17 @@ def test_a_signal_to_one_stops_all_after_one_step_and_a_killed_one_is_named(
     assert line.endswith("the same command in all of them goes on from the last checkpoint")
 
 
-def test_processes_that_train_different_things_are_told_which(
-    tmp_path: Path, tiny_config: Path, environment: Mapping[str, str]
-) -> None:
-    class Both:
+def test_processes_that_train_different_things_are_told_in_which_part() -> None:
+    class Third(Peers):
+        index, count = 2, 3
+
         def share(self, name: str, value: Any) -> Any:
-            return {**value, "config": {**value["config"], "seed": 5}}
+            return {**value, "config": {**value["config"], "seed": 5}, "data": {"alpha": "other"}}
 
-    from mtret.errors import UserError
-    from mtret.runs.training import _check_same
-
-    identity = {"config": {"seed": 0, "suite": "x"}, "data": {}, "weights_sha256": "", "versions": {}}
-    peers: Any = Both()
-    peers.index = 3
-    with pytest.raises(UserError, match=r"process 3 trains something else than process 0: config.seed: 0, there 5; "):
-        _check_same(peers, identity)
+    identity = {"config": {"seed": 0, "suite": "x"}, "data": {"alpha": "one"}, "weights_sha256": "", "versions": {}}
+    with pytest.raises(UserError, match=r"process 2 .* than process 0: config.seed: 0, there 5 \(and 1 more\); start"):
+        _check_same(Third(), identity)
+    _check_same(Peers(), identity)
 
 
 def test_a_run_goes_on_with_other_devices(
