@@ -1,12 +1,12 @@
 """Training steps of mtret and of sentence-transformers on a GPU, for encoders of several sizes with random weights.
 
-    python experiments/002_training_speed/gpu.py --geometry=minilm --out=gpu_minilm.json       # then bert-base, gte-base
-    python experiments/002_training_speed/gpu.py --geometry=minilm --attention                 # which block sizes pay
-    python experiments/002_training_speed/gpu.py --geometry=tiny --batch=64 --rounds=1         # on a CPU: does it work
+    python experiments/002_training_speed/gpu.py --geometry=minilm --out=gpu_minilm.json      # then bert-base, gte-base
+    python experiments/002_training_speed/gpu.py --geometry=minilm --attention                # which block sizes pay
+    python experiments/002_training_speed/gpu.py --geometry=tiny --batch=64 --rounds=1        # on a CPU: does it work
 
-No process is started that would not end within `--limit-s` (nine minutes), so that a call fits into ten; the rounds that
-were done are listed. `--only=pallas,sdpa` runs part of the contenders. Needs JAX, Flax, Optax and what mtret's data and
-models import; without PyTorch and sentence-transformers their part says `not installed`.
+No process is started that would not end within `--limit-s` (nine minutes), so that a call fits into ten; the rounds
+that were done are listed. `--only=pallas,sdpa` runs part of the contenders. Needs JAX, Flax, Optax and what mtret's
+data and models import; without PyTorch and sentence-transformers their part says `not installed`.
 
 Pairs of random tokens, their lengths drawn from lengths.json: of the sixteen tasks of configs/public_suite.py, with
 MiniLM's tokenizer, cut at 256. `--measure --suite=FOLDER` makes that file. Every contender gets the same pairs, batch,
@@ -174,7 +174,6 @@ class Ours:
             )
         )
         row = jnp.zeros((1, 32), jnp.int32)
-        # The plain attention's shapes are the same, and need no kernel to be built for the first weights.
         weights = jax.jit(tower.init)(jax.random.key(SEED), row, row, row)["params"]
         params = initial_params(weights, LossConfig())
         rule = optimizer(OptimConfig(learning_rate=1e-5), params, 1000)

@@ -1,4 +1,4 @@
-"""Attention of packed rows on an NVIDIA GPU, without the matrix of scores in memory: what `layers.attend` can hand over.
+"""Attention of packed rows on an NVIDIA GPU, without the matrix of scores in memory.
 
 "pallas" is our own kernel (FlashAttention-2: Dao, 2307.08691). It knows segments, skips the blocks of a row in which no
 text of its own lies, and draws the dropout masks of `layers.dropout`. "cudnn" is NVIDIA's, through JAX's public
@@ -26,7 +26,11 @@ LOG2_E = 1.4426950408889634
 
 @dataclass(frozen=True)
 class Blocks:
-    """How the kernel cuts a row: tokens of a block, and how many warps and pipeline stages Triton may use for one."""
+    """How the kernel cuts a row: tokens of a block, and how many warps and pipeline stages Triton may use for one.
+
+    Compiled for an H100 (sm_90), the default keeps everything in registers at 32 and 64 features a head; blocks of 128
+    do so from 8 warps on. Which is fastest is to be measured (experiments/002_training_speed/gpu.py --attention).
+    """
 
     forward: int = 64
     backward: int = 64
@@ -111,7 +115,7 @@ def flash(
     interpret: bool = False,
 ) -> Float[Array, "rows L heads features"]:
     """The kernel, in the operands' own type. `words`: what each row's dropout masks are drawn from."""
-    rows, length, heads, features = q.shape
+    rows, length, _, features = q.shape
     # Products are of powers of two, at least 16. What is added is a segment of its own, and features of zeros.
     more_tokens = -length % NARROWEST
     more_features = max(NARROWEST, 1 << (features - 1).bit_length()) - features
@@ -134,7 +138,7 @@ def _flash_forward(
 ) -> tuple[Array, tuple[Array, ...]]:
     from jax.experimental import pallas as pl
 
-    rows, length, heads, features = q.shape
+    rows, length, heads, _ = q.shape
     size = _block(length, kernel.blocks.forward)
     mixed, log_total = _call(
         partial(_forward_kernel, kernel=kernel, size=size),
