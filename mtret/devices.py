@@ -30,8 +30,8 @@ def device_line() -> str:
     return f"device: CPU, {os.cpu_count()} cores, {len(devices)} JAX device(s){remedy}"
 
 
-# Exchange between devices runs beside computation; XLA's own default is one after the other (JAX 0.10 to 0.12). Every
-# flag here is known to XLA in all of these: it ends the process at one that it does not know. A test tries them.
+# Exchange between devices runs beside computation; in XLA's source that is off by default. XLA ends the process at a
+# flag that it does not know: a test tries these.
 GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
 
 

@@ -227,10 +227,12 @@ def plan(geometry: Geometry, arguments: argparse.Namespace) -> Any:
     from mtret.data.tokenize import Tokens, offsets_of
 
     pairs = draw_pairs(arguments.batch * arguments.steps, geometry.vocabulary)
-    sides = []
-    for texts in zip(*pairs, strict=True):
+
+    def tokens_of(texts: list[np.ndarray]) -> Tokens:
         lengths = np.array([len(text) for text in texts])
-        sides.append(Tokens(np.concatenate(texts).astype(np.int32), offsets_of(lengths), 1))
+        return Tokens(np.concatenate(texts).astype(np.int32), offsets_of(lengths), 1)
+
+    queries, documents = (tokens_of([pair[side] for pair in pairs]) for side in range(2))
     tokens = sum(len(query) + len(document) for query, document in pairs) / arguments.steps
     limit = geometry.chunk_tokens if arguments.chunk_tokens is None else arguments.chunk_tokens
     config = BatchConfig(
@@ -240,8 +242,8 @@ def plan(geometry: Geometry, arguments: argparse.Namespace) -> Any:
         chunk_tokens=limit if limit and tokens > limit else None,
     )
     own = Relation(np.arange(len(pairs) + 1), np.arange(len(pairs), dtype=np.int32))
-    return Planner([TrainingTask("pairs", *sides, own, own, None, config)], MixtureConfig(), config, "mean", SEED,
-                   arguments.steps)  # fmt: skip
+    task = TrainingTask("pairs", queries, documents, own, own, None, config)
+    return Planner([task], MixtureConfig(), config, "mean", SEED, arguments.steps)
 
 
 def matrix_rate() -> float:
@@ -364,7 +366,7 @@ def write_peer(folder: Path, geometry: Geometry, dropout: float) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
 
 
-def attention_inputs(geometry: Geometry, rows: int) -> tuple[list[Any], Any]:
+def attention_inputs(geometry: Geometry, rows: int) -> tuple[Any, Any]:
     """q, k, v, a cotangent, and segments of rows of 256 tokens: texts of every length, padding at the end."""
     import jax
     import jax.numpy as jnp
@@ -386,7 +388,7 @@ def attention_of(name: str, segment: Any, blocks: Any = None) -> Any:
             fn = partial(attention_gpu.attend, implementation=name, blocks=blocks)
         else:
             fn = partial(layers.attend, implementation=name)
-        mixed, back = jax.vjp(lambda *x: fn(*x, segment), q, k, v)
+        mixed, back = jax.vjp(lambda q, k, v: fn(q, k, v, segment), q, k, v)
         return mixed, *back(cotangent)
 
     return jax.jit(run)

@@ -75,9 +75,11 @@ def attend(
     if row_keys is not None and dropout_rate > 0.0:
         folded = jax.random.key_data(jax.vmap(lambda key: jax.random.fold_in(key, dropout_site))(row_keys))
         words = jnp.stack([folded[:, 0], folded[:, -1]], axis=1)
-    narrow = (x.astype(jnp.bfloat16) for x in (q, k, v))
     interpret = implementation == "pallas_interpreted"
-    found = flash(*narrow, segment, words, window, dropout_rate, blocks or Blocks(), interpret=interpret)
+    narrow_q, narrow_k, narrow_v = (x.astype(jnp.bfloat16) for x in (q, k, v))
+    found = flash(
+        narrow_q, narrow_k, narrow_v, segment, words, window, dropout_rate, blocks or Blocks(), interpret=interpret
+    )
     return found.astype(q.dtype)
 
 
@@ -125,7 +127,8 @@ def flash(
     kernel = _Kernel(window, rate if words is not None else 0.0, length, features**-0.5, blocks, interpret)
     if words is None:
         words = jnp.zeros((rows, 2), jnp.uint32)
-    return _flash(q, k, v, segment.astype(jnp.int32), words, kernel)[:, :length, :, :features]
+    found: Any = _flash(q, k, v, segment.astype(jnp.int32), words, kernel)
+    return found[:, :length, :, :features]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))

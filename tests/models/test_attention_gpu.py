@@ -18,7 +18,7 @@ from mtret.models.attention_gpu import Blocks
 HEADS = 2
 
 
-def inputs(rows: int, length: int, features: int) -> list[jax.Array]:
+def inputs(rows: int, length: int, features: int) -> Any:
     """q, k, v and a weight for the sum that is differentiated."""
     random = np.random.default_rng((length, features))
     return [jnp.asarray(random.normal(size=(rows, length, HEADS, features)), jnp.float32) for _ in range(4)]
@@ -68,7 +68,7 @@ def test_attend_rounds_operands_and_draws_the_librarys_dropout() -> None:
     def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return attention_gpu.attend(q, k, v, segments(32), implementation="pallas_interpreted", **options)
 
-    exact = value_and_gradients(lambda *x: layers.attend(*x, segments(32), **options), q, k, v, weight)
+    exact = value_and_gradients(lambda q, k, v: layers.attend(q, k, v, segments(32), **options), q, k, v, weight)
     for a, b in zip(value_and_gradients(ours, q, k, v, weight), exact, strict=True):
         assert a.dtype == jnp.float32
         assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(b) < 1e-2
@@ -89,13 +89,13 @@ def test_blocks_that_a_text_cannot_see_are_not_read(window: int | None) -> None:
     segment = jnp.asarray(np.repeat([0, 1, 1, 2], 16)[None] if window is None else np.zeros((1, 64)), jnp.int32)
     # The last 16 tokens are a text of their own; or out of the window of the first 32, whom alone the first 16 see.
     far, near = slice(48, 64), 32 if window is None else 16
-    poisoned = [x.at[:, far].set(jnp.nan) for x in (q, k, v)]
+    poisoned: Any = [x.at[:, far].set(jnp.nan) for x in (q, k, v)]
 
     def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return attention_gpu.flash(q, k, v, segment, None, window, 0.0, Blocks(16, 16), interpret=True)[:, :32]
 
     sound = value_and_gradients(ours, q, k, v, weight[:, :32])
-    for a, b in zip(value_and_gradients(ours, *poisoned, weight[:, :32]), sound, strict=True):
+    for a, b in zip(value_and_gradients(ours, *poisoned, weight=weight[:, :32]), sound, strict=True):
         np.testing.assert_array_equal(a[:, :near], b[:, :near])
 
 
