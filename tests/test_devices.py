@@ -1,9 +1,12 @@
 """What a subprocess sees, since memory settings hold for a whole process and cannot be taken back."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from mtret import devices
 
 FAULTS = """
 import ctypes, resource, sys
@@ -36,3 +39,26 @@ def test_memory_that_is_freed_is_kept_for_the_next_step():
 
     assert faults("kept") < 100
     assert faults("left") > 10 * 64 * 2**20 // 2**21  # at least once a large page, each of ten times
+
+
+def test_xla_gets_flags_where_there_is_a_gpu_and_keeps_those_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    flag = "--xla_gpu_enable_latency_hiding_scheduler"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    monkeypatch.setattr(devices, "_has_nvidia_gpu", lambda: False)
+    devices.prepare_gpu()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x"
+    monkeypatch.setattr(devices, "_has_nvidia_gpu", lambda: True)
+    devices.prepare_gpu()
+    devices.prepare_gpu()
+    assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=x {flag}=true"
+    monkeypatch.setenv("XLA_FLAGS", f"{flag}=false")
+    devices.prepare_gpu()
+    assert os.environ["XLA_FLAGS"] == f"{flag}=false"
+
+
+def test_xla_knows_every_flag() -> None:
+    """At one that it does not know, the whole process ends."""
+    source = "import jax; print(jax.numpy.zeros(3).sum())"
+    environment = os.environ | {"XLA_FLAGS": " ".join(devices.GPU_FLAGS), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ from mtret.data.planning import Plan, Planner, Shape, TrainingTask, training_tas
 from mtret.data.roles import training_record
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
-from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, not_importing
+from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, not_importing, prepare_gpu
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.files import read_arrays, read_metadata, replace_json
@@ -73,6 +73,7 @@ def train(config: RunConfig, workdir: Path, console: Console, profile: bool = Fa
     raises `Stopped` after a requested stop, with the state saved.
     """
     keep_memory()
+    prepare_gpu()
     say(console, device_line())
     check_writable(workdir, "--workdir")
     cache = cache_folder()

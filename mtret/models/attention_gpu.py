@@ -1,0 +1,409 @@
+"""Attention of packed rows on an NVIDIA GPU, without the matrix of scores in memory.
+
+"pallas" is our own kernel (FlashAttention-2: Dao, 2307.08691). It knows segments, skips the blocks of a row in which no
+text of its own lies, and draws the dropout masks of `layers.dropout`. "cudnn" is NVIDIA's, through JAX's public
+interface, which knows segments only as a mask that lies in memory, once for all heads.
+
+JAX calls the way in which the kernel reaches the GPU (Triton) deprecated since 0.12; cuDNN is what would remain.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
+
+from mtret.errors import UserError
+
+# "pallas_interpreted": the same kernel on any device, slowly; for tests.
+IMPLEMENTATIONS = ("pallas", "cudnn", "pallas_interpreted")
+NARROWEST = 16  # of a product on tensor cores, in every dimension
+FLOOR = -1e30  # below every score: minus infinity itself would be subtracted from itself
+LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the kernel cuts a row: tokens of a block, and how many warps and pipeline stages Triton may use for one.
+
+    Compiled for an H100 (sm_90), the default keeps everything in registers at 32 and 64 features a head; blocks of 128
+    do so from 8 warps on. Which is fastest is to be measured (experiments/002_training_speed/gpu.py --attention).
+    """
+
+    forward: int = 64
+    backward: int = 64
+    warps: int = 4
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """What is known when the kernel is built. `length` and `scale` are those of the rows before padding."""
+
+    window: int | None
+    rate: float
+    length: int
+    scale: float
+    blocks: Blocks
+    interpret: bool
+
+
+def attend(
+    q: Float[Array, "rows L heads features"],
+    k: Float[Array, "rows L heads features"],
+    v: Float[Array, "rows L heads features"],
+    segment: Int[Array, "rows L"],
+    *,
+    window: int | None = None,
+    implementation: str = "pallas",
+    row_keys: Key[Array, "rows"] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_site: int = 0,
+    blocks: Blocks | None = None,
+) -> Float[Array, "rows L heads features"]:
+    """As `layers.attend`, of bfloat16 operands; sums and softmax are float32, and so is the result if `q` is.
+
+    Dropout: "pallas" draws the masks that `layers.attend` draws. "cudnn" has none: UserError.
+    """
+    if implementation == "cudnn":
+        if row_keys is not None and dropout_rate > 0.0:
+            raise UserError("attention 'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0")
+        return _cudnn(q, k, v, segment, window).astype(q.dtype)
+    words = None
+    if row_keys is not None and dropout_rate > 0.0:
+        folded = jax.random.key_data(jax.vmap(lambda key: jax.random.fold_in(key, dropout_site))(row_keys))
+        words = jnp.stack([folded[:, 0], folded[:, -1]], axis=1)
+    interpret = implementation == "pallas_interpreted"
+    narrow_q, narrow_k, narrow_v = (x.astype(jnp.bfloat16) for x in (q, k, v))
+    found = flash(
+        narrow_q, narrow_k, narrow_v, segment, words, window, dropout_rate, blocks or Blocks(), interpret=interpret
+    )
+    return found.astype(q.dtype)
+
+
+def require(implementation: str) -> None:
+    """Raises UserError where this machine cannot run `implementation`."""
+    if implementation not in IMPLEMENTATIONS:
+        raise UserError(f"attention '{implementation}' is not one of {', '.join(IMPLEMENTATIONS)}")
+    if implementation != "pallas_interpreted" and jax.default_backend() != "gpu":
+        raise UserError(f"attention '{implementation}' needs an NVIDIA GPU, and JAX sees none here")
+
+
+def _cudnn(q: Array, k: Array, v: Array, segment: Array, window: int | None) -> Array:
+    narrow = (x.astype(jnp.bfloat16) for x in (q, k, v))
+    mask = _visible(segment, window)[:, None]
+    return jax.nn.dot_product_attention(*narrow, mask=mask, implementation="cudnn")
+
+
+def _visible(segment: Int[Array, "rows L"], window: int | None) -> Bool[Array, "rows L L"]:
+    seen = segment[:, :, None] == segment[:, None, :]
+    if window is None:
+        return seen
+    place = jnp.arange(segment.shape[1])
+    return seen & (jnp.abs(place[:, None] - place[None, :]) <= window)[None]
+
+
+def flash(
+    q: Float[Array, "rows L heads features"],
+    k: Float[Array, "rows L heads features"],
+    v: Float[Array, "rows L heads features"],
+    segment: Int[Array, "rows L"],
+    words: UInt32[Array, "rows 2"] | None,
+    window: int | None,
+    rate: float,
+    blocks: Blocks,
+    interpret: bool = False,
+) -> Float[Array, "rows L heads features"]:
+    """The kernel, in the operands' own type. `words`: what each row's dropout masks are drawn from."""
+    rows, length, _, features = q.shape
+    # Products are of powers of two, at least 16. What is added is a segment of its own, and features of zeros.
+    more_tokens = -length % NARROWEST
+    more_features = max(NARROWEST, 1 << (features - 1).bit_length()) - features
+    if more_tokens or more_features:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, more_tokens), (0, 0), (0, more_features))) for x in (q, k, v))
+        segment = jnp.pad(segment, ((0, 0), (0, more_tokens)), constant_values=-1)
+    kernel = _Kernel(window, rate if words is not None else 0.0, length, features**-0.5, blocks, interpret)
+    if words is None:
+        words = jnp.zeros((rows, 2), jnp.uint32)
+    found: Any = _flash(q, k, v, segment.astype(jnp.int32), words, kernel)
+    return found[:, :length, :, :features]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _flash(q: Array, k: Array, v: Array, segment: Array, words: Array, kernel: _Kernel) -> Array:
+    return _flash_forward(q, k, v, segment, words, kernel)[0]
+
+
+def _flash_forward(
+    q: Array, k: Array, v: Array, segment: Array, words: Array, kernel: _Kernel
+) -> tuple[Array, tuple[Array, ...]]:
+    from jax.experimental import pallas as pl
+
+    rows, length, heads, _ = q.shape
+    size = _block(length, kernel.blocks.forward)
+    mixed, log_total = _call(
+        partial(_forward_kernel, kernel=kernel, size=size),
+        kernel,
+        grid=(length // size, rows, heads),
+        inputs=[_block_of(q, size), _whole(k), _whole(v), *_relation(segment, words, kernel, size)],
+        outputs=[
+            (jax.ShapeDtypeStruct(q.shape, q.dtype), _block_of(q, size)[1]),
+            (
+                jax.ShapeDtypeStruct((rows, heads, length), jnp.float32),
+                pl.BlockSpec((None, None, size), lambda i, row, head: (row, head, i)),
+            ),
+        ],
+    )
+    return mixed, (q, k, v, segment, words, mixed, log_total)
+
+
+def _flash_backward(kernel: _Kernel, saved: tuple[Array, ...], cotangent: Array) -> tuple[Any, ...]:
+    q, k, v, segment, words, mixed, log_total = saved
+    rows, length, heads, _ = q.shape
+    size = _block(length, kernel.blocks.backward)
+    share = (cotangent.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(axis=3).transpose(0, 2, 1)
+    relation = _relation(segment, words, kernel, size)
+    call = partial(_call, kernel=kernel, grid=(length // size, rows, heads))
+    like = (jax.ShapeDtypeStruct(q.shape, q.dtype), _block_of(q, size)[1])
+    (to_q,) = call(
+        partial(_to_queries, kernel=kernel, size=size),
+        inputs=[
+            _block_of(q, size),
+            _block_of(cotangent, size),
+            _block_of(log_total, size),
+            _block_of(share, size),
+            _whole(k),
+            _whole(v),
+            *relation,
+        ],
+        outputs=[like],
+    )
+    to_k, to_v = call(
+        partial(_to_keys, kernel=kernel, size=size),
+        inputs=[
+            _block_of(k, size),
+            _block_of(v, size),
+            _whole(q),
+            _whole(cotangent),
+            _whole(log_total),
+            _whole(share),
+            *relation,
+        ],
+        outputs=[like, like],
+    )
+    return to_q, to_k, to_v, None, None
+
+
+_flash.defvjp(_flash_forward, _flash_backward)
+
+
+def _block(length: int, wanted: int) -> int:
+    """The largest power of two that divides a row, at most as wanted."""
+    return min(length & -length, wanted)
+
+
+def _call(body: Any, kernel: _Kernel, grid: tuple[int, ...], inputs: Any, outputs: Any) -> Any:
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import triton
+
+    call = pl.pallas_call(
+        body,
+        grid=grid,
+        in_specs=[spec for _, spec in inputs],
+        out_specs=[spec for _, spec in outputs],
+        out_shape=[shape for shape, _ in outputs],
+        compiler_params=triton.CompilerParams(num_warps=kernel.blocks.warps, num_stages=kernel.blocks.stages),
+        interpret=kernel.interpret,
+    )
+    return call(*(array for array, _ in inputs))
+
+
+def _block_of(x: Array, size: int) -> tuple[Array, Any]:
+    """One head's block of a row: of [rows, L, heads, features], or of [rows, heads, L]."""
+    from jax.experimental import pallas as pl
+
+    if x.ndim == 3:
+        return x, pl.BlockSpec((None, None, size), lambda i, row, head: (row, head, i))
+    return x, pl.BlockSpec((None, size, None, x.shape[3]), lambda i, row, head: (row, i, head, 0))
+
+
+def _whole(x: Array) -> tuple[Array, Any]:
+    """One head's row, of which the kernel reads a block at a time."""
+    from jax.experimental import pallas as pl
+
+    if x.ndim == 3:
+        return x, pl.BlockSpec((None, None, x.shape[2]), lambda i, row, head: (row, head, 0))
+    return x, pl.BlockSpec((None, x.shape[1], None, x.shape[3]), lambda i, row, head: (row, 0, head, 0))
+
+
+def _relation(segment: Array, words: Array, kernel: _Kernel, size: int) -> list[tuple[Array, Any]]:
+    """Who sees whom: each token's segment, and for each block the first and the last of those it can see."""
+    from jax.experimental import pallas as pl
+
+    rows, length = segment.shape
+    place = jnp.arange(length, dtype=jnp.int32)[None, None]
+    seen = _visible(segment, kernel.window)
+    first = jnp.where(seen, place, length).min(axis=2).reshape(rows, -1, size).min(axis=2) // size
+    last = jnp.where(seen, place, 0).max(axis=2).reshape(rows, -1, size).max(axis=2) // size
+    bounds: Int32[Array, "rows blocks 2"] = jnp.stack([first, last + 1], axis=2)
+    return [
+        (segment, pl.BlockSpec((None, length), lambda i, row, head: (row, 0))),
+        (bounds, pl.BlockSpec((None, None, 2), lambda i, row, head: (row, i, 0))),
+        (words, pl.BlockSpec((None, 2), lambda i, row, head: (row, 0))),
+    ]
+
+
+def _forward_kernel(
+    q_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    segment_ref: Any,
+    bounds_ref: Any,
+    words_ref: Any,
+    mixed_ref: Any,
+    log_total_ref: Any,
+    *,
+    kernel: _Kernel,
+    size: int,
+) -> None:
+    """A block of queries. `log_total`: of each softmax's sum, to base 2, as all exponentials here."""
+    from jax.experimental import pallas as pl
+
+    own, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
+    q = q_ref[...]
+
+    def add(other: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        mixed, highest, total = sums
+        at = pl.ds(other * size, size)
+        seen = _seen(own, other, size, segment_ref, kernel)
+        scores = jnp.where(seen, _dot(q, k_ref[at, :].T) * (kernel.scale * LOG2_E), -jnp.inf)
+        higher = jnp.maximum(highest, scores.max(axis=1))
+        weights = jnp.exp2(scores - higher[:, None])
+        shrink = jnp.exp2(highest - higher)
+        dropped = _drop(weights, _places(other, size)[None, :], _places(own, size)[:, None], mask_of, kernel)
+        v = v_ref[at, :]
+        mixed = mixed * shrink[:, None] + _dot(dropped.astype(v.dtype), v)
+        return mixed, higher, total * shrink + weights.sum(axis=1)
+
+    nothing = jnp.zeros(q.shape, jnp.float32), jnp.full((size,), FLOOR), jnp.zeros((size,), jnp.float32)
+    mixed, highest, total = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], add, nothing)
+    mixed_ref[...] = (mixed / total[:, None]).astype(mixed_ref.dtype)
+    log_total_ref[...] = highest + jnp.log2(total)
+
+
+def _to_queries(
+    q_ref: Any,
+    cotangent_ref: Any,
+    log_total_ref: Any,
+    share_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    segment_ref: Any,
+    bounds_ref: Any,
+    words_ref: Any,
+    to_q_ref: Any,
+    *,
+    kernel: _Kernel,
+    size: int,
+) -> None:
+    """The gradient of a block of queries."""
+    from jax.experimental import pallas as pl
+
+    own, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
+    q, cotangent, log_total, share = q_ref[...], cotangent_ref[...], log_total_ref[...], share_ref[...]
+
+    def add(other: Array, to_q: Array) -> Array:
+        at = pl.ds(other * size, size)
+        k = k_ref[at, :]
+        seen = _seen(own, other, size, segment_ref, kernel)
+        scores = jnp.where(seen, _dot(q, k.T) * (kernel.scale * LOG2_E), -jnp.inf)
+        weights = jnp.exp2(scores - log_total[:, None])
+        keys, queries = _places(other, size)[None, :], _places(own, size)[:, None]
+        to_weights = _drop(_dot(cotangent, v_ref[at, :].T), keys, queries, mask_of, kernel)
+        to_scores = weights * (to_weights - share[:, None])
+        return to_q + _dot(to_scores.astype(k.dtype), k)
+
+    to_q = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], add, jnp.zeros(q.shape, jnp.float32))
+    to_q_ref[...] = (to_q * kernel.scale).astype(to_q_ref.dtype)
+
+
+def _to_keys(
+    k_ref: Any,
+    v_ref: Any,
+    q_ref: Any,
+    cotangent_ref: Any,
+    log_total_ref: Any,
+    share_ref: Any,
+    segment_ref: Any,
+    bounds_ref: Any,
+    words_ref: Any,
+    to_k_ref: Any,
+    to_v_ref: Any,
+    *,
+    kernel: _Kernel,
+    size: int,
+) -> None:
+    """The gradients of a block of keys and values. Scores stand as [key, query], so no weight is transposed."""
+    from jax.experimental import pallas as pl
+
+    own, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
+    k, v = k_ref[...], v_ref[...]
+
+    def add(other: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        to_k, to_v = sums
+        at = pl.ds(other * size, size)
+        q, cotangent = q_ref[at, :], cotangent_ref[at, :]
+        seen = _seen(own, other, size, segment_ref, kernel)
+        scores = jnp.where(seen, _dot(k, q.T) * (kernel.scale * LOG2_E), -jnp.inf)
+        weights = jnp.exp2(scores - log_total_ref[at][None, :])
+        keys, queries = _places(own, size)[:, None], _places(other, size)[None, :]
+        to_v += _dot(_drop(weights, keys, queries, mask_of, kernel).astype(v.dtype), cotangent)
+        to_weights = _drop(_dot(v, cotangent.T), keys, queries, mask_of, kernel)
+        to_scores = weights * (to_weights - share_ref[at][None, :])
+        return to_k + _dot(to_scores.astype(q.dtype), q), to_v
+
+    nothing = jnp.zeros(k.shape, jnp.float32)
+    to_k, to_v = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], add, (nothing, nothing))
+    to_k_ref[...] = (to_k * kernel.scale).astype(to_k_ref.dtype)
+    to_v_ref[...] = to_v.astype(to_v_ref.dtype)
+
+
+def _dot(x: Array, y: Array) -> Array:
+    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return jax.lax.dot(x, y, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _places(block: Array, size: int) -> Array:
+    """Of a block's tokens in the row."""
+    return block * size + jnp.arange(size, dtype=jnp.int32)
+
+
+def _seen(own: Array, other: Array, size: int, segment_ref: Any, kernel: _Kernel) -> Array:
+    """[own, other]: the same seen from key and from query."""
+    from jax.experimental import pallas as pl
+
+    seen = segment_ref[pl.ds(own * size, size)][:, None] == segment_ref[pl.ds(other * size, size)][None, :]
+    if kernel.window is None:
+        return seen
+    return seen & (jnp.abs(_places(own, size)[:, None] - _places(other, size)[None, :]) <= kernel.window)
+
+
+def _drop(x: Array, keys: Array, queries: Array, mask_of: tuple[Array, Array, Array], kernel: _Kernel) -> Array:
+    """`layers.dropout` of weights [rows, heads, key, query], for a tile of keys and queries. `mask_of`: the head, and
+    its row's words."""
+    if kernel.rate == 0.0:
+        return x
+    head, first, second = mask_of
+    number = ((head * kernel.length + keys) * kernel.length + queries).astype(jnp.uint32)
+    mixed = _mix(_mix(number ^ first) + second)
+    kept = mixed >= jnp.uint32(min(round(kernel.rate * 2**32), 2**32 - 1))
+    return jnp.where(kept, x / (1.0 - kernel.rate), 0.0)
+
+
+def _mix(x: Array) -> Array:
+    """MurmurHash3's finaliser, as in `layers`."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
