@@ -79,6 +79,7 @@ class AddNorm(nn.Module):
     """Projection, dropout, residual, norm: the published `output` blocks."""
 
     config: BertConfig
+    gelu_first: bool = False
 
     @nn.compact
     def __call__(
@@ -90,7 +91,7 @@ class AddNorm(nn.Module):
         site: int,
     ) -> Float[Array, "tokens D"]:
         config = self.config
-        x = Dense(config.hidden_size, config.operands, name="dense")(x)
+        x = Dense(config.hidden_size, config.operands, self.gelu_first, name="dense")(x)
         x = dropout(x.reshape(rows, -1, config.hidden_size), keys, config.hidden_dropout_prob, site).reshape(x.shape)
         return LayerNorm(config.layer_norm_eps, name="LayerNorm")(x + residual)
 
@@ -109,14 +110,13 @@ class Attention(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """The feed-forward network's wide half."""
+    """The feed-forward network's wide half, before its GELU."""
 
     config: BertConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens inner"]:
-        x = Dense(self.config.intermediate_size, self.config.operands, name="dense")(x)
-        return nn.gelu(x, approximate=False)
+        return Dense(self.config.intermediate_size, self.config.operands, name="dense")(x)
 
 
 class Layer(nn.Module):
@@ -130,7 +130,7 @@ class Layer(nn.Module):
     ) -> Float[Array, "tokens D"]:
         x = Attention(self.config, name="attention")(x, segment, keys, site)
         wide = Intermediate(self.config, name="intermediate")(x)
-        return AddNorm(self.config, name="output")(wide, x, segment.shape[0], keys, site + 2)
+        return AddNorm(self.config, gelu_first=True, name="output")(wide, x, segment.shape[0], keys, site + 2)
 
 
 class Layers(nn.Module):
