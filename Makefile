@@ -64,9 +64,10 @@ $(READY): pyproject.toml constraints.txt
 # Needs uv: one resolution for Python 3.11 to 3.13, without the pins that PyTorch brings along for itself.
 constraints: ## Take the newest versions into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
-	  uv pip compile -q --universal --python-version 3.11 --extra dev --extra notebooks --extra parity \
+	  uv pip compile -q --universal --python-version 3.11 --extra dev --extra notebooks --extra parity --extra remote \
 	    --no-annotate --no-header pyproject.toml \
-	  | grep -vE "^(nvidia|cuda|triton|setuptools)|sys_platform == '(win32|emscripten)'|'pypy'"; } > constraints.txt.new
+	  | sed "s/ ; implementation_name == 'pypy' or .*//" \
+	  | grep -vE "^(nvidia|cuda|triton|setuptools)|sys_platform == '(win32|emscripten)'"; } > constraints.txt.new
 	@mv constraints.txt.new constraints.txt
 
 clean: ## Remove the environments and the tools' caches

@@ -69,7 +69,8 @@ def get_config() -> ConfigDict:
                 "log_every": 1,
                 "evaluate_every": 50,  # on the dev sample; the best is kept
                 "checkpoint_every": 50,
-                "keep_checkpoints": 2,
+                "keep_checkpoints": 2,  # of the whole state, to go on from
+                "keep_weights": 0,  # of the parameters alone, of as many checkpoints; `mtret export --step` reads them
                 "skip_limit": 10,  # steps left out because loss or gradient is not finite; one more ends the run
             },
             "dev": {

@@ -1,18 +1,15 @@
 """A model as it is deployed: a sentence-transformers folder with its instructions and what it was trained on."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from mtret.data.roles import RECORD, TrainingRecord, load_record, save_record
 from mtret.data.tasks import TaskCard
 from mtret.data.templates import Templates
 from mtret.errors import UserError
-from mtret.files import replace_json
+from mtret.files import AnyPath, folder_draft, locate, reaching, replace_folder, replace_json
 from mtret.models import hf
 from mtret.models.dual_encoder import ModelConfig
 from mtret.pytrees import Tree
@@ -36,10 +33,13 @@ def load_artefact(source: str, operands: str = "float32") -> Artefact:
 
     Raises UserError where there is no model, or a damaged one.
     """
-    path = Path(source).expanduser()
-    if (path / "model" / "modules.json").exists():
+    path = locate(source)
+    with reaching(path):
+        finished = (path / "model" / "modules.json").exists()
+        is_run = finished or ((path / "config.json").exists() and (path / "checkpoints").exists())
+    if finished:
         source = str(path / "model")
-    elif (path / "config.json").exists() and (path / "checkpoints").exists():
+    elif is_run:
         raise UserError(
             f"{path}: this run is not finished; run its training again to go on, or take its best so far with "
             f"mtret export --model={path} --out=FOLDER"
@@ -58,7 +58,7 @@ def load_artefact(source: str, operands: str = "float32") -> Artefact:
 
 
 def save_artefact(
-    folder: Path,
+    folder: AnyPath,
     encoder: hf.Pretrained,
     params: Tree,
     templates: Templates,
@@ -71,16 +71,11 @@ def save_artefact(
     prompts = {card.name: templates.query_prefix(card.instruction) for card in cards} | {
         "document": templates.document_prefix
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        draft = room / folder.name
-        hf.save(draft, encoder, params, prompts, _card(cards, prompts, details))
+    with folder_draft(folder) as draft:
+        hf.write(draft, encoder, params, prompts, _card(cards, prompts, details))
         replace_json(draft / DETAILS, {"templates": asdict(templates), **details})
         save_record(record, draft)
-        hf.replace_folder(draft, folder)
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
+        replace_folder(draft, folder, last=hf.LAST)
 
 
 def _card(cards: Sequence[TaskCard], prompts: Mapping[str, str], details: Mapping[str, Any]) -> str:

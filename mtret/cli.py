@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -77,11 +76,25 @@ def _dispatch(arguments: list[str]) -> int:
         raise
     except OSError as error:
         raise _of_the_system(error) from error
+    except UserError:
+        raise
+    except Exception as error:
+        if (mistake := _of_a_store(error)) is None:
+            raise
+        raise mistake from error
 
 
 def _of_the_system(error: OSError) -> UserError:
     where = f"{error.filename}: " if error.filename else ""
     return UserError(f"{where}{error.strerror or error}. Check the path, its permissions and the disk")
+
+
+def _of_a_store(error: Exception) -> UserError | None:
+    """Where the client of a store raised it: they have exceptions of their own."""
+    from mtret.files import store_complaint
+
+    complaint = store_complaint(error)
+    return UserError(f"the store of a remote path {complaint}") if complaint else None
 
 
 def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
@@ -173,9 +186,10 @@ def _define_train(values: Flags) -> None:
 
 
 def _train(values: Flags, overrides: list[str]) -> int | None:
+    from mtret.files import locate
     from mtret.run_config import read_config
 
-    config_file, workdir = _required(values, "config"), Path(_required(values, "workdir"))
+    config_file, workdir = _required(values, "config"), locate(_required(values, "workdir"))
     suite = [f"suite={values['suite'].value!r}"] if values["suite"].value else []
     config = read_config(config_file, [*overrides, *suite])
     from mtret.runs.training import train
@@ -230,6 +244,9 @@ def _processes(values: Flags) -> Iterator["Peers"]:
         peers.abandon(_of_the_system(error), 2)
     except KeyboardInterrupt as error:
         peers.abandon(error, 128 + signal.SIGINT)
+    except Exception as error:
+        mistake = _of_a_store(error)
+        peers.abandon(mistake or error, 2 if mistake else 1)
     except BaseException as error:
         peers.abandon(error, 1)
 
@@ -257,16 +274,20 @@ def _define_evaluate(values: Flags) -> None:
 
 def _evaluate(values: Flags, overrides: list[str]) -> None:
     _no_overrides(overrides)
+    from mtret.files import locate, reaching
+
     model, suite = _required(values, "model"), _required(values, "suite")
-    out = values["out"].value
-    if not out and not Path(model).is_dir():
+    out, place = values["out"].value, locate(model)
+    with reaching(place):
+        is_folder = place.is_dir()
+    if not out and not is_folder:
         raise UserError(f"--out is needed, since '{model}' is no folder here: {values['out'].help}")
     from mtret.runs.judging import JudgeConfig, judge
 
     names = ("split", "pooled", "scann", "allow_leakage", "operands", "seed")
     given: dict[str, Any] = {name: values[name].value for name in names}
     config = JudgeConfig(tasks=tuple(values["tasks"].value or ()), **given)
-    folder = Path(out) if out else Path(model) / config.split
+    folder = locate(out) if out else place / config.split
     judge(model, suite, config, folder, _console())
     print(f"wrote {folder}/results.json, report.md and results.png")
 
@@ -278,12 +299,14 @@ def _define_report(values: Flags) -> None:
 
 def _report(values: Flags, overrides: list[str]) -> None:
     _no_overrides(overrides)
-    source = Path(_required(values, "results"))
+    from mtret.files import locate
+
+    source = locate(_required(values, "results"))
     from mtret.evaluation.report import terminal_table, write_report
     from mtret.evaluation.results import read_results
     from mtret.runs.setting import check_writable
 
-    folder = Path(values["out"].value) if values["out"].value else source.parent
+    folder = locate(values["out"].value) if values["out"].value else source.parent
     results = read_results(source)
     check_writable(folder, "--out")
     write_report(results, folder)
@@ -294,14 +317,19 @@ def _report(values: Flags, overrides: list[str]) -> None:
 def _define_export(values: Flags) -> None:
     flags.DEFINE_string("model", "", "a run's folder, finished or not", flag_values=values)
     flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
+    flags.DEFINE_integer(
+        "step", None, "one that loop.keep_weights kept (default: the best)", lower_bound=0, flag_values=values
+    )
 
 
 def _export(values: Flags, overrides: list[str]) -> None:
     _no_overrides(overrides)
-    model, out = Path(_required(values, "model")), Path(_required(values, "out"))
+    from mtret.files import locate
+
+    model, out = locate(_required(values, "model")), locate(_required(values, "out"))
     from mtret.runs.training import export
 
-    print(f"wrote {export(model, out)}\nnext: mtret evaluate --model={out} --suite=... --out=...")
+    print(f"wrote {export(model, out, values['step'].value)}\nnext: mtret evaluate --model={out} --suite=... --out=...")
 
 
 def _data_check(values: Flags, overrides: list[str]) -> None:
@@ -329,13 +357,14 @@ def _define_write(values: Flags) -> None:
 
 def _data_enterprise(values: Flags, overrides: list[str]) -> None:
     _no_overrides(overrides)
-    out = Path(_required(values, "out"))
-    if out.exists():
-        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
     from mtret.data.enterprise.suite import write_suite
+    from mtret.files import locate
     from mtret.runs.setting import check_writable
 
+    out = locate(_required(values, "out"))
     check_writable(out, "--out")
+    if out.exists():
+        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
     write_suite(out)
     print(f"wrote {out}\nnext: mtret data check --suite={out}")
 

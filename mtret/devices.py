@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mtret.errors import UserError
+from mtret.files import AnyPath, locate
 
 
 def device_line() -> str:
@@ -65,11 +66,13 @@ def not_importing(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-def cache_folder() -> Path:
+def cache_folder() -> AnyPath:
     """Tokens, vectors and compiled programs: `$MTRET_CACHE`, or `mtret` in the user's cache folder. Safe to delete."""
     named = os.environ.get("MTRET_CACHE")
-    if named:
-        return Path(named).expanduser()
+    return locate(named) if named else _own_cache()
+
+
+def _own_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mtret"
 
 
@@ -104,10 +107,17 @@ def _prefer_large_pages(library: ctypes.CDLL, size: int) -> None:
         library.free(block)
 
 
-def keep_compilations(cache: Path) -> None:
-    """Lets XLA keep every executable on disk, so that the same shapes compile once per machine."""
+def keep_compilations(cache: AnyPath) -> str:
+    """Lets XLA keep every executable on disk, so that the same shapes compile once per machine; returns where.
+
+    On this machine's disk even if the cache is in a store: a program is compiled for one kind of machine, and part of
+    XLA writes to local files only. `$JAX_COMPILATION_CACHE_DIR` goes before it.
+    """
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    own = cache if isinstance(cache, Path) else _own_cache()
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(own / "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder

@@ -1,16 +1,87 @@
-"""Files written whole or not at all."""
+"""What a path is, local or in an object store, and files written whole or not at all.
 
+Local paths are `pathlib.Path`. `gs://BUCKET/...` and `s3://BUCKET/...` are `etils.epath.Path`, which reaches them
+through fsspec. An object store has no folders, no renaming and no appending, but it replaces an object as a whole.
+"""
+
+import importlib.util
 import json
 import os
 import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
+
+from mtret.errors import UserError
+
+AnyPath = Path | epath.Path
+CLIENTS = {"gs": "gcsfs", "s3": "s3fs"}  # what fsspec reaches a store by
+CLIENT_PARTS = ("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs")
 
 
-def replace_bytes(path: Path, content: bytes) -> None:
+def locate(name: str) -> AnyPath:
+    """The path that a user names. Raises UserError for a kind of place that is unknown, or whose client is missing."""
+    scheme, separator, _ = name.partition("://")
+    if not separator:
+        return Path(name).expanduser()
+    if scheme not in CLIENTS:
+        raise UserError(f"{name}: '{scheme}://' is not known; give a local path, gs://BUCKET/... or s3://BUCKET/...")
+    if importlib.util.find_spec(CLIENTS[scheme]) is None:
+        raise UserError(f"{name}: needs {CLIENTS[scheme]}, which is not installed; pip install 'mtret[remote]'")
+    from fsspec.config import conf
+
+    # A listing that is remembered knows nothing of what another process has written since.
+    conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+    os.environ.setdefault(
+        "EPATH_USE_TF", "false"
+    )  # else an installed TensorFlow would be imported, which knows no s3://
+    return epath.Path(name)
+
+
+def inside(folder: AnyPath) -> list[AnyPath]:
+    """What lies in a folder, by name; nothing where there is none."""
+    try:
+        found: Iterator[AnyPath] = iter(list(folder.iterdir()))
+    except FileNotFoundError:
+        return []
+    # Some tools mark a folder of a store by an object of its own name, which would be listed inside it.
+    return sorted((path for path in found if path != folder), key=lambda path: path.name)
+
+
+@contextmanager
+def reaching(place: AnyPath) -> Iterator[None]:
+    """Turns what a store's client raises into a UserError that names the place."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(place, Path) or (complaint := store_complaint(error)) is None:
+            raise
+        raise UserError(f"{place}: {complaint}") from error
+
+
+def store_complaint(error: Exception) -> str | None:
+    """One line for an error of a store or of its client, with the remedy; None for any other error."""
+    kind = type(error)
+    if not isinstance(error, OSError) and kind.__module__.split(".")[0] not in CLIENT_PARTS:
+        return None
+    reason = (str(error).strip() or kind.__name__).splitlines()[0][:200]
+    return f"cannot be reached ({kind.__name__}: {reason}). Check bucket, credentials, permissions and network"
+
+
+def replace_bytes(path: AnyPath, content: bytes) -> None:
     """Writes beside `path` and moves it there in one step; a reader sees the old file or the new one."""
+    if not isinstance(path, Path):
+        from fsspec.core import url_to_fs
+
+        store, key = url_to_fs(str(path))
+        store.pipe_file(key, content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by tempfile: its files are their owner's alone, and these are to be shared as any other.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -23,37 +94,110 @@ def replace_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def replace_text(path: Path, text: str) -> None:
+def remove(path: AnyPath) -> None:
+    """Removes a file, if there is one."""
+    if isinstance(path, Path):
+        path.unlink(missing_ok=True)
+        return
+    from fsspec.core import url_to_fs
+
+    store, key = url_to_fs(str(path))
+    with suppress(FileNotFoundError):
+        store.rm_file(key)  # not by `path.unlink`, which takes a name with brackets for a pattern
+
+
+def replace_text(path: AnyPath, text: str) -> None:
     """As `replace_bytes`, in UTF-8."""
     replace_bytes(path, text.encode())
 
 
-def replace_json(path: Path, value: Any) -> None:
+def replace_json(path: AnyPath, value: Any) -> None:
     """As `replace_bytes`, indented. Raises ValueError for a number that JSON does not have (nan, infinity)."""
     replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def replace_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+def replace_arrays(path: AnyPath, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """As `replace_bytes`, in safetensors format."""
     from safetensors.numpy import save
 
     replace_bytes(path, save({name: np.asarray(value, order="C") for name, value in arrays.items()}, metadata))
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+def load_arrays(path: AnyPath) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file. Raises OSError where it cannot be read, SafetensorError where it is damaged."""
+    from safetensors.numpy import load, load_file
+
+    return load_file(path) if isinstance(path, Path) else load(path.read_bytes())
+
+
+def read_arrays(path: AnyPath) -> dict[str, np.ndarray] | None:
     """What `replace_arrays` wrote; None where there is nothing, or nothing readable: a cache is only a cache."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        return load_arrays(path)
     except (OSError, SafetensorError):
         return None
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: AnyPath) -> dict[str, str]:
     """The strings that `replace_arrays` wrote beside the arrays."""
-    from safetensors import safe_open
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return header.get("__metadata__", {})
 
-    with safe_open(path, "np") as file:
-        return file.metadata() or {}
+
+@contextmanager
+def folder_draft(folder: AnyPath) -> Iterator[Path]:
+    """An empty local folder to be filled and handed to `replace_folder`; what is left of it goes in the end."""
+    if isinstance(folder, Path):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent if isinstance(folder, Path) else None))
+    try:
+        draft = room / folder.name
+        draft.mkdir()  # mkdtemp gives a folder that only its owner can read
+        yield draft
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def replace_folder(draft: Path, folder: AnyPath, last: Sequence[str] = ()) -> None:
+    """Moves a finished `draft` to `folder`; what stood there goes only when the new one is complete.
+
+    In a store, files are replaced one by one: those named by `last` go first and come last, so that a folder which has
+    them is whole. What stood there is lost to a failure in between.
+    """
+    if not isinstance(folder, Path):
+        _upload(draft, folder, last)
+        return
+    old = None
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+        os.replace(folder, old / folder.name)
+    os.replace(draft, folder)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _upload(draft: Path, folder: epath.Path, last: Sequence[str]) -> None:
+    from fsspec.core import url_to_fs
+
+    for name in reversed(last):
+        remove(folder / name)
+    store, key = url_to_fs(str(folder))
+    for old in store.find(key):
+        store.rm_file(old)
+    names = [path.relative_to(draft).as_posix() for path in sorted(draft.rglob("*")) if path.is_file()]
+    for name in [name for name in names if name not in last] + [name for name in last if name in names]:
+        replace_bytes(folder / name, (draft / name).read_bytes())
+
+
+@contextmanager
+def written_locally(folder: AnyPath) -> Iterator[Path]:
+    """For what only writes to local folders: `folder` itself, or one whose files are copied there in the end."""
+    if isinstance(folder, Path):
+        yield folder
+        return
+    with folder_draft(folder) as draft:
+        yield draft
+        replace_folder(draft, folder)

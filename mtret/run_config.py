@@ -33,7 +33,7 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         "at least 1",
         lambda value: value >= 1,
         (
-            *(f"loop.{name}" for name in LoopConfig.__dataclass_fields__ if name != "skip_limit"),
+            *(f"loop.{name}" for name in LoopConfig.__dataclass_fields__ if name not in ("skip_limit", "keep_weights")),
             "mesh.fsdp",
             "dev.queries",
         ),
@@ -41,7 +41,15 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "at least 0",
         lambda value: 0 <= value < float("inf"),
-        ("seed", "loop.skip_limit", "optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "dev.distractors"),
+        (
+            "seed",
+            "loop.skip_limit",
+            "loop.keep_weights",
+            "optim.warmup_steps",
+            "optim.weight_decay",
+            "optim.clip_norm",
+            "dev.distractors",
+        ),
     ),
     (
         "above 0",

@@ -56,3 +56,22 @@ def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
     ranks = "raise" if place in STRICT_RANKS else "allow"
     with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
         yield
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """`s3://BUCKET` of a server on this machine, which the environment points to for the rest of the session."""
+    import logging
+
+    from fsspec import filesystem
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    place = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ |= place | {"AWS_ACCESS_KEY_ID": "anybody", "AWS_SECRET_ACCESS_KEY": "anything"}
+    filesystem("s3").mkdir("bucket")
+    yield "s3://bucket"
+    server.stop()

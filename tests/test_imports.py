@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 # A part may import the parts of the rows above its own, never one of its own row.
 LAYERS = (
     ("errors", "relay"),
-    ("types", "pytrees", "files", "devices", "console", "rollcall"),
+    ("files",),
+    ("types", "pytrees", "devices", "console", "rollcall"),
     ("processes",),
     ("models", "losses", "data"),
     ("train", "index", "artefact"),

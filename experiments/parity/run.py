@@ -300,7 +300,7 @@ def compare_embeddings(texts: Sequence[str]) -> dict[str, Any]:
     """The published MiniLM in every way that texts can lie in rows."""
     encoder, narrow = hf.load("minilm"), hf.load("minilm", ModelConfig(operands="bfloat16"))
     tokens = Tokenizer(encoder.folder)(texts)
-    theirs = reference(encoder.folder, texts, encoder.max_length)
+    theirs = reference(Path(encoder.folder), texts, encoder.max_length)
     ways = {
         "alone": lambda: alone(encoder, tokens),
         "padded": lambda: padded(encoder, tokens),

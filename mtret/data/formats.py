@@ -8,9 +8,8 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from jaxtyping import Float64, Int32, Int64
 from mtret.data.tasks import SPLITS, Judgements, Task, TaskCard, query_key
 from mtret.data.templates import render_document
 from mtret.errors import UserError, nearest
+from mtret.files import AnyPath, folder_draft, inside, replace_folder
 
 CARD = "task.json"
 CORPUS = "corpus.jsonl"
@@ -36,7 +36,7 @@ SKIPPED_IMAGE = "needs an image tower"
 class Suite:
     """The tasks of a folder, in name order. The hashes cover the bytes of every file read, skipped tasks included."""
 
-    folder: Path
+    folder: AnyPath
     tasks: Mapping[str, Task]
     skipped: Mapping[str, str]  # name -> why its card and files are in order and yet it is no text task
     sha256: str
@@ -55,9 +55,9 @@ class TaskParts:
     exclude: Sequence[tuple[str, str]] = ()
 
 
-def read_task(folder: Path) -> Task:
+def read_task(folder: AnyPath) -> Task:
     """Reads and validates a text task. Raises UserError, naming file and line, for the first mistake."""
-    task, _ = _read_folder(_existing(Path(folder)))
+    task, _ = _read_folder(_existing(folder))
     if task.card.modality != "text":
         raise UserError(
             f"task '{task.name}' is of modality '{task.card.modality}', which {SKIPPED_IMAGE}. Choose a text task."
@@ -65,16 +65,15 @@ def read_task(folder: Path) -> Task:
     return task
 
 
-def read_suite(folder: Path, names: Collection[str] | None = None) -> Suite:
+def read_suite(folder: AnyPath, names: Collection[str] | None = None) -> Suite:
     """Reads every task of a folder of task folders, or those named. Raises UserError for the first mistake."""
-    folder = Path(folder)
     found = suite_names(folder)
     for name in names or ():
         if name not in found:
             raise UserError(f"{folder}: no task '{name}'.{nearest(name, found)} It holds: {', '.join(found)}.")
     tasks, skipped, hashes = {}, {}, {}
-    for name in found if names is None else sorted(set(names)):
-        task, hashes[name] = _read_folder(folder / name)
+    chosen = found if names is None else sorted(set(names))
+    for name, (task, hashes[name]) in zip(chosen, _read_folders([folder / name for name in chosen]), strict=True):
         if task.card.modality == "text":
             tasks[name] = task
         else:
@@ -82,22 +81,23 @@ def read_suite(folder: Path, names: Collection[str] | None = None) -> Suite:
     return Suite(folder, tasks, skipped, _digest(hashes), hashes)
 
 
-def read_cards(folder: Path) -> dict[str, TaskCard]:
+def read_cards(folder: AnyPath) -> dict[str, TaskCard]:
     """The validated cards of a suite, by name, without its data."""
-    return {name: _read_card(_Files(Path(folder) / name)) for name in suite_names(folder)}
+    return {name: _read_card(_Files(folder / name)) for name in suite_names(folder)}
 
 
-def suite_names(folder: Path) -> list[str]:
+def suite_names(folder: AnyPath) -> list[str]:
     """The names of a suite's task folders, sorted, without opening any file. Loose files beside them are ignored."""
-    folder = _existing(Path(folder))
+    folder = _existing(folder)
     if (folder / CARD).exists():
         raise UserError(
             f"{folder}: is one task, not a folder of tasks. Give the folder that holds it: {folder.parent}."
         )
     names = []
     try:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        for path in inside:
+        for path in inside(folder):
+            if path.name.startswith(".") or not path.is_dir():
+                continue
             if (path / CARD).exists():
                 names.append(path.name)
             elif any((path / name).exists() for name in (CORPUS, QUERIES, "qrels")):
@@ -111,36 +111,23 @@ def suite_names(folder: Path) -> list[str]:
     return names
 
 
-def write_task(parts: TaskParts, folder: Path) -> None:
+def write_task(parts: TaskParts, folder: AnyPath) -> None:
     """Writes the native layout in one step, into a folder that must not exist yet and is named as the card is.
 
     Raises UserError where the folder exists, is named otherwise, or cannot be written.
     """
-    folder = Path(folder)
     if folder.name != parts.card.name:
         raise UserError(f"{folder}: the folder must be named as the card is, '{parts.card.name}'. Rename one of them.")
     if folder.exists():
         raise UserError(f"{folder}: exists already and is never overwritten. Remove it or choose another folder.")
-    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        _write_files(parts, temporary)
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp gives a folder that only its owner can read
-        os.replace(temporary, folder)
+        with folder_draft(folder) as draft:
+            _write_files(parts, draft)
+            replace_folder(draft, folder, last=(CARD,))
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror}). Check the path and its permissions."
+            f"{folder}: cannot be written ({error.strerror or error}). Check the path and its permissions."
         ) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write_files(parts: TaskParts, folder: Path) -> None:
@@ -175,7 +162,7 @@ def _write(path: Path, text: str) -> None:
 class _Files:
     """Reads a task's files and keeps their hashes, so that the task's hash covers exactly what was read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         self.hashes: dict[str, str] = {}
 
@@ -216,7 +203,7 @@ class _Files:
         if not folder.exists():
             return []
         try:
-            names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+            names = [path.name for path in inside(folder) if not path.name.startswith(".")]
         except OSError as error:
             raise _unreadable(folder, error) from None
         known = [f"{split}.tsv" for split in SPLITS]
@@ -228,23 +215,35 @@ class _Files:
         return [split for split in SPLITS if f"{split}.tsv" in names]
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.")
+def _unreadable(path: AnyPath, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions.")
 
 
-def _existing(folder: Path) -> Path:
+def _existing(folder: AnyPath) -> AnyPath:
     if not folder.is_dir():
-        where = Path(os.path.abspath(folder))
-        near = nearest(where.name, [path.name for path in where.parent.glob("*/")])
+        where = _absolute(folder)
+        near = nearest(where.name, [path.name for path in inside(where.parent) if path.is_dir()])
         raise UserError(f"{folder}: no such folder.{near} Check the path.")
     return folder
+
+
+def _absolute(folder: AnyPath) -> AnyPath:
+    """Without `.` and `..`, and with links as they are: a task's name is its link's."""
+    return Path(os.path.abspath(folder)) if isinstance(folder, Path) else folder
 
 
 def _digest(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes)).encode()).hexdigest()
 
 
-def _read_folder(folder: Path) -> tuple[Task, str]:
+def _read_folders(folders: Sequence[AnyPath]) -> Iterable[tuple[Task, str]]:
+    if all(isinstance(folder, Path) for folder in folders):
+        return map(_read_folder, folders)
+    with ThreadPoolExecutor(16) as readers:  # a store takes its time for every file, and serves many at once
+        return list(readers.map(_read_folder, folders))
+
+
+def _read_folder(folder: AnyPath) -> tuple[Task, str]:
     """The task and the hash of its files. An image task's document texts are its images' paths inside the folder."""
     files = _Files(folder)
     card = _read_card(files)
@@ -302,7 +301,7 @@ def _read_card(files: _Files) -> TaskCard:
             raise UserError(
                 f"{path}:{_key_line(text, key)}: '{key}' must be {need}, is {json.dumps(value)}. Correct the card."
             )
-    folder_name = Path(os.path.abspath(files.folder)).name
+    folder_name = _absolute(files.folder).name
     if card["name"] != folder_name:
         raise UserError(
             f"{path}:{_key_line(text, 'name')}: the card's name is '{card['name']}', the folder's is '{folder_name}'. "
@@ -375,7 +374,9 @@ def _read_records(files: _Files, name: str) -> tuple[list[dict[str, Any]], tuple
     return records, ids
 
 
-def _column(records: Sequence[Mapping[str, Any]], key: str, path: Path, default: str | None = None) -> tuple[str, ...]:
+def _column(
+    records: Sequence[Mapping[str, Any]], key: str, path: AnyPath, default: str | None = None
+) -> tuple[str, ...]:
     """One key of every record. Raises UserError where it is missing and has no default, or is no encodable string."""
     values = tuple([record.get(key, default) for record in records])
     for number, value in enumerate(values, start=1):
@@ -400,7 +401,7 @@ def _encodable(value: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _refuse_empty(values: Sequence[str], key: str, path: Path) -> None:
+def _refuse_empty(values: Sequence[str], key: str, path: AnyPath) -> None:
     for number, value in enumerate(values, start=1):
         if not value or value.isspace():
             raise UserError(f"{path}:{number}: '{key}' is empty. Write one or remove the line.")
@@ -427,8 +428,12 @@ def _read_documents(files: _Files, modality: str) -> tuple[tuple[str, ...], tupl
 
 
 def _check_image(files: _Files, image: str, where: str) -> None:
-    folder = files.folder.resolve()
-    if PurePosixPath(image).is_absolute() or not (folder / image).resolve().is_relative_to(folder):
+    folder, path = files.folder, PurePosixPath(image)
+    if isinstance(folder, Path):
+        stays = (folder / path).resolve().is_relative_to(folder.resolve())
+    else:
+        stays = ".." not in path.parts
+    if path.is_absolute() or not stays:
         raise UserError(f"{where}: image '{image}' lies outside the task folder. Give a path inside it.")
     if not (folder / image).is_file():
         raise UserError(f"{where}: there is no image '{image}' in the task folder. Add the file or correct the path.")
@@ -447,7 +452,7 @@ class _Rows:
 class _Pairs:
     """The pairs of one .tsv file, in its order: pair i stands on line i + 2."""
 
-    path: Path
+    path: AnyPath
     queries: Int32[np.ndarray, "n"]
     documents: Int32[np.ndarray, "n"]
     scores: Float64[np.ndarray, "n"]
@@ -546,7 +551,7 @@ def _refuse_positives(pairs: _Pairs, positives: Int64[np.ndarray, "p"]) -> None:
 
 
 def _refuse_shared_queries(
-    splits: Mapping[str, Judgements], ids: Sequence[str], texts: Sequence[str], path: Path
+    splits: Mapping[str, Judgements], ids: Sequence[str], texts: Sequence[str], path: AnyPath
 ) -> None:
     """Raises UserError where two splits hold the same query, by `query_key`."""
     first: dict[str, tuple[str, int]] = {}

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import Int32, UInt64
 
 from mtret.data.tasks import Task, query_key
 from mtret.errors import UserError
-from mtret.files import replace_bytes
+from mtret.files import AnyPath, replace_bytes
 
 Role = Literal["in_domain", "cross_domain", "zero_shot"]
 
@@ -134,12 +133,10 @@ def seen_document_share(task: Task, split: str, record: TrainingRecord) -> float
     return float(np.isin(hashes, record.positives).mean())
 
 
-def save_record(record: TrainingRecord, folder: Path) -> None:
+def save_record(record: TrainingRecord, folder: AnyPath) -> None:
     """Writes `training_record.json` and the hashes beside it, first, since the JSON holds their file's sha256."""
     from safetensors.numpy import save
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     hashes = save({"queries": record.queries, "documents": record.documents, "positives": record.positives})
     card = {
         "version": VERSION,
@@ -150,12 +147,11 @@ def save_record(record: TrainingRecord, folder: Path) -> None:
     replace_bytes(folder / RECORD, (json.dumps(card, ensure_ascii=False, indent=2) + "\n").encode())
 
 
-def load_record(folder: Path) -> TrainingRecord:
+def load_record(folder: AnyPath) -> TrainingRecord:
     """Reads what `save_record` wrote. Raises UserError where a file is missing, damaged or of another version."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    folder = Path(folder)
     path = folder / RECORD
     again = "Export the model again."
     try:
@@ -180,8 +176,10 @@ def _trained_task(one: dict[str, Any]) -> TrainedTask:
     return TrainedTask(one["name"], one["family"], one["domain"], tuple(one["languages"]), one["material"])
 
 
-def _read(path: Path) -> bytes:
+def _read(path: AnyPath) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Give a folder that mtret exported.") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}). Give a folder that mtret exported."
+        ) from None

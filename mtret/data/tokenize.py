@@ -1,6 +1,7 @@
 """Texts to token arrays: once, whole, cached under a name made of their content."""
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from mtret.errors import UserError
-from mtret.files import read_arrays, replace_arrays
+from mtret.files import AnyPath, inside, read_arrays, replace_arrays
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def concatenate(parts: Sequence[Tokens]) -> Tokens:
 class Tokenizer:
     """A published fast tokenizer, without truncation or padding, and with a cache of what it has done."""
 
-    def __init__(self, folder: Path, cache: Path | None = None):
+    def __init__(self, folder: AnyPath, cache: AnyPath | None = None):
         self.cache = cache
         self._backend, content = _load(folder)
         self._fingerprint = hashlib.sha256(content).digest()
@@ -114,12 +115,12 @@ class Tokenizer:
             digest.update(raw)
         return digest.hexdigest()[:32]
 
-    def _read(self, path: Path) -> Tokens | None:
+    def _read(self, path: AnyPath) -> Tokens | None:
         arrays = read_arrays(path)
         return Tokens(arrays["ids"], arrays["offsets"], self._suffix) if arrays else None
 
 
-def _load(folder: Path):
+def _load(folder: AnyPath):
     from tokenizers import Tokenizer as Backend
 
     path = folder / "tokenizer.json"
@@ -128,9 +129,7 @@ def _load(folder: Path):
             content = path.read_bytes()
             backend = Backend.from_buffer(content)
         else:  # an older folder, with the vocabulary alone
-            from transformers import AutoTokenizer
-
-            backend = AutoTokenizer.from_pretrained(folder).backend_tokenizer
+            backend = _load_older(folder)
             content = backend.to_str().encode()
     except Exception as error:  # the backend raises bare Exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -138,3 +137,15 @@ def _load(folder: Path):
     backend.no_truncation()
     backend.no_padding()
     return backend, content
+
+
+def _load_older(folder: AnyPath):
+    """By transformers, which reads local folders only."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as room:
+        if not isinstance(folder, Path):
+            for path in inside(folder):
+                if path.suffix in (".json", ".txt", ".model"):
+                    (Path(room) / path.name).write_bytes(path.read_bytes())
+        return AutoTokenizer.from_pretrained(folder if isinstance(folder, Path) else room).backend_tokenizer

@@ -1,13 +1,12 @@
 """Tables for people, from the results dictionary alone: Markdown, the terminal, and the folder that holds all three."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtret.evaluation.results import validate, write_results
 from mtret.evaluation.retrieval import KIND, PRIMARY, ROLES
 from mtret.evaluation.statistics import MIN_QUERIES
-from mtret.files import replace_bytes, replace_text
+from mtret.files import AnyPath, replace_bytes, replace_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,7 +36,7 @@ WORDS = {"better": "better", "no difference": "no difference", "WORSE": "**WORSE
 STYLES = {"better": "green", "no difference": "dim", "WORSE": "bold red"}
 
 
-def write_report(results: Mapping[str, Any], folder: Path) -> None:
+def write_report(results: Mapping[str, Any], folder: AnyPath) -> None:
     """Writes results.json, report.md and results.png into a folder, each all or nothing.
 
     Raises:

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, get_args
 
 from mtret.errors import UserError
 from mtret.evaluation.retrieval import PRIMARY, ROLES, SCHEMA
 from mtret.evaluation.statistics import Verdict
-from mtret.files import replace_json
+from mtret.files import AnyPath, replace_json
 
 # A check takes a value and its path in the file, and raises `_Mismatch` where the value is not of the schema.
 Check = Callable[[Any, str], None]
@@ -29,7 +28,7 @@ def validate(results: Any, source: str = "results") -> None:
         raise UserError(f"{source}: {mismatch}; write it with `mtret evaluate`") from None
 
 
-def read_results(path: Path) -> dict[str, Any]:
+def read_results(path: AnyPath) -> dict[str, Any]:
     """A checked results file. Raises UserError where it is missing, not JSON, or not of the schema."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -41,7 +40,7 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def write_results(results: Mapping[str, Any], path: Path) -> None:
+def write_results(results: Mapping[str, Any], path: AnyPath) -> None:
     """Checks and writes, all or nothing."""
     validate(results, str(path))
     replace_json(path, results)

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -15,7 +14,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from mtret.data.packing import Packing, fill, pack, stack, token_weights
 from mtret.data.tokenize import Tokens, concatenate, offsets_of
-from mtret.files import read_arrays, replace_arrays
+from mtret.files import AnyPath, read_arrays, replace_arrays
 from mtret.models.dual_encoder import encode
 from mtret.pytrees import Tree
 from mtret.types import TokenBatch
@@ -143,7 +142,7 @@ def cached(
     embedder: Embedder,
     parts: Sequence[Texts],
     fingerprint: str,
-    cache: Path | None,
+    cache: AnyPath | None,
     on_progress: Progress | None = None,
 ) -> list[Float32[np.ndarray, "n D"]]:
     """As `embedder(parts)`, but what was embedded before by a model of this `fingerprint` is read from `cache`.

@@ -3,10 +3,7 @@
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from mtret.errors import UserError, nearest
+from mtret.files import AnyPath, folder_draft, load_arrays, locate, reaching, replace_folder
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.pooling import POOLINGS
 from mtret.models.towers import TOWERS, Tower
@@ -33,6 +31,8 @@ MINILM_SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+# A folder without the first is read neither here nor elsewhere; the second says that a run is finished.
+LAST = ("config.json", "modules.json")
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}  # ours -> torch's
 POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
 ALL_POOLING_KEYS = (
@@ -49,7 +49,7 @@ ALL_POOLING_KEYS = (
 class Pretrained:
     """An encoder as loaded, and all that is needed to write it back."""
 
-    folder: Path
+    folder: AnyPath
     model_type: str
     tower: nn.Module
     params: Tree
@@ -66,16 +66,17 @@ class Pretrained:
         return int(self.tower.config.hidden_size)  # type: ignore[attr-defined]
 
 
-def resolve(source: str) -> Path:
-    """The folder of an encoder: `minilm`, a local folder, or a hub id (`owner/name`, through huggingface_hub's cache).
+def resolve(source: str) -> AnyPath:
+    """The folder of an encoder: `minilm`, a folder, or a hub id (`owner/name`, through huggingface_hub's cache).
 
     Raises UserError where there is none, or where the packaged MiniLM is not what its authors published.
     """
     if source == "minilm":
         return _packaged_minilm()
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
+    folder = locate(source)
+    with reaching(folder):
+        if folder.is_dir():
+            return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.startswith((".", "/")):
         return _hub_snapshot(source)
     raise UserError(
@@ -107,13 +108,15 @@ def _hub_snapshot(repository: str) -> Path:
         raise UserError(f"model '{repository}': not a local folder, and the hub did not serve it ({reason})") from error
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: AnyPath) -> str:
     """SHA-256 of a file's bytes. Raises UserError if it cannot be read."""
     try:
+        if not isinstance(path, Path):
+            return hashlib.sha256(path.read_bytes()).hexdigest()
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def load(source: str, config: ModelConfig | None = None) -> Pretrained:
@@ -152,7 +155,7 @@ def load(source: str, config: ModelConfig | None = None) -> Pretrained:
     )
 
 
-def _run_config(spec: Tower, published: dict[str, Any], folder: Path, config: ModelConfig) -> Any:
+def _run_config(spec: Tower, published: dict[str, Any], folder: AnyPath, config: ModelConfig) -> Any:
     overrides: dict[str, Any] = {"operands": config.operands}
     if config.dropout is not None:
         overrides |= {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
@@ -160,7 +163,7 @@ def _run_config(spec: Tower, published: dict[str, Any], folder: Path, config: Mo
     return type(base)(**(base.__dict__ | overrides))
 
 
-def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
+def _read_json(path: AnyPath, optional: bool = False) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -174,7 +177,7 @@ def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     return value
 
 
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+def _read_tensors(folder: AnyPath) -> dict[str, np.ndarray]:
     path = folder / "model.safetensors"
     if not path.exists():
         remedy = (
@@ -184,12 +187,12 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
         )
         raise UserError(f"{path}: missing; {remedy}")
     try:
-        return load_file(path)
+        return load_arrays(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: damaged or truncated ({error}); fetch it again") from error
 
 
-def _read_pooling(folder: Path) -> str:
+def _read_pooling(folder: AnyPath) -> str:
     path = folder / "1_Pooling" / "config.json"
     config = _read_json(path, optional=True)
     chosen = [key for key in ALL_POOLING_KEYS if config.get(key)] or ["pooling_mode_mean_tokens"]
@@ -206,7 +209,7 @@ def published_name(path: str) -> str:
 
 
 def _import(
-    tensors: Mapping[str, np.ndarray], tower: nn.Module, spec: Tower, where: Path
+    tensors: Mapping[str, np.ndarray], tower: nn.Module, spec: Tower, where: AnyPath
 ) -> tuple[Tree, dict[str, np.ndarray], str]:
     """Our parameters, the tensors nobody uses, and the prefix of the file's names."""
     shapes = flatten(abstract_params(tower))
@@ -242,34 +245,18 @@ def abstract_params(tower: nn.Module) -> dict[str, Any]:
     return jax.eval_shape(tower.init, jax.random.key(0), row, row, row)["params"]
 
 
-def save(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, str], card: str) -> None:
-    """Writes `params` as a sentence-transformers folder, whole or not at all; an existing folder is replaced.
+def save(folder: AnyPath, model: Pretrained, params: Tree, prompts: Mapping[str, str], card: str) -> None:
+    """As `write`, whole or not at all; an existing folder is replaced."""
+    with folder_draft(folder) as draft:
+        write(draft, model, params, prompts, card)
+        replace_folder(draft, folder, last=LAST)
+
+
+def write(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, str], card: str) -> None:
+    """Writes `params` as a sentence-transformers folder into an empty one.
 
     Prompts are written in the flat form that the ecosystem reads; `card` is the README.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        _write(draft, model, params, prompts, card)
-        draft.chmod(0o755)
-        replace_folder(draft, folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-
-
-def replace_folder(draft: Path, folder: Path) -> None:
-    """Moves a finished `draft` to `folder`; what stood there goes only when the new one is complete."""
-    old = None
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        os.replace(folder, old / folder.name)
-    os.replace(draft, folder)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, str], card: str) -> None:
     arrays = {path: np.asarray(value) for path, value in flatten(params).items()}
     tensors = {
         model.prefix + published_name(path): np.ascontiguousarray(value.T if path.endswith("/kernel") else value)
@@ -278,7 +265,7 @@ def _write(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, 
     save_file({**model.unused, **tensors}, folder / "model.safetensors", metadata={"format": "pt"})
     for name in ("config.json", *TOKENIZER_FILES):
         if (model.folder / name).exists():
-            shutil.copyfile(model.folder / name, folder / name)
+            (folder / name).write_bytes((model.folder / name).read_bytes())
     types = ("Transformer", "Pooling", "Normalize")
     paths = ("", "1_Pooling", "2_Normalize")
     modules = [

@@ -23,7 +23,7 @@ from mtret.devices import cache_folder, device_line, keep_compilations, keep_mem
 from mtret.errors import UserError, nearest
 from mtret.evaluation.report import terminal_table, write_report
 from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
-from mtret.files import read_arrays, replace_arrays
+from mtret.files import AnyPath, locate, read_arrays, replace_arrays
 from mtret.index import bm25
 from mtret.index.encode import Embedder, Texts, cached
 from mtret.index.exact import Run, excluded_pairs, search, tie_order
@@ -65,7 +65,7 @@ class _Asked:
 Vectors = Mapping[str, tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]]  # by task: queries, documents
 
 
-def judge(model: str, suite_name: str, config: JudgeConfig, folder: Path, console: Console) -> dict[str, Any]:
+def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, console: Console) -> dict[str, Any]:
     """Evaluates `model` on a suite, writes results.json, report.md and results.png to `folder`, and shows the verdict.
 
     Raises UserError where model, suite or tasks are not in order, or a task's queries were trained on.
@@ -77,6 +77,7 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: Path, consol
     if config.scann:
         import_scann()
     cache = cache_folder()
+    check_writable(cache, "MTRET_CACHE")
     keep_compilations(cache)
     artefact = load_artefact(model, config.operands)
     suite = load_suite(suite_name)
@@ -146,7 +147,7 @@ def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
     return {"untuned": base, "tuned": artefact}
 
 
-def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: Path, console: Console) -> Vectors:
+def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPath, console: Console) -> Vectors:
     encoder = artefact.encoder
     tokenizer = Tokenizer(encoder.folder, cache)
     parts: list[Texts] = []
@@ -164,7 +165,7 @@ def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: Path, 
     return {one.task.name: (found[2 * i], found[2 * i + 1]) for i, one in enumerate(asked)}
 
 
-def _lexical(one: _Asked, config: JudgeConfig, cache: Path) -> Run:
+def _lexical(one: _Asked, config: JudgeConfig, cache: AnyPath) -> Run:
     task = one.task
 
     def run() -> Run:
@@ -175,7 +176,7 @@ def _lexical(one: _Asked, config: JudgeConfig, cache: Path) -> Run:
     return _cached_run(cache, [one.sha256, config.split, *map(str, one.rows.tolist())], run)
 
 
-def _cached_run(cache: Path, key: Sequence[str], run: Any) -> Run:
+def _cached_run(cache: AnyPath, key: Sequence[str], run: Any) -> Run:
     """BM25's results depend on data, code and library alone; the key holds all three."""
     code = file_sha256(Path(str(bm25.__file__)))
     whole = "\n".join([code, importlib.metadata.version("bm25s"), str(DEPTH), *key])
@@ -231,7 +232,9 @@ def _approximate(
     return run, {**asdict(measured), "recall": agreement(run, exact)}
 
 
-def _pooled(asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig, cache: Path) -> PooledOutcome:
+def _pooled(
+    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig, cache: AnyPath
+) -> PooledOutcome:
     """Every task's queries over the documents of all."""
     pooled = pool([one.task for one in asked])
     order = tie_order(pooled.document_ids)
@@ -283,9 +286,9 @@ def _protocol(model: str, suite: Suite, artefact: Artefact, config: JudgeConfig,
         "split": config.split,
         "index": "exact",
         "depth": DEPTH,
-        "model": Path(model).name,
+        "model": locate(model).name,
         "weights_sha256": artefact.encoder.weights_sha256,
-        "source": artefact.details.get("source", Path(model).name),
+        "source": artefact.details.get("source", locate(model).name),
         "step": artefact.details.get("step"),
         "query_template": artefact.templates.query,
         "untuned_query_template": "{query}",

@@ -4,12 +4,20 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import secrets
+import shlex
 import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from mtret.data.formats import Suite, read_suite
 from mtret.data.tasks import Task
 from mtret.errors import UserError
+from mtret.files import AnyPath, locate, reaching, remove, replace_bytes
 
 VERSIONS = ("mtret", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "bm25s", "scann")
 
@@ -19,7 +27,9 @@ def load_suite(name: str) -> Suite:
     if not name:
         raise UserError("no suite: give --suite=FOLDER, --suite=enterprise, or `suite` in the configuration")
     if name != "enterprise":
-        return read_suite(Path(name).expanduser())
+        folder = locate(name)
+        with reaching(folder):
+            return read_suite(folder)
     from mtret.data.enterprise.suite import build_suite
 
     tasks = build_suite()
@@ -28,8 +38,14 @@ def load_suite(name: str) -> Suite:
     return Suite(Path("enterprise"), tasks, {}, whole, hashes)
 
 
-def check_writable(folder: Path, flag: str) -> None:
+def check_writable(folder: AnyPath, flag: str) -> None:
     """Raises UserError where `folder` could not be made or written: before the work whose result is to go there."""
+    if not isinstance(folder, Path):  # nothing but writing tells what is allowed there
+        probe = folder / f".mtret-{secrets.token_hex(4)}"
+        with reaching(folder):
+            replace_bytes(probe, b"")
+            remove(probe)
+        return
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{flag}={folder}: {place} is no folder that can be written to; choose another place")
@@ -47,6 +63,24 @@ def content_sha256(task: Task) -> str:
         for array in (relation.queries, relation.offsets, relation.documents, relation.scores):
             sha.update(array.tobytes())
     return sha.hexdigest()
+
+
+def this_start() -> dict[str, Any]:
+    """When, how and on what this process computes: what one needs beside data and configuration to repeat a number."""
+    devices = jax.devices()
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git": git_state(),
+        "versions": versions(),
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+            "cpu_cores": os.cpu_count(),
+        },
+    }
 
 
 def git_state() -> str | None:

@@ -1,8 +1,10 @@
 """What a training cost: speed, waiting, memory, and how near it came to what the device can do."""
 
+import functools
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,6 +37,43 @@ def summary(totals: Totals, params: Tree, operands: str, shapes: int, compile_se
         "matrix_flops_per_s": possible,
         "utilisation": reached / possible,
     }
+
+
+class _Compilations:
+    """What JAX says of every program that this process has compiled, or read from the cache on disk."""
+
+    def __init__(self) -> None:
+        self.count, self.cached, self.seconds = 0, 0, 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._compiled)
+        jax.monitoring.register_event_listener(self._found)
+
+    def _compiled(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event.endswith("/backend_compile_duration"):
+            self.count, self.seconds = self.count + 1, self.seconds + duration_secs
+
+    def _found(self, event: str, **_: Any) -> None:
+        self.cached += event.endswith("/compilation_cache/cache_hits")
+
+
+_compilations = functools.cache(_Compilations)  # one for the process: listeners stay
+
+
+def count_compilations() -> Callable[[], dict[str, Any]]:
+    """Returns what tells of the programs compiled since now, everywhere in the process, and the seconds that it took.
+
+    Those that were read from the cache on disk count among them, and apart.
+    """
+    seen = _compilations()
+    count, cached, seconds = seen.count, seen.cached, seen.seconds
+
+    def since() -> dict[str, Any]:
+        return {
+            "count": seen.count - count,
+            "cached": seen.cached - cached,
+            "seconds": round(seen.seconds - seconds, 2),
+        }
+
+    return since
 
 
 def in_words(numbers: dict[str, Any]) -> str:

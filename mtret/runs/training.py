@@ -1,9 +1,10 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -22,19 +23,21 @@ from mtret.data.planning import Plan, Planner, Shape, TrainingTask, training_tas
 from mtret.data.roles import training_record
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
-from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, not_importing, prepare_gpu
+from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, prepare_gpu
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
-from mtret.files import read_arrays, read_metadata, replace_json
+from mtret.files import AnyPath, inside, read_arrays, read_metadata, replace_json, written_locally
 from mtret.index.encode import Embedder, Texts
 from mtret.models import hf
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig, as_json, build, differences
-from mtret.runs.setting import check_writable, git_state, load_suite, versions
-from mtret.runs.summary import in_words, summary
+from mtret.runs.setting import check_writable, load_suite, this_start, versions
+from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
-from mtret.train.loop import Best, Evaluate, Loop, MetricsFile, Nowhere, Sinks
+from mtret.train.events import EventWriter
+from mtret.train.loop import Best, Evaluate, KeptWeights, Loop, MetricsFile, Nowhere, Sinks
+from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.optim import optimizer
 from mtret.train.sharding import batch_sharding, layout, layout_lines, make_mesh, param_specs, whole
 from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create_state, initial_params
@@ -62,7 +65,9 @@ def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
     return [suite.tasks[name] for name in names]
 
 
-def train(config: RunConfig, workdir: Path, console: Console, profile: bool = False, peers: Peers = ALONE) -> Path:
+def train(
+    config: RunConfig, workdir: AnyPath, console: Console, profile: bool = False, peers: Peers = ALONE
+) -> AnyPath:
     """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
     finished is left as it is.
 
@@ -77,7 +82,8 @@ def train(config: RunConfig, workdir: Path, console: Console, profile: bool = Fa
     say(console, device_line())
     check_writable(workdir, "--workdir")
     cache = cache_folder()
-    keep_compilations(cache)
+    check_writable(cache, "MTRET_CACHE")
+    programs, programs_made = keep_compilations(cache), count_compilations()
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     encoder = hf.load(config.model.source, config.model)
@@ -93,22 +99,24 @@ def train(config: RunConfig, workdir: Path, console: Console, profile: bool = Fa
         _claim(workdir, identity, write=True)
     _check_shared(peers, workdir)
 
-    checkpoints = Checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)
+    checkpoints = _checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)
     try:
         state, best = _start(run, config, checkpoints, workdir, console, peers)
         first = int(state.step)
         if first < config.loop.steps:
             steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
-            say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {cache / 'xla'})")
-            with _sinks(run, workdir, first, console, peers) as sinks:
+            say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {programs})")
+            weights = KeptWeights(workdir / "weights", config.loop.keep_weights, writes=peers.first)
+            weights.forget_after(first)
+            traced = written_locally(workdir / "profile") if profile and peers.first else nullcontext()
+            with _sinks(run, workdir, first, console, peers) as sinks, traced as traces:
                 tell = partial(_list_skipped, run.planner, tasks, workdir / "skipped", console)
                 loop = _loop(run, config, steps, checkpoints, best, sinks, tell, peers)
-                if profile and peers.first:
-                    loop = replace(loop, profile=workdir / "profile")
-                state = loop.run(state)
+                state = replace(loop, weights=weights, profile=traces).run(state)
             if peers.first:
                 numbers = summary(loop.totals, state.params["tower"], config.model.operands, len(steps), seconds)
-                replace_json(workdir / "summary.json", numbers)
+                numbers |= {"first_step": first + 1, "last_step": int(state.step), "skipped_steps": int(state.skipped)}
+                replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
                 say(console, in_words(numbers))
         latest = whole(state.params)
     finally:
@@ -119,30 +127,46 @@ def train(config: RunConfig, workdir: Path, console: Console, profile: bool = Fa
     return workdir / "model"
 
 
-def export(workdir: Path, out: Path) -> Path:
-    """Writes the best parameters so far of a run, finished or not, as a model folder.
+def export(workdir: AnyPath, out: AnyPath, step: int | None = None) -> AnyPath:
+    """Writes the best parameters so far of a run, finished or not, as a model folder; or those that it kept of `step`.
 
-    Raises UserError where `workdir` is no run, has no parameters yet, its data has changed, or `out` exists.
+    Raises UserError where `workdir` is no run, has not these parameters, its data has changed, or `out` exists.
     """
+    check_writable(out, "--out")
     if out.exists():
         raise UserError(f"{out}: exists already; export never overwrites, give another --out")
-    check_writable(out, "--out")
     there = _read_identity(workdir)
     config = build(RunConfig, there["config"], "")
-    arrays = read_arrays(workdir / "best.safetensors")
-    if arrays is None:
-        raise UserError(f"{workdir}: has no readable best parameters; go on with its training to its next evaluation")
+    path, arrays = _parameters(workdir, step)
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     encoder = hf.load(config.model.source, config.model)
     _claim(workdir, _identity(config, suite, tasks, encoder), write=False)
-    step = int(read_metadata(workdir / "best.safetensors").get("step", -1))
+    step = int(read_metadata(path).get("step", -1))
     return _save_model(out, encoder, unflatten(arrays)["tower"], tasks, config, step)
 
 
+def _parameters(workdir: AnyPath, step: int | None) -> tuple[AnyPath, dict[str, np.ndarray]]:
+    """A file of parameters in a run's folder, and what it holds."""
+    path, what = workdir / "best.safetensors", "best parameters"
+    remedy = "go on with its training to its next evaluation"
+    if step is not None:
+        kept = KeptWeights(workdir / "weights", 0)
+        path, what, steps = kept.path(step), f"parameters of step {step}", ", ".join(map(str, kept.steps()))
+        remedy = f"it has those of steps {steps}" if steps else "it kept those of no step (loop.keep_weights)"
+    arrays = read_arrays(path)
+    if arrays is None:
+        raise UserError(f"{workdir}: has no readable {what}; {remedy}")
+    return path, arrays
+
+
+def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints | ObjectCheckpoints:
+    return Checkpoints(folder, keep) if isinstance(folder, Path) else ObjectCheckpoints(folder, keep)
+
+
 def _save_model(
-    folder: Path, encoder: hf.Pretrained, params: Tree, tasks: Sequence[Task], config: RunConfig, step: int
-) -> Path:
+    folder: AnyPath, encoder: hf.Pretrained, params: Tree, tasks: Sequence[Task], config: RunConfig, step: int
+) -> AnyPath:
     details = {
         "mtret": versions()["mtret"],
         "source": config.model.source,
@@ -168,7 +192,7 @@ class _Run:
 
 
 def _prepare(
-    config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, cache: Path, console: Console, peers: Peers
+    config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, cache: AnyPath, console: Console, peers: Peers
 ) -> _Run:
     mesh = make_mesh(config.batch.groups, config.mesh.fsdp)
     tokenizer = Tokenizer(encoder.folder, cache)
@@ -255,20 +279,19 @@ def _dev_evaluator(
 
 
 def _identity(config: RunConfig, suite: Suite, tasks: Sequence[Task], encoder: hf.Pretrained) -> dict[str, Any]:
-    """Configuration, data and starting weights; what else a run depends on is noted beside them, never compared."""
+    """Configuration, data and starting weights: what makes two runs the same."""
+    data = {task.name: suite.task_sha256[task.name] for task in tasks}
     return {
         "config": as_json(config),
-        "data": {task.name: suite.task_sha256[task.name] for task in tasks},
+        "data": data,
+        "data_sha256": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
         "weights_sha256": encoder.weights_sha256,
-        "versions": versions(),
-        "git": git_state(),
-        "devices": device_line(),
     }
 
 
 def _check_same(peers: Peers, identity: Mapping[str, Any]) -> None:
     """That all processes train the same, or their batches would not fit together."""
-    ours = {key: identity[key] for key in (*IDENTITY, "versions")}
+    ours = {key: identity[key] for key in IDENTITY} | {"versions": versions()}
     found = differences(ours, peers.share("identity", ours))
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -278,7 +301,7 @@ def _check_same(peers: Peers, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _check_shared(peers: Peers, workdir: Path) -> None:
+def _check_shared(peers: Peers, workdir: AnyPath) -> None:
     """That all processes see one folder: each writes its share of a checkpoint. A network's may be seconds late."""
     token = peers.share("claimed", (workdir / RUN_FILE).read_text(encoding="utf-8") if peers.first else None)
     end = time.monotonic() + SEEN_WITHIN_S
@@ -291,19 +314,21 @@ def _check_shared(peers: Peers, workdir: Path) -> None:
         time.sleep(0.5)
 
 
-def _claim(workdir: Path, identity: Mapping[str, Any], write: bool) -> None:
-    """Refuses a workdir that belongs to another run; marks a fresh one as ours when told to write."""
-    path = workdir / RUN_FILE
+def _claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
+    """Refuses a workdir that belongs to another run; when told to write, marks a fresh one as ours, and notes in both
+    cases what this start of the run depends on beside its identity."""
+    path, there = workdir / RUN_FILE, {"starts": []}
     if path.exists():
         there = _read_identity(workdir)
         found = differences(_compared(identity), _compared(there))
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (not workdir.is_dir() or inside(workdir)):
         raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
-    elif write:
-        replace_json(path, identity)
+    if write:
+        start = {**this_start(), "mesh": identity["config"]["mesh"]}  # may be another than the first one's
+        replace_json(path, {**identity, **there, "starts": [*there.get("starts", []), start]})
 
 
 def _compared(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +337,7 @@ def _compared(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {key: identity[key] for key in IDENTITY} | {"config": config}
 
 
-def _read_identity(workdir: Path) -> dict[str, Any]:
+def _read_identity(workdir: AnyPath) -> dict[str, Any]:
     path = workdir / RUN_FILE
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -326,7 +351,12 @@ def _read_identity(workdir: Path) -> dict[str, Any]:
 
 
 def _start(
-    run: _Run, config: RunConfig, checkpoints: Checkpoints, workdir: Path, console: Console, peers: Peers
+    run: _Run,
+    config: RunConfig,
+    checkpoints: Checkpoints | ObjectCheckpoints,
+    workdir: AnyPath,
+    console: Console,
+    peers: Peers,
 ) -> tuple[TrainState, Best]:
     """The state to go on from, and the best before it."""
     best = Best(workdir / "best.safetensors", writes=peers.first)
@@ -349,13 +379,13 @@ def _start(
 
 
 @contextmanager
-def _sinks(run: _Run, workdir: Path, first: int, console: Console, peers: Peers) -> Iterator[Sinks]:
+def _sinks(run: _Run, workdir: AnyPath, first: int, console: Console, peers: Peers) -> Iterator[Sinks]:
     names = tuple(task.name for task in run.planner.tasks)
     if not peers.first:
         yield Sinks(Nowhere(), Nowhere(), Nowhere(), names)
         return
     file = MetricsFile(workdir / "metrics.jsonl", first)
-    events = _event_writer(workdir / "events", purge_step=first + 1 if first else 0)
+    events = EventWriter(workdir / "events", purge_step=first + 1 if first else 0)
     try:
         bar = TrainingBar(console, "training", run.planner.steps, first)
         with bar:
@@ -365,13 +395,7 @@ def _sinks(run: _Run, workdir: Path, first: int, console: Console, peers: Peers)
         events.close()
 
 
-def _event_writer(folder: Path, purge_step: int) -> Any:
-    with not_importing("torch"):
-        from tensorboardX import SummaryWriter
-    return SummaryWriter(str(folder), purge_step=purge_step)
-
-
-def _list_skipped(planner: Planner, tasks: Sequence[Task], folder: Path, console: Console, plan: Plan) -> None:
+def _list_skipped(planner: Planner, tasks: Sequence[Task], folder: AnyPath, console: Console, plan: Plan) -> None:
     """Writes down which texts a step held whose loss or gradient was not finite."""
     task, trained = tasks[plan.task], planner.tasks[plan.task]
     assert trained.query_rows is not None and trained.document_rows is not None
@@ -391,7 +415,7 @@ def _loop(
     run: _Run,
     config: RunConfig,
     steps: Mapping[Shape, Step],
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | ObjectCheckpoints,
     best: Best,
     sinks: Sinks,
     on_skipped: Callable[[Plan], None],

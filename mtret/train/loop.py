@@ -1,5 +1,6 @@
 """The only training loop."""
 
+import io
 import json
 import os
 import signal
@@ -17,9 +18,10 @@ from jaxtyping import Array
 from mtret.data.pipeline import Loaded
 from mtret.data.planning import Plan, Shape
 from mtret.errors import UserError
-from mtret.files import replace_arrays, replace_text
+from mtret.files import AnyPath, inside, remove, replace_arrays, replace_text
 from mtret.pytrees import Tree, flatten
 from mtret.train.checkpoint import Checkpoints
+from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import whole
 from mtret.train.step import METRICS, Step, TrainState
 
@@ -34,7 +36,8 @@ class LoopConfig:
     log_every: int = 1
     evaluate_every: int = 50  # on the dev sample; the best is kept
     checkpoint_every: int = 50
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # of the whole state, to go on from
+    keep_weights: int = 0  # of the parameters alone, of as many checkpoints; `mtret export --step` reads them
     skip_limit: int = 10  # steps whose loss or gradient is not finite; each is left out, one more ends the run
 
 
@@ -85,22 +88,38 @@ class Observer(Protocol):
 
 
 class MetricsFile:
-    """One JSON object a line: steps and dev scores. A resumed run drops the lines that it will write again."""
+    """One JSON object a line: steps and dev scores. A resumed run drops the lines that it will write again.
 
-    def __init__(self, path: Path, first_step: int):
+    An object store cannot append: there the lines are kept, and `save` writes all of them.
+    """
+
+    def __init__(self, path: AnyPath, first_step: int):
+        kept = ""
         if path.exists() and not first_step:
-            path.unlink()
+            remove(path)
         elif path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= first_step]
-            replace_text(path, "".join(f"{line}\n" for line in kept))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = "".join(f"{line}\n" for line in lines if _step_of(line) <= first_step)
+            replace_text(path, kept)
+        self._path = path
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+        else:
+            self._file = io.StringIO()
+            self._file.write(kept)
 
     def write(self, values: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
 
+    def save(self) -> None:
+        """Nothing that was written before is lost to a kill."""
+        if isinstance(self._file, io.StringIO):
+            replace_text(self._path, self._file.getvalue())
+
     def close(self) -> None:
+        self.save()
         self._file.close()
 
 
@@ -112,6 +131,7 @@ class Nowhere:
     def step(self, values: Mapping[str, Any]) -> None: ...
     def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None: ...
     def flush(self) -> None: ...
+    def save(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -126,7 +146,7 @@ def _step_of(line: str) -> float:
 class Best:
     """The best dev score so far, and where its parameters lie."""
 
-    path: Path
+    path: AnyPath
     score: float = -np.inf
     step: int = -1
     writes: bool = True  # of several processes one does
@@ -141,9 +161,41 @@ class Best:
     def keep(self, score: float, step: int, params: Tree) -> None:
         """Keeps `params`, whatever came before."""
         if self.writes:
-            arrays = {path: np.asarray(value) for path, value in flatten(jax.device_get(params)).items()}
-            replace_arrays(self.path, arrays, {"step": str(step), "score": repr(score)})
+            replace_arrays(self.path, _host_arrays(params), {"step": str(step), "score": repr(score)})
         self.score, self.step = score, step
+
+
+@dataclass(frozen=True)
+class KeptWeights:
+    """The parameters alone of the last `keep` checkpoints, in the form of the best."""
+
+    folder: AnyPath
+    keep: int
+    writes: bool = True  # of several processes one does
+
+    def path(self, step: int) -> AnyPath:
+        return self.folder / f"step_{step}.safetensors"
+
+    def steps(self) -> list[int]:
+        """Those that are there, in order."""
+        names = [path.name.removeprefix("step_").removesuffix(".safetensors") for path in inside(self.folder)]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def save(self, step: int, params: Tree) -> None:
+        if not self.writes:
+            return
+        replace_arrays(self.path(step), _host_arrays(params), {"step": str(step)})
+        for old in self.steps()[: -self.keep]:
+            remove(self.path(old))
+
+    def forget_after(self, step: int) -> None:
+        """Removes what a run that goes on from `step` will write again."""
+        for later in (one for one in self.steps() if self.writes and one > step):
+            remove(self.path(later))
+
+
+def _host_arrays(params: Tree) -> dict[str, np.ndarray]:
+    return {path: np.asarray(value) for path, value in flatten(jax.device_get(params)).items()}
 
 
 @dataclass
@@ -151,7 +203,7 @@ class Sinks:
     """Where a run's numbers go."""
 
     file: MetricsFile | Nowhere
-    events: Any  # a tensorboardX SummaryWriter, or Nowhere
+    events: Any  # an EventWriter, or Nowhere
     observer: Observer
     task_names: tuple[str, ...]
     fetches: int = field(default=0)  # of metrics from the devices, to be counted in tests
@@ -179,12 +231,13 @@ class Loop:
     config: LoopConfig
     steps: Mapping[Shape, Step]
     batches: Callable[[int], Iterator[Loaded]]
-    checkpoints: Checkpoints
+    checkpoints: Checkpoints | ObjectCheckpoints
     best: Best
     sinks: Sinks
     evaluate: Evaluate | None  # None where no task has a dev split; the latest parameters are the best then
     on_skipped: Callable[[Plan], None] = lambda plan: None  # is shown the plan of each step that was left out
     totals: Totals = field(default_factory=Totals)
+    weights: KeptWeights | None = None
     profile: Path | None = None  # folder for a trace of a few early steps
     # (steps begun, signal that asks this process to stop) -> the signal to stop for now: where several processes train,
     # they all stop after the same step
@@ -246,10 +299,14 @@ class Loop:
 
     def _save(self, state: TrainState) -> None:
         step = int(state.step)
-        self.sinks.events.flush()  # or a kill would lose minutes of them, from before this checkpoint
+        # Before the checkpoint, or a kill would lose what a resumed run does not write again.
+        self.sinks.events.flush()
+        self.sinks.file.save()
         if self.evaluate is None:
             self.best.keep(-np.inf, step, whole(state.params))
         if step not in self.checkpoints.steps():
+            if self.weights is not None and self.weights.keep:
+                self.weights.save(step, whole(state.params))
             self.checkpoints.save(state, {"best": {"step": self.best.step, "score": _finite(self.best.score)}})
 
     def _log(self, plan: Plan, metrics: Array, clock: "_Clock", skips: "_Skips") -> None:

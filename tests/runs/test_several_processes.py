@@ -1,5 +1,6 @@
 """The command line in two processes on loopback, and a run that goes on with other devices than it began with."""
 
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from mtret.errors import UserError
+from mtret.files import AnyPath, inside, locate, remove
 from mtret.processes import Peers
 from mtret.run_config import read_config
 from mtret.runs.training import _check_same, train
@@ -36,7 +38,7 @@ LONG = (
 
 
 def start(
-    config: Path, workdir: Path, environment: Mapping[str, str], count: int = 2, changes: tuple[str, ...] = (),
+    config: Path, workdir: AnyPath, environment: Mapping[str, str], count: int = 2, changes: tuple[str, ...] = (),
     devices: int = 4,
     timeout_s: int = 60,
 ) -> list[subprocess.Popen[str]]:  # fmt: skip
@@ -64,7 +66,7 @@ def ends(started: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     return [(process.returncode, *each) for process, each in zip(started, said, strict=True)]
 
 
-def lines(workdir: Path) -> list[dict[str, Any]]:
+def lines(workdir: AnyPath) -> list[dict[str, Any]]:
     text = (workdir / "metrics.jsonl").read_text(encoding="utf-8") if (workdir / "metrics.jsonl").exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
 
@@ -111,6 +113,30 @@ def test_two_processes_train_as_one(
         # A key's bias changes no softmax: its gradient is rounding error, which Adam makes a step of full length.
         if not name.endswith("key.bias"):
             np.testing.assert_allclose(array, theirs[name], atol=5e-5, err_msg=name)
+
+
+def test_two_processes_train_into_a_store_and_one_goes_on(
+    store: str, tiny_config: Path, finished: Path, environment: Mapping[str, str]
+) -> None:
+    """The state is cut over both, and written whole; the one has all devices, and parameters whole on each."""
+    workdir = locate(f"{store}/several")
+    changes = ("mesh.fsdp=8", "loop.keep_weights=1")
+    (code, _, err), other = ends(start(tiny_config, workdir, {**os.environ, **environment}, changes=changes))
+    assert (code, err) == (0, "")
+    assert other == (0, "", "")
+    assert {path.name for path in inside(workdir)} == {path.name for path in finished.iterdir()} | {"weights"}
+    assert [path.name for path in inside(workdir / "checkpoints")] == ["4.safetensors", "6.safetensors"]
+    assert [path.name for path in inside(workdir / "weights")] == ["step_6.safetensors"]
+    assert_same_course(lines(workdir), lines(finished))
+
+    remove(workdir / "checkpoints" / "6.safetensors")
+    remove(workdir / "model" / "modules.json")
+    console = Console(record=True, file=io.StringIO(), width=200)
+    train(read_config(str(tiny_config), ["loop.keep_weights=1"]), workdir, console)
+    assert "resumed at step 4" in console.export_text()
+    assert_same_course(lines(workdir), lines(finished))
+    starts = json.loads((workdir / "config.json").read_text())["starts"]
+    assert [(one["devices"]["processes"], one["mesh"]["fsdp"]) for one in starts] == [(2, 8), (1, 1)]
 
 
 def test_a_signal_to_one_stops_all_after_one_step_and_a_killed_one_is_named(

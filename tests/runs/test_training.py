@@ -5,8 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from safetensors.numpy import load_file
 from mtret.artefact import load_artefact
 from mtret.console import TrainingBar
 from mtret.errors import UserError
+from mtret.pytrees import flatten
 from mtret.run_config import RunConfig, read_config
 from mtret.runs import training
 from mtret.runs.training import export, train
@@ -74,9 +77,16 @@ def test_a_run_leaves_a_complete_record(finished: Path, config: RunConfig) -> No
 
 def test_a_run_says_what_it_depended_on_and_what_it_cost(finished: Path) -> None:
     there = json.loads((finished / "config.json").read_text(encoding="utf-8"))
-    assert there["devices"].startswith("device: CPU, ") and there["versions"]["jax"] == jax.__version__
+    assert len(there["data_sha256"]) == 64
+    (start,) = there["starts"]
+    assert start["versions"]["jax"] == jax.__version__
+    assert start["devices"] == {
+        "platform": "cpu", "kind": "cpu", "count": 8, "processes": 1, "cpu_cores": os.cpu_count(),
+    }  # fmt: skip
+    assert 0 <= (datetime.now(UTC) - datetime.fromisoformat(start["time"])).total_seconds() < 3600
+    assert start["command"].startswith(Path(sys.argv[0]).name)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    assert there["git"] is None or there["git"].removesuffix(" with changes") == commit
+    assert start["git"] is None or start["git"].removesuffix(" with changes") == commit
     cost = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
     logged = [line for line in lines(finished) if "dev" not in line]
     assert cost["steps"] == len(logged) == 6
@@ -87,6 +97,9 @@ def test_a_run_says_what_it_depended_on_and_what_it_cost(finished: Path) -> None
     assert 0 <= cost["wait"] < 1 and 0 < cost["fill"] <= 1
     assert cost["peak_memory_bytes"] > 50 * 2**20
     assert 0 < cost["utilisation"] < 1
+    assert (cost["first_step"], cost["last_step"], cost["skipped_steps"]) == (1, 6, 0)
+    made = cost["compilations"]
+    assert made["count"] >= cost["shapes"] and 0 <= made["cached"] <= made["count"] and made["seconds"] > 0
 
 
 def test_a_trace_is_written_where_one_is_asked_for(tmp_path: Path, config: RunConfig, console: Console) -> None:
@@ -278,6 +291,9 @@ def test_a_stopped_command_says_how_to_go_on_and_does(
     assert steps(workdir) == steps(finished)
     assert dev(workdir) == dev(finished)
     assert same_arrays(workdir / "model" / "model.safetensors", finished / "model" / "model.safetensors")
+    assert len(json.loads((workdir / "config.json").read_text(encoding="utf-8"))["starts"]) == 2
+    cost = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+    assert (cost["first_step"], cost["last_step"], cost["steps"]) == (3, 6, 4)
 
 
 def test_export_before_the_end_and_after(unfinished: Path, finished: Path, tmp_path: Path, tree: Tree) -> None:
@@ -286,3 +302,37 @@ def test_export_before_the_end_and_after(unfinished: Path, finished: Path, tmp_p
     export(finished, tmp_path / "late")
     assert tree(tmp_path / "early") == tree(tmp_path / "late") == tree(finished / "model")
     assert tree(unfinished) == before
+
+
+def test_parameters_of_the_last_checkpoints_are_kept_apart(
+    tmp_path: Path, config: RunConfig, finished: Path, console: Console, tree: Tree, mtret: Mtret
+) -> None:
+    keeping = replace(config, loop=replace(config.loop, keep_weights=2, keep_checkpoints=3))
+    workdir = tmp_path / "run"
+    train(keeping, workdir, console)
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4", "6"]
+    kept = tree(workdir / "weights")
+    assert list(kept) == ["step_4.safetensors", "step_6.safetensors"]
+    assert not (finished / "weights").exists()
+
+    shutil.rmtree(workdir / "model")
+    for step in ("4", "6"):
+        damage(workdir / "checkpoints" / step)
+    train(keeping, workdir, console)
+    assert "resumed at step 2" in console.export_text()
+    assert tree(workdir / "weights") == kept
+
+    code, _, err = mtret("export", f"--model={workdir}", f"--out={tmp_path / 'four'}", "--step=4")
+    assert (code, err) == (0, "")
+    four = load_artefact(str(tmp_path / "four"))
+    assert four.details["step"] == 4
+    for path, value in flatten(four.encoder.params).items():
+        np.testing.assert_array_equal(value, load_file(workdir / "weights" / "step_4.safetensors")[f"tower/{path}"])
+    code, _, err = mtret("export", f"--model={workdir}", f"--out={tmp_path / 'two'}", "--step=2")
+    assert (code, err.strip()) == (
+        2, f"mtret: {workdir}: has no readable parameters of step 2; it has those of steps 4, 6"
+    )  # fmt: skip
+    code, _, err = mtret("export", f"--model={finished}", f"--out={tmp_path / 'two'}", "--step=2")
+    assert (code, err.strip()) == (
+        2, f"mtret: {finished}: has no readable parameters of step 2; it kept those of no step (loop.keep_weights)"
+    )  # fmt: skip

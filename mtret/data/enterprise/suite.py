@@ -5,7 +5,6 @@ How it is made, its conventions and its limits: docs/enterprise.md.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from mtret.data.enterprise.voice import Speaker, generator
 from mtret.data.formats import TaskParts, write_task
 from mtret.data.tasks import Judgements, Task, TaskCard, query_key
 from mtret.data.templates import render_document
+from mtret.files import AnyPath
 
 BUSINESS = (HR, FINANCE, FACILITIES, CUSTOMER, LEGAL)
 DIVISIONS: Mapping[str, tuple[Department, ...]] = {"it": (IT,), "business": BUSINESS}
@@ -87,10 +87,10 @@ def build_suite(seed: int = 0) -> dict[str, Task]:
     return {name: _task(parts) for name, parts in build_parts(seed).items()}
 
 
-def write_suite(folder: Path, seed: int = 0) -> None:
+def write_suite(folder: AnyPath, seed: int = 0) -> None:
     """Writes every task in the native layout. Raises UserError where one of the task folders exists already."""
     for name, parts in build_parts(seed).items():
-        write_task(parts, Path(folder) / name)
+        write_task(parts, folder / name)
 
 
 def build_parts(seed: int = 0) -> dict[str, TaskParts]:
