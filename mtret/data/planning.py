@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from mtret.data.tokenize import Tokenizer, Tokens, offsets_of, ranges
 from mtret.errors import UserError, nearest
 from mtret.types import PairBatch
 
-LADDER = 1.25  # ratio of one declared row count to the next
+MOST_SHAPES = 24  # that a run compiles; each takes seconds
+SMALL_WASTE = 0.002  # of a run's places: what a shape must save to be worth compiling
 SHORTEST_ROW = 32
 # Attention over a row costs as much as everything else does at this many tokens (MiniLM on a CPU: experiments/LOG.md).
 EVEN_LENGTH = 490
@@ -167,7 +169,7 @@ class Plan:
     target: Int32[np.ndarray, "B P"]
     known: Int32[np.ndarray, "B K"]
     packings: tuple[Packing, ...]  # by group, of its queries and then its documents that are there
-    shape: Shape  # of every group: rows are a rung of the ladder, or whole chunks
+    shape: Shape  # of every group: declared rows, or whole chunks of them
     tokens: int  # real ones, over all groups
     slots: int  # places for tokens, over all groups
     pairs: int
@@ -181,6 +183,24 @@ class Plan:
         for packing in self.packings:
             sha.update(packing.row.tobytes() + packing.start.tobytes())
         return sha.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A step's texts and where they lie, before the relation between them."""
+
+    task: int
+    drawn: Int64[np.ndarray, "queries"]
+    positive: Int64[np.ndarray, "queries P"]  # of the drawn; -1: fewer
+    queries: Int32[np.ndarray, "G Nq"]
+    documents: Int32[np.ndarray, "G Nd"]
+    packings: tuple[Packing, ...]
+    tokens: int
+
+    @property
+    def rows(self) -> int:
+        """Of the fullest group."""
+        return max(packing.rows for packing in self.packings)
 
 
 class Planner:
@@ -220,6 +240,35 @@ class Planner:
 
     def plan(self, step: int) -> Plan:
         """The batch of a step, from the first, 0."""
+        laid = self._lay_out(step)
+        task = self.tasks[laid.task]
+        none = laid.documents.size
+        column = np.full(len(task.documents) + 1, none, np.int32)  # the last entry serves "none", -1
+        flat = laid.documents.reshape(-1)
+        column[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
+        slots = laid.queries.reshape(-1)
+        row_of_query = np.full(len(task.queries), -1, np.int64)
+        row_of_query[slots[slots >= 0]] = np.flatnonzero(slots >= 0)
+        target = np.full((slots.size, self.batch.positives), none, np.int32)
+        target[row_of_query[laid.drawn]] = column[laid.positive]
+        row_length = self.row_lengths[laid.task]
+        rows = self._declared[row_length, laid.rows]
+        return Plan(
+            step=step,
+            task=laid.task,
+            queries=laid.queries,
+            documents=laid.documents,
+            target=target,
+            known=self._known(task, slots, column),
+            packings=laid.packings,
+            shape=(rows, row_length),
+            tokens=laid.tokens,
+            slots=rows * row_length * self.batch.groups,
+            pairs=len(laid.drawn),
+        )
+
+    def _lay_out(self, step: int) -> "_Layout":
+        """What decides a step's shape."""
         task_index = int(self.task_at[step])
         task = self.tasks[task_index]
         queries = self._queries(task_index, int(self.occurrence_at[step]))
@@ -233,38 +282,13 @@ class Planner:
         document_lengths = task.documents.lengths(task.config.document_length)
         query_slots = _deal(queries, query_lengths, self.batch.groups, self.group_queries)
         document_slots = _deal(documents, document_lengths, self.batch.groups, self.group_documents)
-        column = np.full(len(document_lengths) + 1, document_slots.size, np.int32)  # the last entry serves "none", -1
-        flat = document_slots.reshape(-1)
-        column[flat[flat >= 0]] = np.flatnonzero(flat >= 0)
-        slots = query_slots.reshape(-1)
-        row_of_query = np.full(len(query_lengths), -1, np.int64)
-        row_of_query[slots[slots >= 0]] = np.flatnonzero(slots >= 0)
-        target = np.full((slots.size, self.batch.positives), document_slots.size, np.int32)
-        target[row_of_query[queries]] = column[positive]
         lengths = [
             np.concatenate([query_lengths[q[q >= 0]], document_lengths[d[d >= 0]]])
             for q, d in zip(query_slots, document_slots, strict=True)
         ]
-        row_length = self.row_lengths[task_index]
-        packings = tuple(pack(each, row_length) for each in lengths)
-        rows = self._declared(max(packing.rows for packing in packings), row_length)
-        return Plan(
-            step=step,
-            task=task_index,
-            queries=query_slots,
-            documents=document_slots,
-            target=target,
-            known=self._known(task, slots, column),
-            packings=packings,
-            shape=(rows, row_length),
-            tokens=int(sum(each.sum() for each in lengths)),
-            slots=rows * row_length * self.batch.groups,
-            pairs=len(queries),
-        )
-
-    def _declared(self, rows: int, row_length: int) -> int:
-        size = self._chunk_rows(row_length)
-        return -(-rows // size) * size if size else rung(rows)
+        packings = tuple(pack(each, self.row_lengths[task_index]) for each in lengths)
+        tokens = int(sum(each.sum() for each in lengths))
+        return _Layout(task_index, queries, positive, query_slots, document_slots, packings, tokens)
 
     def _chunk_rows(self, row_length: int) -> int | None:
         tokens = self.batch.chunk_tokens
@@ -364,12 +388,30 @@ class Planner:
 
     @cached_property
     def shapes(self) -> Mapping[Shape, int]:
-        """Every shape that the run will meet, with the number of steps that use it. Plans the whole run."""
+        """Every shape that the run will meet, with the number of steps that use it."""
         counts: dict[Shape, int] = {}
-        for step in range(self.steps):
-            shape = self.plan(step).shape
-            counts[shape] = counts.get(shape, 0) + 1
+        for (row_length, rows), steps in self._needed.items():
+            shape = self._declared[row_length, rows], row_length
+            counts[shape] = counts.get(shape, 0) + steps
         return dict(sorted(counts.items()))
+
+    @cached_property
+    def _needed(self) -> Mapping[tuple[int, int], int]:
+        """Row length and rows -> steps that need as many. Lays out the whole run."""
+        counts: dict[tuple[int, int], int] = {}
+        for step in range(self.steps):
+            laid = self._lay_out(step)
+            key = self.row_lengths[laid.task], laid.rows
+            counts[key] = counts.get(key, 0) + 1
+        return counts
+
+    @cached_property
+    def _declared(self) -> Mapping[tuple[int, int], int]:
+        """Row length and rows -> the rows that such a batch is given: whole chunks, or a shape that is worth it."""
+        if self.batch.chunk_tokens is None:
+            return declared_rows(self._needed)
+        sizes = {length: self._chunk_rows(length) or 1 for length in self.row_lengths}
+        return {(length, rows): -(-rows // sizes[length]) * sizes[length] for length, rows in self._needed}
 
     def array_shape(self, shape: Shape) -> tuple[int, int, int]:
         """(C, R, L) of the arrays that hold a batch of `shape`; chunked, they have room for the run's largest."""
@@ -380,12 +422,32 @@ class Planner:
         return max(r for r, length in self.shapes if length == row_length) // size, size, row_length
 
 
-def rung(rows: int) -> int:
-    """The smallest declared row count that holds `rows`: 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, ..."""
-    declared = 1
-    while declared < rows:
-        declared = max(declared + 1, round(declared * LADDER))
-    return declared
+def declared_rows(needed: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """(row length, rows) -> rows to round up to, chosen for one run.
+
+    Each count of rows that occurs begins as a shape of its own. Then the one that wastes least is rounded up to the
+    next of the same length, again and again, while that wastes next to nothing or there are more than MOST_SHAPES.
+
+    Args:
+      needed: (row length, rows) -> steps.
+    """
+    small = SMALL_WASTE * sum(length * rows * steps for (length, rows), steps in needed.items())
+    steps = dict(needed)
+    declared = {key: key[1] for key in needed}
+    while True:
+        kept = sorted(steps)
+        waste = {
+            (here, after): steps[here] * here[0] * (after[1] - here[1])
+            for here, after in pairwise(kept)
+            if here[0] == after[0]
+        }
+        if not waste:
+            return declared
+        here, after = min(waste, key=lambda pair: waste[pair])
+        if waste[here, after] > small and len(kept) <= MOST_SHAPES:
+            return declared
+        steps[after] += steps.pop(here)
+        declared = {key: after[1] if (key[0], rows) == here else rows for key, rows in declared.items()}
 
 
 def _sample(
