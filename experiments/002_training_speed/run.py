@@ -8,19 +8,23 @@ noisy machine is noisy for all. Reported are medians over rounds, and ratios wit
 The contenders: the peer in float32 and under bfloat16 autocast, each with batches as they come (padded to the longest)
 and with batches of like length (`grouped`: the pairs of several batches sorted by length and dealt anew, as a sampler
 would); mtret in both operand types, and without any attention, as the roof that attention is measured against. `kept`:
-the peer with the allocator setting that mtret makes for itself.
+the peer with the allocator setting that mtret makes for itself. Which operand type is faster depends on the processor:
+the rates of a large matrix product in both stand with the results.
 """
 
 # pyright: reportMissingImports=false
 
 import argparse
+import ctypes
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +36,9 @@ CONTENDERS = {
     "peer float32 grouped": {"engine": "peer", "grouped": True, "narrow": False, "kept": False},
     "peer bfloat16": {"engine": "peer", "grouped": False, "narrow": True, "kept": False},
     "peer bfloat16 grouped": {"engine": "peer", "grouped": True, "narrow": True, "kept": False},
-    "peer bfloat16 grouped kept": {"engine": "peer", "grouped": True, "narrow": True, "kept": True},
+    "peer float32 grouped kept": {"engine": "peer", "grouped": True, "narrow": False, "kept": True},
     "mtret float32": {"engine": "mtret", "narrow": False, "attention": True},
+    "mtret float32 no attention": {"engine": "mtret", "narrow": False, "attention": False},
     "mtret bfloat16": {"engine": "mtret", "narrow": True, "attention": True},
     "mtret bfloat16 no attention": {"engine": "mtret", "narrow": True, "attention": False},
 }
@@ -207,7 +212,16 @@ def work(arguments: argparse.Namespace) -> None:
             began = time.perf_counter()
             losses.append(engine.step(number))
             seconds.append(time.perf_counter() - began)
+        release_memory()
         print(json.dumps({"seconds": seconds, "losses": losses}), flush=True)
+
+
+def release_memory() -> None:
+    """What the C library keeps between a contender's turns would be missing in the others'."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):
+        return
 
 
 def measure(arguments: argparse.Namespace, names: list[str]) -> dict[str, Any]:
@@ -280,6 +294,8 @@ def summary(loaded: Load, rounds: dict[str, Any], arguments: argparse.Namespace)
     medians = {name: statistics.median(map(sum, seconds)) for name, seconds in rounds.items()}
     fastest = {name: min(map(sum, seconds)) for name, seconds in rounds.items()}
     result: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor(),
         "tasks": arguments.tasks.split(","),
         "batch": arguments.batch,
         "length": arguments.length,
@@ -292,16 +308,46 @@ def summary(loaded: Load, rounds: dict[str, Any], arguments: argparse.Namespace)
         "fill before rounding": tokens / held,
         "fill": tokens / sum(plan.slots for plan in plans),
         "padded cells over tokens": {"as they come": padded / tokens, "grouped": grouped / tokens},
+        "planner": planner_speed(loaded),
         "pairs_per_s": {name: pairs / seconds for name, seconds in medians.items()},
         "tokens_per_s": {name: tokens / seconds for name, seconds in medians.items()},
         "tokens_per_s of the fastest round": {name: tokens / seconds for name, seconds in fastest.items()},
         "versions": {"python": platform.python_version(), "jax": jax.__version__},
         "seconds": rounds,
     }
-    if "mtret bfloat16" in medians:
-        ours = medians["mtret bfloat16"]
-        result["times as fast as"] = {name: seconds / ours for name, seconds in medians.items()}
+    for ours in ("mtret float32", "mtret bfloat16"):
+        if ours in medians:
+            result[f"{ours}: times as fast as"] = {
+                name: seconds / medians[ours] for name, seconds in medians.items() if name != ours
+            }
     return result
+
+
+def planner_speed(loaded: Load) -> dict[str, float]:
+    """Of one thread, over the run's own batches: planning, and filling what is planned."""
+    plans = [(planner, plan) for planner, plans in zip(loaded.planners, loaded.plans, strict=True) for plan in plans]
+    texts = sum(int((plan.queries >= 0).sum() + (plan.documents >= 0).sum()) for _, plan in plans)
+    tokens, seconds = sum(plan.tokens for _, plan in plans), {}
+    for name, work in (
+        ("plan", lambda planner, plan: planner.plan(plan.step)),
+        ("fill", lambda planner, plan: planner.fill(plan)),
+    ):
+        began = time.perf_counter()
+        for planner, plan in plans * 20:
+            work(planner, plan)
+        seconds[name] = (time.perf_counter() - began) / 20
+    return {
+        f"{name}: {unit}/s": count / taken
+        for name, taken in seconds.items()
+        for unit, count in (("texts", texts), ("tokens", tokens))
+    }
+
+
+def processor() -> dict[str, Any]:
+    """Its cores, and operations a second in a large product of either type."""
+    from mtret.runs.summary import matrix_rate
+
+    return {"cores": os.cpu_count(), **{f"{name} GFLOP/s": matrix_rate(name) / 1e9 for name in ("float32", "bfloat16")}}
 
 
 def _cells(batch: list[tuple[np.ndarray, np.ndarray]]) -> int:
