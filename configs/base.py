@@ -16,6 +16,8 @@ def get_config() -> ConfigDict:
                 "source": "minilm",  # "minilm", a sentence-transformers folder, or a hub id
                 "dropout": 0.0,  # None: as published
                 "operands": "float32",  # of matrix products: "float32" or "bfloat16"; sums are always float32
+                "attention": None,  # a GPU's own: "pallas" or "cudnn"; None: XLA's
+                "remat": False,  # run each layer again in the backward pass: less memory, a third slower
             },
             "mixture": {
                 "tasks": (),  # names; empty: every task of the suite that has a train split
@@ -41,6 +43,7 @@ def get_config() -> ConfigDict:
                 "temperature": 0.05,
                 "learn_temperature": False,
                 "symmetric": False,  # adds documents -> queries
+                "dimensions": (),  # also of the first so many features (Matryoshka), e.g. (192, 96)
             },
             "optim": {
                 "learning_rate": 1e-4,

@@ -26,6 +26,9 @@ class LossConfig:
     temperature: float = 0.05  # similarities are divided by it
     learn_temperature: bool = False  # starts at `temperature`, kept within LEARNED_TEMPERATURES
     symmetric: bool = False  # adds documents -> queries, and halves the sum
+    dimensions: tuple[
+        int, ...
+    ] = ()  # the loss is the mean of that of whole vectors and of their first so many features
 
     def __post_init__(self) -> None:
         low, high = LEARNED_TEMPERATURES
@@ -33,6 +36,8 @@ class LossConfig:
             raise UserError(f"loss.temperature: {self.temperature} is not a positive number")
         if self.learn_temperature and not low <= self.temperature <= high:
             raise UserError(f"loss.temperature: {self.temperature} is no start for a learned one, need {low} to {high}")
+        if any(dimension < 1 for dimension in self.dimensions) or len(set(self.dimensions)) < len(self.dimensions):
+            raise UserError(f"loss.dimensions: {self.dimensions} are not different positive numbers")
 
 
 def similarity(

@@ -267,6 +267,12 @@ def test_a_temperature_that_is_no_positive_number_is_refused(temperature: float)
         LossConfig(temperature=temperature)
 
 
+@pytest.mark.parametrize("dimensions", [(0,), (8, -4), (8, 8)])
+def test_dimensions_that_are_not_different_positive_numbers_are_refused(dimensions: tuple[int, ...]):
+    with pytest.raises(UserError, match=r"loss.dimensions: .* are not different positive numbers"):
+        LossConfig(dimensions=dimensions)
+
+
 def test_a_learned_temperature_starts_within_its_range():
     LossConfig(temperature=0.5)
     LossConfig(temperature=0.2, learn_temperature=True)

@@ -19,7 +19,7 @@ UNUSED = (r"pooler\..*", r"cls\..*", r"embeddings\.position_ids")  # published, 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """Geometry, from `config.json`; `operands` (the products' operand type) and dropout rates are the run's own."""
+    """Geometry, from `config.json`; how it is run, and dropout, are the run's own."""
 
     vocab_size: int
     hidden_size: int
@@ -31,7 +31,9 @@ class BertConfig:
     layer_norm_eps: float
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
-    operands: str = "float32"
+    operands: str = "float32"  # this and the following as in ModelConfig
+    attention: str | None = None
+    remat: bool = False
 
     @classmethod
     def from_json(cls, published: dict[str, Any], where: str) -> "BertConfig":
@@ -39,7 +41,7 @@ class BertConfig:
         for key, ours in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
             if published.get(key, ours) != ours:
                 raise UserError(f"{where}: {key} is '{published[key]}'; the BERT tower knows '{ours}' only")
-        names = [name for name in cls.__dataclass_fields__ if name != "operands"]
+        names = [name for name in cls.__dataclass_fields__ if name not in ("operands", "attention", "remat")]
         missing = [name for name in names if name not in published and not name.endswith("_prob")]
         if missing:
             raise UserError(f"{where}: no '{missing[0]}'; is this the config.json of a BERT encoder?")
@@ -67,7 +69,7 @@ class SelfAttention(nn.Module):
             v,
             segment,
             window=None,
-            implementation=config.operands,
+            implementation=config.attention or config.operands,
             row_keys=keys,
             dropout_rate=config.attention_probs_dropout_prob,
             dropout_site=site,
@@ -142,8 +144,9 @@ class Layers(nn.Module):
     def __call__(
         self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
     ) -> Float[Array, "tokens D"]:
+        layer = nn.remat(Layer, static_argnums=(4,)) if self.config.remat else Layer
         for i in range(self.config.num_hidden_layers):
-            x = Layer(self.config, name=str(i))(x, segment, keys, site=1 + 3 * i)
+            x = layer(self.config, name=str(i))(x, segment, keys, 1 + 3 * i)
         return x
 
 

@@ -156,7 +156,7 @@ def load(source: str, config: ModelConfig | None = None) -> Pretrained:
 
 
 def _run_config(spec: Tower, published: dict[str, Any], folder: AnyPath, config: ModelConfig) -> Any:
-    overrides: dict[str, Any] = {"operands": config.operands}
+    overrides: dict[str, Any] = {name: getattr(config, name) for name in ("operands", "attention", "remat")}
     if config.dropout is not None:
         overrides |= {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     base = spec.read_config(published, str(folder / "config.json"))

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from mtret.models import attention_gpu
+
 OPERANDS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -153,13 +155,26 @@ def attend(
     """Softmax attention among the tokens of one segment; the one interface that every tower calls.
 
     `window`: attend to tokens at most that many positions away (None: the whole segment). `implementation`: the type of
-    the products' operands, "float32" or "bfloat16". Every token sees itself at least, so no softmax is empty.
+    the products' operands, "float32" or "bfloat16", or a GPU's own attention (`attention_gpu.IMPLEMENTATIONS`). Every
+    token sees itself at least, so no softmax is empty.
 
     Scores are not kept for the backward pass but made again. They stand as [key, query]: all reductions then run down
     columns and all seven products are of forms that XLA's CPU library has.
     """
     if dropout_rate == 0.0:
         row_keys = None
+    if implementation in attention_gpu.IMPLEMENTATIONS:
+        return attention_gpu.attend(
+            q,
+            k,
+            v,
+            segment,
+            window=window,
+            implementation=implementation,
+            row_keys=row_keys,
+            dropout_rate=dropout_rate,
+            dropout_site=dropout_site,
+        )
     return _attend(q, k, v, segment, row_keys, _Attention(window, implementation, dropout_rate, dropout_site))
 
 

@@ -28,7 +28,7 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.files import AnyPath, inside, read_arrays, read_metadata, replace_json, written_locally
 from mtret.index.encode import Embedder, Texts
-from mtret.models import hf
+from mtret.models import attention_gpu, hf
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig, as_json, build, differences
@@ -80,6 +80,8 @@ def train(
     keep_memory()
     prepare_gpu()
     say(console, device_line())
+    if config.model.attention is not None:
+        attention_gpu.require(config.model.attention)
     check_writable(workdir, "--workdir")
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
@@ -199,6 +201,11 @@ def _prepare(
     with timed(console, "tokenising"):
         training = [training_task(task, tokenizer, config.templates, config.batch) for task in tasks]
     _check_lengths(training, encoder)
+    if any(dimension >= encoder.features for dimension in config.loss.dimensions):
+        raise UserError(
+            f"loss.dimensions: {config.loss.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
+            "features, which are trained anyway; name smaller numbers"
+        )
     planner = Planner(training, config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps)
     with timed(console, "planning"):
         shapes = planner.shapes

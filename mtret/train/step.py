@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from mtret.data.planning import Planner, Shape
 from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
 from mtret.models.dual_encoder import encode
+from mtret.models.pooling import normalise
 from mtret.pytrees import Tree
 from mtret.train.grad_cache import encode_in_chunks
 from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, named, replicated, summed
@@ -66,12 +67,19 @@ def batch_loss(
     first_group = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
     arguments = config.tower, params["tower"], batch.texts, config.group_texts, key, first_group
     vectors = encode_in_chunks(*arguments, batch.chunks) if config.chunked else encode(*arguments)
-    features = vectors.shape[-1]
-    queries = vectors[:, : config.group_queries].reshape(-1, features)
-    documents = vectors[:, config.group_queries :].reshape(-1, features)
     log_scale = params["log_scale"] if config.loss.learn_temperature else jax.lax.stop_gradient(params["log_scale"])
     relation = batch.target, batch.known, batch.query_ok, batch.doc_ok
-    return contrastive(queries, documents, jnp.exp(log_scale), *relation, config.loss.symmetric, axes=axes)
+
+    def of_vectors(vectors: Float[Array, "G N D"]) -> tuple[Array, Array]:
+        features = vectors.shape[-1]
+        queries = vectors[:, : config.group_queries].reshape(-1, features)
+        documents = vectors[:, config.group_queries :].reshape(-1, features)
+        return contrastive(queries, documents, jnp.exp(log_scale), *relation, config.loss.symmetric, axes=axes)
+
+    whole, accuracy = of_vectors(vectors)
+    # Kusupati et al., 2205.13147 (Matryoshka): what is cut off a vector is not there when it is searched.
+    cut = [of_vectors(normalise(vectors[..., :dimension]))[0] for dimension in config.loss.dimensions]
+    return (whole + sum(cut)) / (1 + len(cut)), accuracy
 
 
 def gradients(

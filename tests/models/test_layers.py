@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtret.models.layers import Dense, Embedding, LayerNorm, attend, dropout, project
+from mtret.models.layers import Dense, Embedding, LayerNorm, attend, dropout, gelu_project, project
 
 ROWS, LENGTH, HEADS, FEATURES = 2, 7, 3, 4
 SEGMENT = np.array([[0, 0, 0, 1, 1, 9, 9], [2, 3, 3, 3, 3, 2, 9]], np.int32)  # a segment need not lie in one piece
@@ -191,3 +191,69 @@ def test_dense_and_embedding_by_hand() -> None:
     table = {"embedding": jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])}
     found = Embedding(3, 2).apply({"params": table}, jnp.array([2, 0, 2]))
     np.testing.assert_array_equal(np.asarray(found), [[5.0, 6.0], [1.0, 2.0], [5.0, 6.0]])
+
+
+def norm_of_autodiff(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    return centred / jnp.sqrt(variance + 1e-12) * scale[None, :] + bias[None, :]
+
+
+def test_layer_norm_has_autodiffs_gradients() -> None:
+    x, scale, bias, cotangent = map(jnp.asarray, random_arrays((5, 8), (8,), (8,), (5, 8)))
+
+    def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        found = LayerNorm(1e-12).apply({"params": {"scale": scale, "bias": bias}}, x)
+        assert isinstance(found, jax.Array)
+        return found
+
+    for found, wanted in zip(
+        jax.vjp(ours, x, scale, bias)[1](cotangent),
+        jax.vjp(norm_of_autodiff, x, scale, bias)[1](cotangent),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("operands", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_gelu_and_projection_have_autodiffs_values_and_gradients(operands: str, tolerance: float) -> None:
+    x, kernel, cotangent = map(jnp.asarray, random_arrays((16, 8), (8, 6), (16, 6)))
+    found, back = jax.vjp(lambda x, kernel: gelu_project(3 * x, kernel, operands), x, kernel)
+    wanted, plain = jax.vjp(lambda x, kernel: jax.nn.gelu(3 * x, approximate=False) @ kernel, x, kernel)
+    for ours, theirs in zip((found, *back(cotangent)), (wanted, *plain(cotangent)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=tolerance * float(jnp.abs(theirs).max()))
+
+
+def temporary_bytes(layers: int, layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> int:
+    """Of a gradient through equal layers, by the compiler's account."""
+
+    def loss(x: jax.Array) -> jax.Array:
+        for _ in range(layers):
+            x = layer(x)
+        return jnp.square(x).sum()
+
+    analysis = jax.jit(jax.grad(loss)).lower(x).compile().memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes
+
+
+def test_neither_scores_nor_activations_are_kept_for_the_backward_pass() -> None:
+    """XLA would merge what the backward pass makes again with what the forward pass made, and keep that."""
+    rows, length, heads, features, wide = 2, 128, 4, 8, 512
+    segment = jnp.zeros((rows, length), jnp.int32)
+    (x,) = random_arrays((rows * length, heads * features))
+    inner, outer = map(jnp.asarray, random_arrays((heads * features, wide), (wide, heads * features)))
+
+    def attention(x: jax.Array) -> jax.Array:
+        split = x.reshape(rows, length, heads, features)
+        return attend(split, split, split, segment).reshape(x.shape)
+
+    def network(x: jax.Array) -> jax.Array:
+        return gelu_project(project(x, inner, "float32"), outer, "float32")
+
+    scores, activations = 4 * rows * heads * length**2, 4 * rows * length * wide
+    a_layer = (temporary_bytes(6, attention, jnp.asarray(x)) - temporary_bytes(2, attention, jnp.asarray(x))) / 4
+    assert 0 < a_layer < 0.5 * scores
+    # What comes before the activation is kept, the activation is not.
+    a_layer = (temporary_bytes(6, network, jnp.asarray(x)) - temporary_bytes(2, network, jnp.asarray(x))) / 4
+    assert activations <= a_layer < 1.5 * activations

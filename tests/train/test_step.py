@@ -45,6 +45,7 @@ BERT = BertConfig(
     layer_norm_eps=1e-12,
 )
 STEPS = 60
+MATRYOSHKA = (8, 3)
 # Compiles in half the time what runs once.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -139,8 +140,11 @@ def distance(ours: Tree, theirs: Tree) -> float:
 # The loss and its gradient.
 
 
-def plain_loss(params: Tree, planner: Planner, plan: Plan, tower: nn.Module, symmetric: bool) -> jax.Array:
-    """Each text in a row of its own; the relation as sets; the definition, query by query and target by target."""
+def plain_loss(
+    params: Tree, planner: Planner, plan: Plan, tower: nn.Module, symmetric: bool, cut: tuple[int, ...] = ()
+) -> jax.Array:
+    """Each text in a row of its own; the relation as sets; the definition, query by query and target by target. The
+    mean over whole vectors and those cut to so many features."""
     task = planner.tasks[plan.task]
     queries = [q for q in plan.queries.reshape(-1).tolist() if q >= 0]
     documents = [d for d in plan.documents.reshape(-1).tolist() if d >= 0]
@@ -155,18 +159,21 @@ def plain_loss(params: Tree, planner: Planner, plan: Plan, tower: nn.Module, sym
     assert isinstance(states, jax.Array)
     inside = (segment == 0).astype(np.float32)
     pooled = (states * inside[..., None]).sum(axis=1) / inside.sum(axis=1)[:, None]
-    vectors = pooled / jnp.linalg.norm(pooled, axis=1, keepdims=True)
-    scores = jnp.exp(params["log_scale"]) * vectors[: len(queries)] @ vectors[len(queries) :].T
     offsets, of_query = task.positives.offsets, task.positives.documents
     known = [set(of_query[offsets[q] : offsets[q + 1]].tolist()) for q in queries]
     target = [{columns[c] for c in plan.target[rows.index(q)].tolist() if c < len(columns)} for q in queries]
-    loss = one_way(scores, target, known, documents)
-    if symmetric:
-        asked = [d for d in documents if any(d in each for each in target)]
-        by_document = jnp.stack([scores[:, documents.index(d)] for d in asked])
-        back = one_way(by_document, inverse(target, asked, queries), inverse(known, asked, queries), queries)
-        loss = 0.5 * (loss + back)
-    return loss
+    asked = [d for d in documents if any(d in each for each in target)]
+    losses = []
+    for features in (pooled.shape[1], *cut):
+        vectors = pooled[:, :features] / jnp.linalg.norm(pooled[:, :features], axis=1, keepdims=True)
+        scores = jnp.exp(params["log_scale"]) * vectors[: len(queries)] @ vectors[len(queries) :].T
+        loss = one_way(scores, target, known, documents)
+        if symmetric:
+            by_document = jnp.stack([scores[:, documents.index(d)] for d in asked])
+            back = one_way(by_document, inverse(target, asked, queries), inverse(known, asked, queries), queries)
+            loss = 0.5 * (loss + back)
+        losses.append(loss)
+    return jnp.stack(losses).mean()
 
 
 def inverse(sets: list[set[int]], asked: list[int], queries: list[int]) -> list[set[int]]:
@@ -215,7 +222,8 @@ def bert_gradients() -> Gradients:
         if key not in found:
             planner = tangled_planner(chunk_tokens)
             tower = BertTower(replace(BERT, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate))
-            config = make_config(planner, tower, LossConfig(learn_temperature=True, symmetric=True))
+            loss_config = LossConfig(learn_temperature=True, symmetric=True, dimensions=MATRYOSHKA)
+            config = make_config(planner, tower, loss_config)
             config = replace(config, dropout=rate > 0)
             params = initial_params(start(tower), config.loss)
             mesh = mesh_of(devices, fsdp)
@@ -241,7 +249,7 @@ def check_equal(ours: tuple[float, Tree], theirs: tuple[float, Tree]) -> None:
 def test_berts_gradient_equals_that_of_single_texts_and_sets(bert_gradients: Gradients):
     planner, tower = tangled_planner(), BertTower(BERT)
     params = initial_params(start(tower), LossConfig())
-    plain = jax.value_and_grad(lambda p: plain_loss(p, planner, planner.plan(0), tower, True))
+    plain = jax.value_and_grad(lambda p: plain_loss(p, planner, planner.plan(0), tower, True, MATRYOSHKA))
     value, gradient = jax.jit(plain, compiler_options=QUICK)(params)
     check_equal(bert_gradients(1), (float(value), gradient))
 
