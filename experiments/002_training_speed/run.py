@@ -205,6 +205,7 @@ def work(arguments: argparse.Namespace) -> None:
     count = sum(len(plans) for plans in loaded.plans)
     for number in range(count if "attention" in settings else min(2, count)):  # compiled once a shape
         engine.step(number)
+    release_memory()
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         seconds, losses = [], []

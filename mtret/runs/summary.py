@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mtret.console import duration
-from mtret.models.layers import project
+from mtret.models.layers import OPERANDS, project
 from mtret.pytrees import Tree, flatten
 from mtret.train.loop import Totals
 
@@ -22,7 +22,8 @@ def summary(totals: Totals, params: Tree, operands: str, shapes: int, compile_se
     # Forward and backward are three products of two operations each; attention's own products are left out.
     kernels = sum(leaf.size for path, leaf in flatten(params).items() if path.endswith("/kernel"))
     reached = 6 * kernels * totals.tokens / seconds
-    possible = matrix_rate(operands) * jax.device_count()
+    rates = {name: matrix_rate(name) * jax.device_count() for name in OPERANDS}
+    possible = rates[operands]
     return {
         "steps": totals.steps,
         "seconds": round(seconds, 2),
@@ -34,7 +35,8 @@ def summary(totals: Totals, params: Tree, operands: str, shapes: int, compile_se
         "compile_seconds": round(compile_seconds, 2),
         "peak_memory_bytes": peak_memory(),
         "flops_per_s": reached,
-        "matrix_flops_per_s": possible,
+        "matrix_flops_per_s": rates,
+        "operands": operands,
         "utilisation": reached / possible,
     }
 
@@ -78,18 +80,22 @@ def count_compilations() -> Callable[[], dict[str, Any]]:
 
 def in_words(numbers: dict[str, Any]) -> str:
     """One line of it."""
+    rates, own = numbers["matrix_flops_per_s"], numbers["operands"]
+    fastest = max(rates, key=lambda name: rates[name])
+    ratio = rates[fastest] / rates[own]
+    hint = f"; model.operands='{fastest}' would multiply {ratio:.1f} times as fast here" if ratio > 1.25 else ""
     return (
         f"{numbers['steps']} steps in {duration(numbers['seconds'])}: {numbers['pairs_per_s']:,.0f} pairs/s, "
         f"{numbers['tokens_per_s']:,.0f} tokens/s, fill {numbers['fill']:.0%}, waiting for data {numbers['wait']:.1%}; "
         f"peak memory {numbers['peak_memory_bytes'] / 2**30:.1f} GiB; {numbers['flops_per_s'] / 1e12:.2f} TFLOP/s, "
-        f"{numbers['utilisation']:.0%} of a large matrix product here"
+        f"{numbers['utilisation']:.0%} of a large matrix product here{hint}"
     )
 
 
 def matrix_rate(operands: str) -> float:
     """Operations a second of one device in a large product of `operands`, measured now."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
-    x = jnp.ones((size, size), jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(lambda x: project(x, x, operands))
     product(x).block_until_ready()
     best = float("inf")
