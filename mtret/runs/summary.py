@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from mtret.console import duration
 from mtret.models.layers import OPERANDS, project
