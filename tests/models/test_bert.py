@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -115,6 +116,23 @@ def test_dropout_is_a_function_of_the_rows_key_whatever_the_chunk(params: dict[s
         np.testing.assert_allclose(part, whole[chunk], atol=2e-6)
     assert np.abs(whole - states(params, batch, keys[::-1])).max() > 0.1
     assert np.abs(whole - states(params, batch)).max() > 0.1
+
+
+def test_rematerialisation_changes_no_gradient(params: dict[str, Any]) -> None:
+    """Nor dropout: a layer that is run again draws the same masks."""
+    batch, keys = rows([[0, 1], [2, 3]], 12), jax.random.split(jax.random.key(3), 2)
+
+    def gradient(config: BertConfig) -> dict[str, jax.Array]:
+        def loss(params: dict[str, Any]) -> jax.Array:
+            return jnp.square(apply(config, params, *batch, keys)).sum()
+
+        program = jax.make_jaxpr(jax.grad(loss))(params)
+        assert any(name in str(program) for name in ("remat", "checkpoint")) == config.remat
+        return flatten(jax.grad(loss)(params))
+
+    plain, again = gradient(DROPPING), gradient(replace(DROPPING, remat=True))
+    for path, wanted in plain.items():
+        np.testing.assert_allclose(again[path], wanted, rtol=1e-5, atol=1e-5 * float(jnp.abs(wanted).max()))
 
 
 def test_every_place_that_drops_has_a_mask_of_its_own(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
