@@ -122,17 +122,15 @@ def test_rematerialisation_changes_no_gradient(params: dict[str, Any]) -> None:
     """Nor dropout: a layer that is run again draws the same masks."""
     batch, keys = rows([[0, 1], [2, 3]], 12), jax.random.split(jax.random.key(3), 2)
 
-    def gradient(config: BertConfig) -> dict[str, jax.Array]:
+    def gradient(config: BertConfig) -> np.ndarray:
         def loss(params: dict[str, Any]) -> jax.Array:
             return jnp.square(apply(config, params, *batch, keys)).sum()
 
-        program = jax.make_jaxpr(jax.grad(loss))(params)
-        assert any(name in str(program) for name in ("remat", "checkpoint")) == config.remat
-        return flatten(jax.grad(loss)(params))
+        assert ("remat" in str(jax.make_jaxpr(jax.grad(loss))(params))) == config.remat
+        return np.concatenate([np.ravel(leaf) for leaf in flatten(jax.grad(loss)(params)).values()])
 
     plain, again = gradient(DROPPING), gradient(replace(DROPPING, remat=True))
-    for path, wanted in plain.items():
-        np.testing.assert_allclose(again[path], wanted, rtol=1e-5, atol=1e-5 * float(jnp.abs(wanted).max()))
+    assert np.linalg.norm(again - plain) < 1e-6 * np.linalg.norm(plain)
 
 
 def test_every_place_that_drops_has_a_mask_of_its_own(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
