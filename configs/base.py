@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
                 "dropout": 0.0,  # None: as published
                 "operands": "float32",  # of matrix products: "float32" or "bfloat16"; sums are always float32
                 "attention": None,  # a GPU's own: "pallas" or "cudnn"; None: XLA's
-                "remat": False,  # run each layer again in the backward pass: less memory, a third slower
+                "remat": False,  # run each layer again in the backward pass, to keep less (not measured; see LOG)
             },
             "mixture": {
                 "tasks": (),  # names; empty: every task of the suite that has a train split

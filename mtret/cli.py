@@ -214,6 +214,7 @@ def _train(values: Flags, overrides: list[str]) -> int | None:
 @contextmanager
 def _processes(values: Flags) -> Iterator["Peers"]:
     """The others that train with this process, if the flags name any. An error ends all of them."""
+    from mtret.devices import prepare_gpu
     from mtret.processes import ALONE, Address, detect, join
 
     names = ("coordinator", "processes", "process")
@@ -234,6 +235,7 @@ def _processes(values: Flags) -> Iterator["Peers"]:
             f"--process={address.process}: with --processes={address.processes} the last is number "
             f"{address.processes - 1}"
         )
+    prepare_gpu()  # joining starts JAX
     peers = join(address, timeout_s)
     try:
         yield peers

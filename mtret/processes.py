@@ -194,9 +194,10 @@ class _Joined(Peers):
         """All stop after the step that is the furthest that any of them has begun. None begins another meanwhile."""
         with self._progress:
             if not self._frozen:
-                self._frozen = True
                 assert self._done is not None
-                self._client.key_value_set(f"{NEWS}/stop_at/{self.index}", str(self._done + 1))
+                # In this order: where the report is not taken, the next round sends it again.
+                self._client.key_value_set(f"{NEWS}/stop_at/{self.index}", str(self._done + 1), allow_overwrite=True)
+                self._frozen = True
             elif len(reports) == self.count:
                 self._stop_at = max(map(int, reports)), signal_number
                 self._frozen = False
@@ -247,6 +248,24 @@ def join(address: Address, timeout_s: float = 60.0, start_timeout_s: float = STA
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would catch SIGTERM before the loop does, and know nothing of SIGINT.
     jax.config.update("jax_enable_preemption_service", False)
+    try:
+        _connect(address, relay, start_timeout_s, timeout_s)
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"process {address.process} ({own_name()}): JAX cannot start with the others: {reason}"
+        ) from error
+    peers = _Joined(distributed.global_state.client, address, names, timeout_s)
+    if relay is not None:
+        relay.on_broken = peers.broken
+    peers.start()
+    return peers
+
+
+def _connect(address: Address, relay: Relay | None, start_timeout_s: float, timeout_s: float) -> None:
+    import jax
+
+    host, port = host_and_port(address.coordinator)
     jax.distributed.initialize(
         relay.address if relay else address.coordinator,
         address.processes,
@@ -259,11 +278,6 @@ def join(address: Address, timeout_s: float = 60.0, start_timeout_s: float = STA
     )
     if jax.default_backend() == "cpu":
         _hush_gloo()
-    peers = _Joined(distributed.global_state.client, address, names, timeout_s)
-    if relay is not None:
-        relay.on_broken = peers.broken
-    peers.start()
-    return peers
 
 
 def own_name() -> str:

@@ -20,7 +20,7 @@ class ModelConfig:
     dropout: float | None = 0.0  # None: as published (0.1 in BERT); drawn per row, so batches of any split agree
     operands: str = "float32"  # operand type of matrix products, "float32" or "bfloat16"; sums are always float32
     attention: str | None = None  # a GPU's own: "pallas" or "cudnn"; None: XLA's, of the operands above
-    remat: bool = False  # keep a layer's input alone and run it again in the backward pass: less memory, a third slower
+    remat: bool = False  # keep a layer's input alone and run it again in the backward pass
 
 
 def encode(

@@ -19,6 +19,7 @@ from mtret.data.tasks import Task
 from mtret.errors import UserError
 from mtret.files import AnyPath, locate, reaching, remove, replace_bytes
 
+PROBE = ".mtret-"
 VERSIONS = ("mtret", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "bm25s", "scann")
 
 
@@ -41,7 +42,7 @@ def load_suite(name: str) -> Suite:
 def check_writable(folder: AnyPath, flag: str) -> None:
     """Raises UserError where `folder` could not be made or written: before the work whose result is to go there."""
     if not isinstance(folder, Path):  # nothing but writing tells what is allowed there
-        probe = folder / f".mtret-{secrets.token_hex(4)}"
+        probe = folder / f"{PROBE}{secrets.token_hex(4)}"
         with reaching(folder):
             replace_bytes(probe, b"")
             remove(probe)
@@ -49,6 +50,11 @@ def check_writable(folder: AnyPath, flag: str) -> None:
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{flag}={folder}: {place} is no folder that can be written to; choose another place")
+
+
+def is_probe(path: AnyPath) -> bool:
+    """Whether `check_writable` wrote it, here or in another process, perhaps one that was killed."""
+    return path.name.startswith(PROBE)
 
 
 def content_sha256(task: Task) -> str:

@@ -26,13 +26,13 @@ from mtret.data.tokenize import Tokenizer
 from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, prepare_gpu
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
-from mtret.files import AnyPath, inside, read_arrays, read_metadata, replace_json, written_locally
+from mtret.files import AnyPath, inside, load_arrays, read_arrays, read_metadata, replace_json, written_locally
 from mtret.index.encode import Embedder, Texts
 from mtret.models import attention_gpu, hf
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig, as_json, build, differences
-from mtret.runs.setting import check_writable, load_suite, this_start, versions
+from mtret.runs.setting import check_writable, is_probe, load_suite, this_start, versions
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
@@ -124,8 +124,8 @@ def train(
     finally:
         checkpoints.close()
     if peers.first:
-        chosen = best.step if best.step >= 0 else int(state.step)
-        _save_model(workdir / "model", encoder, _best_params(best, latest)["tower"], tasks, config, chosen)
+        params, chosen = _chosen(best, latest, int(state.step))
+        _save_model(workdir / "model", encoder, params["tower"], tasks, config, chosen)
     return workdir / "model"
 
 
@@ -142,7 +142,8 @@ def export(workdir: AnyPath, out: AnyPath, step: int | None = None) -> AnyPath:
     path, arrays = _parameters(workdir, step)
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
-    encoder = hf.load(config.model.source, config.model)
+    # Not with an attention that only a GPU has.
+    encoder = hf.load(config.model.source, replace(config.model, attention=None))
     _claim(workdir, _identity(config, suite, tasks, encoder), write=False)
     step = int(read_metadata(path).get("step", -1))
     return _save_model(out, encoder, unflatten(arrays)["tower"], tasks, config, step)
@@ -331,7 +332,9 @@ def _claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
-    elif workdir.exists() and (not workdir.is_dir() or inside(workdir)):
+        if write and "starts" not in there:
+            raise UserError(f"{workdir}: was begun by an older mtret, whose batches were others; use another --workdir")
+    elif workdir.exists() and (not workdir.is_dir() or any(not is_probe(path) for path in inside(workdir))):
         raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
     if write:
         start = {**this_start(), "mesh": identity["config"]["mesh"]}  # may be another than the first one's
@@ -340,7 +343,8 @@ def _claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
 
 def _compared(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two runs the same. Not how their state lies on devices: a checkpoint restores on any mesh."""
-    config = {key: value for key, value in identity["config"].items() if key != "mesh"}
+    complete = as_json(build(RunConfig, identity["config"], ""))  # an older run lacks keys that are new since
+    config = {key: value for key, value in complete.items() if key != "mesh"}
     return {key: identity[key] for key in IDENTITY} | {"config": config}
 
 
@@ -372,17 +376,31 @@ def _start(
         for line in layout_lines(layout(state.params, state.opt_state), run.mesh):
             say(console, line)
     restored = checkpoints.restore(state, complain=lambda line: say(console, line, style="yellow"))
+    steps = peers.gather("restored", -1 if restored is None else int(restored[0].step))
+    if len(set(steps)) > 1:
+        raise UserError(f"{workdir}: the processes restore different steps, {steps}; mend the disk")
     if restored is None:
         return state, best
     state, record = restored
     noted, done = record["best"], int(state.step)
     if noted["score"] is not None:
-        if read_arrays(best.path) is None:
+        if not _there(best.path):
             say(console, f"{best.path} is missing or damaged: the best of steps 0 to {done} is lost", style="yellow")
         else:
             best.score, best.step = noted["score"], noted["step"]
     say(console, f"resumed at step {done}")
     return state, best
+
+
+def _there(path: AnyPath) -> bool:
+    """Whether a file of parameters is whole. Raises OSError where one cannot know, which is no reason to give it up."""
+    from safetensors import SafetensorError
+
+    try:
+        load_arrays(path)
+    except (FileNotFoundError, SafetensorError):
+        return False
+    return True
 
 
 @contextmanager
@@ -441,6 +459,12 @@ def _loop(
     )
 
 
-def _best_params(best: Best, latest: Tree) -> Tree:
-    arrays = read_arrays(best.path) if best.step >= 0 else None
-    return unflatten(arrays) if arrays else jax.device_get(latest)
+def _chosen(best: Best, latest: Tree, last_step: int) -> tuple[Tree, int]:
+    """The best parameters and their step; the latest where no task has a dev split."""
+    if best.step < 0:
+        return jax.device_get(latest), last_step
+    arrays = read_arrays(best.path)
+    if arrays is None:
+        raise UserError(f"{best.path}: cannot be read; the run's state is saved, the same command tries again")
+    # Not `best.step`: a run that was killed may have written a later one than its checkpoint knows of.
+    return unflatten(arrays), int(read_metadata(best.path)["step"])
