@@ -239,6 +239,44 @@ def test_a_lost_best_is_said_and_never_mistaken(
     assert load_artefact(str(unfinished)).details["step"] == 6
 
 
+def test_a_best_that_cannot_be_read_for_now_is_not_given_up(
+    unfinished: Path, config: RunConfig, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither when a run goes on nor at its end: the latest parameters would pass for the best."""
+
+    def out_of_reach(path: Path) -> None:
+        raise TimeoutError(110, "timed out", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+        patch.setattr(training, "load_arrays", out_of_reach)
+        train(config, unfinished, console)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"best.safetensors: cannot be read; .* again"):
+        patch.setattr(training, "read_arrays", lambda path: None)
+        train(config, unfinished, console)
+    assert not (unfinished / "model").exists()
+    train(config, unfinished, console)
+    assert load_artefact(str(unfinished)).details["step"] == read_best_step(unfinished)
+
+
+def read_best_step(workdir: Path) -> int:
+    return max((line for line in dev(workdir) if line["best"]), key=lambda line: line["step"])["step"]
+
+
+def test_a_run_of_an_older_version_is_exported_but_not_gone_on_with(
+    unfinished: Path, finished: Path, config: RunConfig, console: Console, tmp_path: Path, tree: Tree
+) -> None:
+    for workdir in (unfinished, shutil.copytree(finished, tmp_path / "finished")):
+        path = workdir / "config.json"
+        there = json.loads(path.read_text(encoding="utf-8"))
+        del there["starts"], there["config"]["loss"]["dimensions"], there["config"]["loop"]["keep_weights"]
+        path.write_text(json.dumps(there), encoding="utf-8")
+    export(unfinished, tmp_path / "exported")
+    assert tree(tmp_path / "exported").keys() == tree(finished / "model").keys()
+    with pytest.raises(UserError, match=r"was begun by an older mtret, whose batches were others; use another"):
+        train(config, unfinished, console)
+    assert train(config, tmp_path / "finished", console) == tmp_path / "finished" / "model"
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     unfinished: Path, finished: Path, config: RunConfig, console: Console, tree: Tree
 ) -> None:
