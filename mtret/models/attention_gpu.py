@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
+from jaxtyping import Array, Float, Int, Int32, Key, UInt32
 
 from mtret.errors import UserError
+from mtret.models.masks import dropout_words, kept, visible
 
 # "pallas_interpreted": the same kernel on any device, slowly; for tests.
 IMPLEMENTATIONS = ("pallas", "cudnn", "pallas_interpreted")
@@ -68,13 +69,11 @@ def attend(
     Dropout: "pallas" draws the masks that `layers.attend` draws. "cudnn" has none: UserError.
     """
     if implementation == "cudnn":
-        if row_keys is not None and dropout_rate > 0.0:
-            raise UserError("attention 'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0")
+        _check_dropout(implementation, dropout_rate if row_keys is not None else 0.0)
         return _cudnn(q, k, v, segment, window).astype(q.dtype)
     words = None
     if row_keys is not None and dropout_rate > 0.0:
-        folded = jax.random.key_data(jax.vmap(lambda key: jax.random.fold_in(key, dropout_site))(row_keys))
-        words = jnp.stack([folded[:, 0], folded[:, -1]], axis=1)
+        words = dropout_words(row_keys, dropout_site)
     interpret = implementation == "pallas_interpreted"
     narrow_q, narrow_k, narrow_v = (x.astype(jnp.bfloat16) for x in (q, k, v))
     found = flash(
@@ -83,26 +82,24 @@ def attend(
     return found.astype(q.dtype)
 
 
-def require(implementation: str) -> None:
-    """Raises UserError where this machine cannot run `implementation`."""
+def require(implementation: str, dropout_rate: float = 0.0) -> None:
+    """Raises UserError where this machine cannot run `implementation`, or it has no dropout and some is wanted."""
     if implementation not in IMPLEMENTATIONS:
         raise UserError(f"attention '{implementation}' is not one of {', '.join(IMPLEMENTATIONS)}")
     if implementation != "pallas_interpreted" and jax.default_backend() != "gpu":
         raise UserError(f"attention '{implementation}' needs an NVIDIA GPU, and JAX sees none here")
+    _check_dropout(implementation, dropout_rate)
+
+
+def _check_dropout(implementation: str, rate: float) -> None:
+    if implementation == "cudnn" and rate > 0.0:
+        raise UserError("attention 'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0")
 
 
 def _cudnn(q: Array, k: Array, v: Array, segment: Array, window: int | None) -> Array:
     narrow = (x.astype(jnp.bfloat16) for x in (q, k, v))
-    mask = _visible(segment, window)[:, None]
+    mask = visible(segment, window)[:, None]
     return jax.nn.dot_product_attention(*narrow, mask=mask, implementation="cudnn")
-
-
-def _visible(segment: Int[Array, "rows L"], window: int | None) -> Bool[Array, "rows L L"]:
-    seen = segment[:, :, None] == segment[:, None, :]
-    if window is None:
-        return seen
-    place = jnp.arange(segment.shape[1])
-    return seen & (jnp.abs(place[:, None] - place[None, :]) <= window)[None]
 
 
 def flash(
@@ -244,7 +241,7 @@ def _relation(segment: Array, words: Array, kernel: _Kernel, size: int) -> list[
 
     rows, length = segment.shape
     place = jnp.arange(length, dtype=jnp.int32)[None, None]
-    seen = _visible(segment, kernel.window)
+    seen = visible(segment, kernel.window)
     first = jnp.where(seen, place, length).min(axis=2).reshape(rows, -1, size).min(axis=2) // size
     last = jnp.where(seen, place, 0).max(axis=2).reshape(rows, -1, size).max(axis=2) // size
     bounds: Int32[Array, "rows blocks 2"] = jnp.stack([first, last + 1], axis=2)
@@ -397,13 +394,4 @@ def _drop(x: Array, keys: Array, queries: Array, mask_of: tuple[Array, Array, Ar
         return x
     head, first, second = mask_of
     number = ((head * kernel.length + keys) * kernel.length + queries).astype(jnp.uint32)
-    mixed = _mix(_mix(number ^ first) + second)
-    kept = mixed >= jnp.uint32(min(round(kernel.rate * 2**32), 2**32 - 1))
-    return jnp.where(kept, x / (1.0 - kernel.rate), 0.0)
-
-
-def _mix(x: Array) -> Array:
-    """MurmurHash3's finaliser, as in `layers`."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+    return jnp.where(kept(number, first, second, kernel.rate), x / (1.0 - kernel.rate), 0.0)

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,11 @@ class Pretrained:
     def features(self) -> int:
         """Size of an embedding."""
         return int(self.tower.config.hidden_size)  # type: ignore[attr-defined]
+
+    @property
+    def attention_dropout(self) -> float:
+        """The rate in attention, as published or as configured."""
+        return float(self.tower.config.attention_probs_dropout_prob)  # type: ignore[attr-defined]
 
 
 def resolve(source: str) -> AnyPath:
@@ -242,7 +247,10 @@ def _import(
 def abstract_params(tower: nn.Module) -> dict[str, Any]:
     """Shapes and types of a tower's parameters; nothing is computed."""
     row = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    return jax.eval_shape(tower.init, jax.random.key(0), row, row, row)["params"]
+    # They do not depend on the attention, and a GPU's would ask for its GPU here.
+    config = tower.config  # type: ignore[attr-defined]
+    plain = tower.clone(config=replace(config, attention=None))
+    return jax.eval_shape(plain.init, jax.random.key(0), row, row, row)["params"]
 
 
 def save(folder: AnyPath, model: Pretrained, params: Tree, prompts: Mapping[str, str], card: str) -> None:

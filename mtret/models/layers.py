@@ -1,7 +1,6 @@
 """Building blocks of the towers. Activations are [tokens, features]: every product is one large matrix product."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+from jaxtyping import Array, Float, Int, Key
 
 from mtret.models import attention_gpu
+from mtret.models.masks import dropout_words, kept, visible
 
 OPERANDS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -117,27 +117,9 @@ def dropout(
     only, so a row draws the same mask in whatever chunk or on whatever device it is encoded. No keys: no dropout."""
     if row_keys is None or rate == 0.0:
         return x
-    return jnp.where(_kept(row_keys, x.shape, rate, site), x / (1.0 - rate), jnp.zeros((), x.dtype))
-
-
-def _kept(row_keys: Key[Array, "rows"], shape: Sequence[int], rate: float, site: int) -> Bool[Array, "rows ..."]:
-    """Which elements of an array of `shape`, a key for each of its rows, are kept.
-
-    A row's key gives two words; an element's number is mixed with them (MurmurHash3's finaliser, twice). JAX's own
-    generator, made for more than masks, would cost several times the rest of the softmax.
-    """
-    words = jax.random.key_data(jax.vmap(lambda key: jax.random.fold_in(key, site))(row_keys))
-    first, second = (words[:, i].reshape(-1, *[1] * (len(shape) - 1)) for i in (0, words.shape[1] - 1))
-    size = math.prod(shape[1:])
-    number = jax.lax.iota(jnp.uint32, size).reshape(1, *shape[1:])
-    mixed = _mix(_mix(number ^ first) + second)
-    return mixed >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
-
-
-def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+    words = dropout_words(row_keys, site).reshape(-1, 2, *[1] * (x.ndim - 1))
+    number = jax.lax.iota(jnp.uint32, math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
+    return jnp.where(kept(number, words[:, 0], words[:, 1], rate), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 def attend(
@@ -185,19 +167,11 @@ class _Attention:
     rate: float
     site: int
 
-    def visible(self, segment: Int[Array, "rows L"]) -> Bool[Array, "rows L L"]:
-        """The same seen from key and from query."""
-        seen = segment[:, :, None] == segment[:, None, :]
-        if self.window is None:
-            return seen
-        place = jnp.arange(segment.shape[1])
-        return seen & (jnp.abs(place[:, None] - place[None, :]) <= self.window)[None]
-
     def scores(self, k: Array, q: Array, segment: Array) -> Float[Array, "rows heads key query"]:
         """-inf where one does not see the other. `q` and `k` are [rows * heads, L, features]."""
         rows, length = segment.shape
         found = _product("bkd,bqd->bkq", k, q, _wide(k)).reshape(rows, -1, length, length)
-        return jnp.where(self.visible(segment)[:, None], found, -jnp.inf)
+        return jnp.where(visible(segment, self.window)[:, None], found, -jnp.inf)
 
     def drop(self, weights: Float[Array, "rows heads key query"], row_keys: Any) -> Array:
         return dropout(weights, row_keys, self.rate, self.site)
@@ -243,7 +217,7 @@ def _attend_backward(config: _Attention, saved: Any, cotangent: Array) -> tuple[
     to_weights = _product("bkd,bqd->bkq", v, cotangent, _wide(v)).reshape(weights.shape)
     to_scores = weights * (config.drop(to_weights, row_keys) - share[:, :, None])
     to_scores = _flat(_narrow(to_scores, config.operands))
-    kept = _flat(_narrow(config.drop(weights, row_keys), config.operands))
+    dropped = _flat(_narrow(config.drop(weights, row_keys), config.operands))
 
     def back(x: Float[Array, "rows_heads L features"]) -> Float[Array, "rows L heads features"]:
         return x.reshape(rows, heads, length, features).transpose(0, 2, 1, 3)
@@ -251,7 +225,7 @@ def _attend_backward(config: _Attention, saved: Any, cotangent: Array) -> tuple[
     to_q = _product("bdk,bkq->bdq", _turned(k), to_scores, _wide(k)).reshape(rows, heads, features, length)
     to_q = to_q.transpose(0, 3, 1, 2) * features**-0.5
     to_k = back(_product("bkq,bqd->bkd", to_scores, q, _wide(q)))
-    to_v = back(_product("bkq,bqd->bkd", kept, cotangent, _wide(q)))
+    to_v = back(_product("bkq,bqd->bkd", dropped, cotangent, _wide(q)))
     return to_q, to_k, to_v, None, None
 
 
@@ -323,6 +297,7 @@ def _layer_norm_backward(
     epsilon: float, saved: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, Array, Array]:
     """Written out, it keeps one array of the size of `x`; autodiff would keep three."""
+    # The scale afresh: spread over all tokens, it would be merged with the forward pass's, and kept as large as `x`.
     normal, steepness, scale = saved
     scaled = cotangent * _afresh(scale, cotangent)[None, :]
     along = (scaled * normal).mean(axis=-1, keepdims=True)

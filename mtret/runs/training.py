@@ -80,8 +80,6 @@ def train(
     keep_memory()
     prepare_gpu()
     say(console, device_line())
-    if config.model.attention is not None:
-        attention_gpu.require(config.model.attention)
     check_writable(workdir, "--workdir")
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
@@ -89,6 +87,8 @@ def train(
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     encoder = hf.load(config.model.source, config.model)
+    if config.model.attention is not None:
+        attention_gpu.require(config.model.attention, encoder.attention_dropout)
     identity = _identity(config, suite, tasks, encoder)
     _check_same(peers, identity)
     if peers.first:
@@ -142,8 +142,7 @@ def export(workdir: AnyPath, out: AnyPath, step: int | None = None) -> AnyPath:
     path, arrays = _parameters(workdir, step)
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
-    # Not with an attention that only a GPU has.
-    encoder = hf.load(config.model.source, replace(config.model, attention=None))
+    encoder = hf.load(config.model.source, config.model)
     _claim(workdir, _identity(config, suite, tasks, encoder), write=False)
     step = int(read_metadata(path).get("step", -1))
     return _save_model(out, encoder, unflatten(arrays)["tower"], tasks, config, step)

@@ -150,4 +150,11 @@ def test_what_cannot_be_served_is_refused() -> None:
         attention_gpu.require("pallas")
     with pytest.raises(UserError, match="'palas' is not one of pallas, cudnn, pallas_interpreted"):
         attention_gpu.require("palas")
-    attention_gpu.require("pallas_interpreted")
+    attention_gpu.require("pallas_interpreted", 0.1)
+
+
+def test_cudnn_with_dropout_is_refused_before_a_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    attention_gpu.require("cudnn")
+    with pytest.raises(UserError, match=r"'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0"):
+        attention_gpu.require("cudnn", 0.1)

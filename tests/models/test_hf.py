@@ -107,6 +107,12 @@ def test_the_runs_settings_override_the_published_ones(write_model: Callable[...
     assert (given.hidden_dropout_prob, given.attention_probs_dropout_prob) == (0.3, 0.3)
 
 
+def test_a_model_that_was_trained_with_a_gpus_attention_is_read_anywhere(write_model: Callable[..., Path]) -> None:
+    loaded = hf.load(str(write_model()), ModelConfig(attention="cudnn", dropout=0.3))
+    assert loaded.tower.config.attention == "cudnn"  # type: ignore[attr-defined]
+    assert loaded.attention_dropout == 0.3
+
+
 def test_a_misshapen_tensor_is_refused(write_model: Callable[..., Path], published: dict[str, np.ndarray]) -> None:
     message = spoiled(write_model, published, **{QUERY: np.zeros((8, 9), np.float32)})
     assert message.endswith(f"model.safetensors: tensor '{QUERY}' has shape [8, 9], config.json asks for [8, 8]")
