@@ -19,7 +19,8 @@ from mtret.errors import UserError, nearest
 from mtret.types import PairBatch
 
 MOST_SHAPES = 24  # that a run compiles; each takes seconds
-SMALL_WASTE = 0.002  # of a run's places: what a shape must save to be worth compiling
+SMALL_WASTE = 0.002  # of a run's places: what a shape must save to be worth having
+COMPILE_STEPS = 0.5  # average steps: what it must save to be worth compiling, which counts in a short run
 SHORTEST_ROW = 32
 # Attention over a row costs as much as everything else does at this many tokens (MiniLM on a CPU: experiments/LOG.md).
 EVEN_LENGTH = 490
@@ -431,7 +432,8 @@ def declared_rows(needed: Mapping[tuple[int, int], int]) -> dict[tuple[int, int]
     Args:
       needed: (row length, rows) -> steps.
     """
-    small = SMALL_WASTE * sum(length * rows * steps for (length, rows), steps in needed.items())
+    places = sum(length * rows * steps for (length, rows), steps in needed.items())
+    small = max(SMALL_WASTE, COMPILE_STEPS / sum(needed.values())) * places
     steps = dict(needed)
     declared = {key: key[1] for key in needed}
     while True:

@@ -303,6 +303,8 @@ def test_rows_are_rounded_up_where_it_wastes_next_to_nothing():
     # Two steps are raised by 3 rows, then five by 47; 505 by ten would waste 323,200; no other length takes 128's.
     assert declared_rows(needed) == {(64, 40): 90, (64, 43): 90, (64, 90): 90, (64, 100): 100, (128, 41): 41}
     assert declared_rows({(64, 7): 3}) == {(64, 7): 7}
+    # A short run: what wastes less than half a step of 1,152 places on average is not worth compiling.
+    assert declared_rows({(64, 16): 4, (64, 18): 4, (64, 20): 4}) == {(64, 16): 18, (64, 18): 18, (64, 20): 20}
 
 
 def test_there_are_no_more_shapes_than_a_run_compiles():
