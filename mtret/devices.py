@@ -72,6 +72,12 @@ def cache_folder() -> AnyPath:
     return locate(named) if named else _own_cache()
 
 
+def local_cache() -> Path:
+    """For what is compiled for this machine: `cache_folder`, but on this machine's disk if that is in a store."""
+    cache = cache_folder()
+    return cache if isinstance(cache, Path) else _own_cache()
+
+
 def _own_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mtret"
 
@@ -107,16 +113,14 @@ def _prefer_large_pages(library: ctypes.CDLL, size: int) -> None:
         library.free(block)
 
 
-def keep_compilations(cache: AnyPath) -> str:
+def keep_compilations() -> str:
     """Lets XLA keep every executable on disk, so that the same shapes compile once per machine; returns where.
 
-    On this machine's disk even if the cache is in a store: a program is compiled for one kind of machine, and part of
-    XLA writes to local files only. `$JAX_COMPILATION_CACHE_DIR` goes before it.
+    In `local_cache`: part of XLA writes to local files only. `$JAX_COMPILATION_CACHE_DIR` goes before it.
     """
     import jax
 
-    own = cache if isinstance(cache, Path) else _own_cache()
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(own / "xla")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(local_cache() / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -32,10 +32,10 @@ VOCABULARY = 30522
 
 def work(arguments: argparse.Namespace) -> None:
     """One number of devices: says what it holds, then answers each line on its input with the seconds of every step."""
-    from mtret.devices import cache_folder, keep_compilations, keep_memory
+    from mtret.devices import keep_compilations, keep_memory
 
     keep_memory()
-    keep_compilations(cache_folder())
+    keep_compilations()
     import jax
 
     from mtret.losses import LossConfig

@@ -85,7 +85,7 @@ PEERS = {
 
 def attentions(platform: str) -> list[str]:
     """Of mtret: the plain one, and those that only this kind of device has."""
-    return ["bfloat16", "pallas", "cudnn"] if platform == "gpu" else ["bfloat16", "pallas_interpreted"]
+    return ["xla", "pallas", "cudnn"] if platform == "gpu" else ["xla", "cpu", "pallas_interpreted"]
 
 
 def measure(suite: Path) -> dict[str, Any]:
@@ -140,24 +140,22 @@ class Ours:
     """mtret's compiled steps on a tower with random weights. `attention`: one of `attentions`."""
 
     def __init__(self, geometry: Geometry, arguments: argparse.Namespace, attention: str):
-        from mtret.devices import cache_folder, keep_compilations, keep_memory, prepare_gpu
+        from mtret.devices import keep_compilations, keep_memory, prepare_gpu
 
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
         keep_memory()
         prepare_gpu()
-        keep_compilations(cache_folder())
+        keep_compilations()
         import jax
         import jax.numpy as jnp
 
         from mtret.losses import LossConfig
-        from mtret.models import attention_gpu, bert
+        from mtret.models import bert
+        from mtret.models.attention import choose
         from mtret.train.optim import OptimConfig, optimizer
         from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs
         from mtret.train.step import StepConfig, compile_steps, create_state, initial_params
 
-        if attention in attention_gpu.IMPLEMENTATIONS:
-            attention_gpu.require(attention)
-            bert.attend = lambda *x, **options: attention_gpu.attend(*x, **{**options, "implementation": attention})
         tower = bert.BertTower(
             bert.BertConfig(
                 vocab_size=geometry.vocabulary,
@@ -171,6 +169,7 @@ class Ours:
                 hidden_dropout_prob=arguments.dropout,
                 attention_probs_dropout_prob=arguments.dropout,
                 operands="bfloat16",
+                attention=choose(attention),
             )
         )
         row = jnp.zeros((1, 32), jnp.int32)
@@ -377,17 +376,17 @@ def attention_inputs(geometry: Geometry, rows: int) -> tuple[Any, Any]:
     return arrays, jnp.asarray(np.cumsum(starts, axis=1), jnp.int32)
 
 
-def attention_of(name: str, segment: Any, blocks: Any = None) -> Any:
-    """(q, k, v, cotangent) -> (mixed, three gradients), compiled. `name`: of `attentions`, or "float32"."""
+def attention_of(name: str, segment: Any, blocks: Any = None, operands: str = "bfloat16") -> Any:
+    """(q, k, v, cotangent) -> (mixed, three gradients), compiled. `name`: of `attentions`."""
     import jax
 
-    from mtret.models import attention_gpu, layers
+    from mtret.models import attention_gpu
+    from mtret.models.attention import attend
 
     def run(q: Any, k: Any, v: Any, cotangent: Any) -> Any:
-        if name in attention_gpu.IMPLEMENTATIONS:
+        fn: Any = partial(attend, implementation=name, operands=operands)
+        if blocks is not None:
             fn = partial(attention_gpu.attend, implementation=name, blocks=blocks)
-        else:
-            fn = partial(layers.attend, implementation=name)
         mixed, back = jax.vjp(lambda q, k, v: fn(q, k, v, segment), q, k, v)
         return mixed, *back(cotangent)
 
@@ -400,7 +399,7 @@ def check(geometry: Geometry) -> dict[str, float]:
     import jax.numpy as jnp
 
     arrays, segment = attention_inputs(geometry, rows=8)
-    exact = attention_of("float32", segment)(*arrays)
+    exact = attention_of("xla", segment, operands="float32")(*arrays)
     errors = {}
     for name in attentions(jax.default_backend()):
         found = attention_of(name, segment)(*arrays)

@@ -64,9 +64,9 @@ def attend(
     dropout_site: int = 0,
     blocks: Blocks | None = None,
 ) -> Float[Array, "rows L heads features"]:
-    """As `layers.attend`, of bfloat16 operands; sums and softmax are float32, and so is the result if `q` is.
+    """As `attention.attend`, of bfloat16 operands; sums and softmax are float32, and so is the result if `q` is.
 
-    Dropout: "pallas" draws the masks that `layers.attend` draws. "cudnn" has none: UserError.
+    Dropout: "pallas" draws the masks that `attention.attend` draws. "cudnn" has none: UserError.
     """
     if implementation == "cudnn":
         _check_dropout(implementation, dropout_rate if row_keys is not None else 0.0)
@@ -84,16 +84,14 @@ def attend(
 
 def require(implementation: str, dropout_rate: float = 0.0) -> None:
     """Raises UserError where this machine cannot run `implementation`, or it has no dropout and some is wanted."""
-    if implementation not in IMPLEMENTATIONS:
-        raise UserError(f"attention '{implementation}' is not one of {', '.join(IMPLEMENTATIONS)}")
     if implementation != "pallas_interpreted" and jax.default_backend() != "gpu":
-        raise UserError(f"attention '{implementation}' needs an NVIDIA GPU, and JAX sees none here")
+        raise UserError(f"model.attention: '{implementation}' needs an NVIDIA GPU, and JAX sees none here")
     _check_dropout(implementation, dropout_rate)
 
 
 def _check_dropout(implementation: str, rate: float) -> None:
     if implementation == "cudnn" and rate > 0.0:
-        raise UserError("attention 'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0")
+        raise UserError("model.attention: 'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0")
 
 
 def _cudnn(q: Array, k: Array, v: Array, segment: Array, window: int | None) -> Array:

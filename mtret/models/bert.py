@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError
-from mtret.models.layers import Dense, Embedding, LayerNorm, Weights, attend, dropout, project
+from mtret.models.attention import attend
+from mtret.models.layers import Dense, Embedding, LayerNorm, Weights, dropout, project
 
 PREFIXES = ("bert.",)  # some checkpoints were saved from inside a larger model
 UNUSED = (r"pooler\..*", r"cls\..*", r"embeddings\.position_ids")  # published, but no part of a sentence embedding
@@ -32,7 +33,7 @@ class BertConfig:
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
     operands: str = "float32"  # this and the following as in ModelConfig
-    attention: str | None = None
+    attention: str = "xla"
     remat: bool = False
 
     @classmethod
@@ -69,7 +70,8 @@ class SelfAttention(nn.Module):
             v,
             segment,
             window=None,
-            implementation=config.attention or config.operands,
+            operands=config.operands,
+            implementation=config.attention,
             row_keys=keys,
             dropout_rate=config.attention_probs_dropout_prob,
             dropout_site=site,

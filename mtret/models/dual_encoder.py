@@ -19,7 +19,9 @@ class ModelConfig:
     source: str = "minilm"  # "minilm" (the installed package), a sentence-transformers folder, or a hub id
     dropout: float | None = 0.0  # None: as published (0.1 in BERT); drawn per row, so batches of any split agree
     operands: str = "float32"  # operand type of matrix products, "float32" or "bfloat16"; sums are always float32
-    attention: str | None = None  # a GPU's own: "pallas" or "cudnn"; None: XLA's, of the operands above
+    attention: str | None = (
+        None  # "xla", "cpu", "pallas" or "cudnn"; None: of the first two the one that is faster here
+    )
     remat: bool = False  # keep a layer's input alone and run it again in the backward pass
 
 

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, folder_draft, load_arrays, locate, reaching, replace_folder
+from mtret.models import attention
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.pooling import POOLINGS
 from mtret.models.towers import TOWERS, Tower
@@ -64,6 +65,11 @@ class Pretrained:
     def features(self) -> int:
         """Size of an embedding."""
         return int(self.tower.config.hidden_size)  # type: ignore[attr-defined]
+
+    @property
+    def attention(self) -> str:
+        """How it is computed: one of `attention.IMPLEMENTATIONS`."""
+        return self.tower.config.attention  # type: ignore[attr-defined]
 
     @property
     def attention_dropout(self) -> float:
@@ -161,7 +167,9 @@ def load(source: str, config: ModelConfig | None = None) -> Pretrained:
 
 
 def _run_config(spec: Tower, published: dict[str, Any], folder: AnyPath, config: ModelConfig) -> Any:
-    overrides: dict[str, Any] = {name: getattr(config, name) for name in ("operands", "attention", "remat")}
+    # Whether this machine can run what is named is asked in training: a model trained elsewhere must still be read.
+    overrides: dict[str, Any] = {"operands": config.operands, "remat": config.remat}
+    overrides["attention"] = config.attention or attention.choose(None)
     if config.dropout is not None:
         overrides |= {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     base = spec.read_config(published, str(folder / "config.json"))
@@ -247,9 +255,9 @@ def _import(
 def abstract_params(tower: nn.Module) -> dict[str, Any]:
     """Shapes and types of a tower's parameters; nothing is computed."""
     row = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    # They do not depend on the attention, and a GPU's would ask for its GPU here.
+    # They do not depend on the attention, and another's would ask for its device here.
     config = tower.config  # type: ignore[attr-defined]
-    plain = tower.clone(config=replace(config, attention=None))
+    plain = tower.clone(config=replace(config, attention="xla"))
     return jax.eval_shape(plain.init, jax.random.key(0), row, row, row)["params"]
 
 

@@ -1,7 +1,6 @@
 """Building blocks of the towers. Activations are [tokens, features]: every product is one large matrix product."""
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,18 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mtret.models import attention_gpu
-from mtret.models.masks import dropout_words, kept, visible
+from mtret.models.masks import dropout_words, kept
 
 OPERANDS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def _narrow(x: Float[Array, "..."], operands: str) -> Float[Array, "..."]:
+def narrow(x: Float[Array, "..."], operands: str) -> Float[Array, "..."]:
+    """As an operand of that type."""
     # float64 inputs (gradient checks) stay float64
     return x if operands == "float32" else x.astype(OPERANDS[operands])
 
 
-def _product(spec: str, x: Float[Array, "..."], y: Float[Array, "..."], wide: Any) -> Float[Array, "..."]:
+def product(spec: str, x: Float[Array, "..."], y: Float[Array, "..."], wide: Any) -> Float[Array, "..."]:
     """`einsum`, summed in `wide`."""
     # Left to itself, an accelerator would round float32 operands; those who want that ask for narrow ones.
     precision = jax.lax.Precision.HIGHEST if x.dtype == wide else None
@@ -41,18 +40,18 @@ def project(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _project(x: Array, kernel: Array, operands: str) -> Array:
-    return _product("ti,io->to", _narrow(x, operands), _narrow(kernel, operands), x.dtype)
+    return product("ti,io->to", narrow(x, operands), narrow(kernel, operands), x.dtype)
 
 
 def _project_forward(x: Array, kernel: Array, operands: str) -> tuple[Array, tuple[Array, Array]]:
-    return _project(x, kernel, operands), (_narrow(x, operands), kernel)
+    return _project(x, kernel, operands), (narrow(x, operands), kernel)
 
 
 def _project_backward(operands: str, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    narrow = _narrow(cotangent, operands)
-    to_x = _product("to,io->ti", narrow, _narrow(kernel, operands), cotangent.dtype)
-    return to_x, _product("it,to->io", _turned(x), narrow, cotangent.dtype)
+    given = narrow(cotangent, operands)
+    to_x = product("to,io->ti", given, narrow(kernel, operands), cotangent.dtype)
+    return to_x, product("it,to->io", turned(x), given, cotangent.dtype)
 
 
 _project.defvjp(_project_forward, _project_backward)
@@ -84,9 +83,9 @@ def _gelu_project_forward(x: Array, kernel: Array, operands: str) -> tuple[Array
 
 def _gelu_project_backward(operands: str, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    x = _afresh(x, cotangent)
+    x = afresh(x, cotangent)
     share = _normal_cdf(x)
-    to_active, to_kernel = _project_backward(operands, (_narrow(x * share, operands), kernel), cotangent)
+    to_active, to_kernel = _project_backward(operands, (narrow(x * share, operands), kernel), cotangent)
     slope = share + x * jnp.exp(-0.5 * jnp.square(x)) * (1 / math.sqrt(2 * math.pi))
     return to_active * slope, to_kernel
 
@@ -94,14 +93,14 @@ def _gelu_project_backward(operands: str, saved: tuple[Array, Array], cotangent:
 _gelu_project.defvjp(_gelu_project_forward, _gelu_project_backward)
 
 
-def _afresh(x: Array, cotangent: Array) -> Array:
+def afresh(x: Array, cotangent: Array) -> Array:
     """`x`, of which XLA does not know that it is. What the backward pass makes from it is made then, not kept since the
     forward pass made the same: an optimization barrier would say so, but on a CPU XLA drops those before it merges what
     is equal. (0 times a number is not known to be 0: it may be infinite.)"""
     return x * (1 + 0 * cotangent[(0,) * cotangent.ndim]).astype(x.dtype)
 
 
-def _turned(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch n m"]:
+def turned(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch n m"]:
     """The transpose, made for good where it is narrow on a CPU: XLA would put it into the product, and has no narrow
     product over the first dimension there. It would widen both operands, at less than half the speed."""
     *batch, m, n = x.shape
@@ -120,120 +119,6 @@ def dropout(
     words = dropout_words(row_keys, site).reshape(-1, 2, *[1] * (x.ndim - 1))
     number = jax.lax.iota(jnp.uint32, math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
     return jnp.where(kept(number, words[:, 0], words[:, 1], rate), x / (1.0 - rate), jnp.zeros((), x.dtype))
-
-
-def attend(
-    q: Float[Array, "rows L heads features"],
-    k: Float[Array, "rows L heads features"],
-    v: Float[Array, "rows L heads features"],
-    segment: Int[Array, "rows L"],
-    *,
-    window: int | None = None,
-    implementation: str = "float32",
-    row_keys: Key[Array, "rows"] | None = None,
-    dropout_rate: float = 0.0,
-    dropout_site: int = 0,
-) -> Float[Array, "rows L heads features"]:
-    """Softmax attention among the tokens of one segment; the one interface that every tower calls.
-
-    `window`: attend to tokens at most that many positions away (None: the whole segment). `implementation`: the type of
-    the products' operands, "float32" or "bfloat16", or a GPU's own attention (`attention_gpu.IMPLEMENTATIONS`). Every
-    token sees itself at least, so no softmax is empty.
-
-    Scores are not kept for the backward pass but made again. They stand as [key, query]: all reductions then run down
-    columns and all seven products are of forms that XLA's CPU library has.
-    """
-    if dropout_rate == 0.0:
-        row_keys = None
-    if implementation in attention_gpu.IMPLEMENTATIONS:
-        return attention_gpu.attend(
-            q,
-            k,
-            v,
-            segment,
-            window=window,
-            implementation=implementation,
-            row_keys=row_keys,
-            dropout_rate=dropout_rate,
-            dropout_site=dropout_site,
-        )
-    return _attend(q, k, v, segment, row_keys, _Attention(window, implementation, dropout_rate, dropout_site))
-
-
-@dataclass(frozen=True)
-class _Attention:
-    window: int | None
-    operands: str
-    rate: float
-    site: int
-
-    def scores(self, k: Array, q: Array, segment: Array) -> Float[Array, "rows heads key query"]:
-        """-inf where one does not see the other. `q` and `k` are [rows * heads, L, features]."""
-        rows, length = segment.shape
-        found = _product("bkd,bqd->bkq", k, q, _wide(k)).reshape(rows, -1, length, length)
-        return jnp.where(visible(segment, self.window)[:, None], found, -jnp.inf)
-
-    def drop(self, weights: Float[Array, "rows heads key query"], row_keys: Any) -> Array:
-        return dropout(weights, row_keys, self.rate, self.site)
-
-    def by_head(self, x: Float[Array, "rows L heads features"]) -> Float[Array, "rows_heads L features"]:
-        """As an operand."""
-        rows, length, heads, features = x.shape
-        return _narrow(x.transpose(0, 2, 1, 3), self.operands).reshape(rows * heads, length, features)
-
-
-def _wide(x: Array) -> Any:
-    return jnp.float32 if x.dtype == jnp.bfloat16 else x.dtype
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(q: Array, k: Array, v: Array, segment: Array, row_keys: Any, config: _Attention) -> Array:
-    return _attend_forward(q, k, v, segment, row_keys, config)[0]
-
-
-def _attend_forward(
-    q: Array, k: Array, v: Array, segment: Array, row_keys: Any, config: _Attention
-) -> tuple[Array, Any]:
-    rows, length, heads, features = q.shape
-    q, k, v = config.by_head(q * features**-0.5), config.by_head(k), config.by_head(v)
-    scores = config.scores(k, q, segment)
-    highest = scores.max(axis=2)
-    weights = jnp.exp(scores - highest[:, :, None])
-    total = weights.sum(axis=2)
-    weights = _flat(_narrow(config.drop(weights, row_keys), config.operands))
-    mixed = _product("bdk,bkq->bdq", _turned(v), weights, _wide(v)).reshape(rows, heads, features, length)
-    # The division comes after the product with the values: it then touches [L, features], not [L, L].
-    mixed = (mixed / total[:, :, None]).transpose(0, 3, 1, 2)
-    return mixed, (q, k, v, segment, row_keys, mixed, highest + jnp.log(total))
-
-
-def _attend_backward(config: _Attention, saved: Any, cotangent: Array) -> tuple[Any, ...]:
-    q, k, v, segment, row_keys, mixed, log_total = saved
-    rows, length, heads, features = mixed.shape
-    k = _afresh(k, cotangent)
-    weights = jnp.exp(config.scores(k, q, segment) - log_total[:, :, None])
-    share = (cotangent * mixed).sum(axis=3).transpose(0, 2, 1)
-    cotangent = config.by_head(cotangent)
-    to_weights = _product("bkd,bqd->bkq", v, cotangent, _wide(v)).reshape(weights.shape)
-    to_scores = weights * (config.drop(to_weights, row_keys) - share[:, :, None])
-    to_scores = _flat(_narrow(to_scores, config.operands))
-    dropped = _flat(_narrow(config.drop(weights, row_keys), config.operands))
-
-    def back(x: Float[Array, "rows_heads L features"]) -> Float[Array, "rows L heads features"]:
-        return x.reshape(rows, heads, length, features).transpose(0, 2, 1, 3)
-
-    to_q = _product("bdk,bkq->bdq", _turned(k), to_scores, _wide(k)).reshape(rows, heads, features, length)
-    to_q = to_q.transpose(0, 3, 1, 2) * features**-0.5
-    to_k = back(_product("bkq,bqd->bkd", to_scores, q, _wide(q)))
-    to_v = back(_product("bkq,bqd->bkd", dropped, cotangent, _wide(q)))
-    return to_q, to_k, to_v, None, None
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
-def _flat(x: Float[Array, "rows heads key query"]) -> Float[Array, "rows_heads key query"]:
-    return x.reshape(-1, *x.shape[2:])
 
 
 class Weights(nn.Module):
@@ -263,8 +148,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "tokens inner"]) -> Float[Array, "tokens outer"]:
         kernel, bias = _kernel_and_bias(self, x.shape[-1], self.features)
-        product = gelu_project if self.gelu_first else project
-        return product(x, kernel, self.operands) + bias[None, :]
+        multiply = gelu_project if self.gelu_first else project
+        return multiply(x, kernel, self.operands) + bias[None, :]
 
 
 class LayerNorm(nn.Module):
@@ -299,7 +184,7 @@ def _layer_norm_backward(
     """Written out, it keeps one array of the size of `x`; autodiff would keep three."""
     # The scale afresh: spread over all tokens, it would be merged with the forward pass's, and kept as large as `x`.
     normal, steepness, scale = saved
-    scaled = cotangent * _afresh(scale, cotangent)[None, :]
+    scaled = cotangent * afresh(scale, cotangent)[None, :]
     along = (scaled * normal).mean(axis=-1, keepdims=True)
     to_x = steepness * (scaled - scaled.mean(axis=-1, keepdims=True) - normal * along)
     return to_x, (cotangent * normal).sum(axis=0), cotangent.sum(axis=0)

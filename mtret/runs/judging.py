@@ -78,7 +78,7 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
         import_scann()
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
-    keep_compilations(cache)
+    keep_compilations()
     artefact = load_artefact(model, config.operands)
     suite = load_suite(suite_name)
     asked = _asked(suite, artefact, config)
@@ -157,7 +157,7 @@ def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPat
             documents = artefact.templates.render_documents(one.task.document_texts)
             parts += [Texts(tokenizer(texts), encoder.max_length) for texts in (queries, documents)]
     embedder = Embedder(encoder.tower, encoder.params, encoder.pooling, encoder.features)
-    fingerprint = f"{encoder.weights_sha256} {encoder.pooling} {encoder.tower.config.operands}"  # type: ignore[attr-defined]
+    fingerprint = f"{encoder.weights_sha256} {encoder.pooling} {encoder.tower.config.operands} {encoder.attention}"  # type: ignore[attr-defined]
     total = sum(int(part.tokens.lengths(part.limit).sum()) for part in parts)
     with Bar(console, f"{name}: encoding, tokens", total) as bar:
         found = cached(embedder, parts, fingerprint, cache, bar.advance)

@@ -28,7 +28,7 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.files import AnyPath, inside, load_arrays, read_arrays, read_metadata, replace_json, written_locally
 from mtret.index.encode import Embedder, Texts
-from mtret.models import attention_gpu, hf
+from mtret.models import attention, hf
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig, as_json, build, differences
@@ -83,12 +83,12 @@ def train(
     check_writable(workdir, "--workdir")
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
-    programs, programs_made = keep_compilations(cache), count_compilations()
+    programs, programs_made = keep_compilations(), count_compilations()
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     encoder = hf.load(config.model.source, config.model)
-    if config.model.attention is not None:
-        attention_gpu.require(config.model.attention, encoder.attention_dropout)
+    attention.choose(config.model.attention, encoder.attention_dropout)
+    say(console, attention.in_words(encoder.attention))
     identity = _identity(config, suite, tasks, encoder)
     _check_same(peers, identity)
     if peers.first:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mtret.errors import UserError
-from mtret.models import attention_gpu, layers
+from mtret.models import attention_gpu
+from mtret.models.attention import attend, choose
 from mtret.models.attention_gpu import Blocks
 
 HEADS = 2
@@ -53,7 +54,7 @@ def test_the_kernel_is_softmax_attention(length: int, features: int, window: int
         return attention_gpu.flash(q, k, v, segment, words, window, rate, Blocks(16, 32), interpret=True)
 
     def reference(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return layers.attend(q, k, v, segment, window=window, row_keys=keys, dropout_rate=rate, dropout_site=2)
+        return attend(q, k, v, segment, window=window, row_keys=keys, dropout_rate=rate, dropout_site=2)
 
     theirs = value_and_gradients(reference, q, k, v, weight)
     for a, b in zip(value_and_gradients(ours, q, k, v, weight), theirs, strict=True):
@@ -68,7 +69,7 @@ def test_attend_rounds_operands_and_draws_the_librarys_dropout() -> None:
     def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return attention_gpu.attend(q, k, v, segments(32), implementation="pallas_interpreted", **options)
 
-    exact = value_and_gradients(lambda q, k, v: layers.attend(q, k, v, segments(32), **options), q, k, v, weight)
+    exact = value_and_gradients(lambda q, k, v: attend(q, k, v, segments(32), **options), q, k, v, weight)
     for a, b in zip(value_and_gradients(ours, q, k, v, weight), exact, strict=True):
         assert a.dtype == jnp.float32
         assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(b) < 1e-2
@@ -79,7 +80,7 @@ def test_scores_may_overflow_an_exponential() -> None:
     q, k = q * 20, k * 20
     assert float(jnp.einsum("blhd,blhd->blh", q, k).max()) / 4 > 200
     found = attention_gpu.flash(q, k, v, segments(32), None, None, 0.0, Blocks(16, 16), interpret=True)
-    np.testing.assert_allclose(found, layers.attend(q, k, v, segments(32)), atol=1e-3)
+    np.testing.assert_allclose(found, attend(q, k, v, segments(32)), atol=1e-3)
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -143,18 +144,18 @@ def test_cudnn_can_be_lowered_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_cannot_be_served_is_refused() -> None:
     q = jnp.ones((1, 16, HEADS, 16))
     segment, keys = jnp.zeros((1, 16), jnp.int32), jax.random.split(jax.random.key(0), 1)
-    attend = partial(attention_gpu.attend, q, q, q, segment)
+    cudnn = partial(attention_gpu.attend, q, q, q, segment, implementation="cudnn")
     with pytest.raises(UserError, match=r"'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0"):
-        attend(implementation="cudnn", row_keys=keys, dropout_rate=0.1)
+        cudnn(row_keys=keys, dropout_rate=0.1)
     with pytest.raises(UserError, match="'pallas' needs an NVIDIA GPU"):
-        attention_gpu.require("pallas")
-    with pytest.raises(UserError, match="'palas' is not one of pallas, cudnn, pallas_interpreted"):
-        attention_gpu.require("palas")
-    attention_gpu.require("pallas_interpreted", 0.1)
+        choose("pallas")
+    with pytest.raises(UserError, match="'palas' is not one of xla, cpu, pallas, cudnn"):
+        choose("palas")
+    assert choose("pallas_interpreted", 0.1) == "pallas_interpreted"
 
 
 def test_cudnn_with_dropout_is_refused_before_a_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    attention_gpu.require("cudnn")
+    assert choose("cudnn") == "cudnn"
     with pytest.raises(UserError, match=r"'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0"):
-        attention_gpu.require("cudnn", 0.1)
+        choose("cudnn", 0.1)

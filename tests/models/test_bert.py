@@ -134,7 +134,7 @@ def test_rematerialisation_changes_no_gradient(params: dict[str, Any]) -> None:
 
 
 def test_every_place_that_drops_has_a_mask_of_its_own(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from mtret.models import bert, layers
+    from mtret.models import attention, bert
 
     sites = []
 
@@ -143,7 +143,7 @@ def test_every_place_that_drops_has_a_mask_of_its_own(params: dict[str, Any], mo
         return x
 
     monkeypatch.setattr(bert, "dropout", note)
-    monkeypatch.setattr(layers, "dropout", note)
+    monkeypatch.setattr(attention, "dropout", note)
     keys = jax.random.split(jax.random.key(0), 1)
     jax.eval_shape(lambda: BertTower(DROPPING).apply({"params": params}, *rows([[0]], 4), keys))
     assert len(sites) == 1 + 3 * CONFIG.num_hidden_layers

@@ -109,7 +109,7 @@ def test_the_runs_settings_override_the_published_ones(write_model: Callable[...
 
 def test_a_model_that_was_trained_with_a_gpus_attention_is_read_anywhere(write_model: Callable[..., Path]) -> None:
     loaded = hf.load(str(write_model()), ModelConfig(attention="cudnn", dropout=0.3))
-    assert loaded.tower.config.attention == "cudnn"  # type: ignore[attr-defined]
+    assert loaded.attention == "cudnn"
     assert loaded.attention_dropout == 0.3
 
 

@@ -186,8 +186,11 @@ def test_mistakes_in_a_model(
         ("optim.decay=(('tower/.*', True),)", (r"optim\.decay: no rule matches the parameter 'log_scale'; add one",)),
         ("loss.temperature=0.0", (r"loss\.temperature: 0\.0 is not a positive number",)),
         ("loss.dimensions=(16,32)", (r"loss\.dimensions: \(16, 32\), but the vectors of .* have 32 features",)),
-        ("model.attention=pallas", (r"attention 'pallas' needs an NVIDIA GPU, and JAX sees none here",)),
-        ("model.attention=palas", (r"attention 'palas' is not one of pallas, cudnn",)),
+        ("model.attention=pallas", (r"model\.attention: 'pallas' needs an NVIDIA GPU, and JAX sees none here",)),
+        (
+            "model.attention=palas",
+            (r"model\.attention: 'palas' is not one of xla, cpu, pallas, cudnn\. Did you mean 'pallas'\?",),
+        ),
         ("loop.evaluate_every=0", (r"loop\.evaluate_every: must be at least 1, is 0",)),
         ("suite=", (r"no suite: give --suite=FOLDER",)),
         ("suite=/nowhere/at/all", (r"/nowhere/at/all: no such folder",)),
