@@ -16,17 +16,24 @@ def get_config() -> ConfigDict:
                 "source": "minilm",  # "minilm", a sentence-transformers folder, or a hub id
                 "dropout": 0.0,  # None: as published
                 "operands": "float32",  # of matrix products: "float32" or "bfloat16"; sums are always float32
-                "attention": None,  # a GPU's own: "pallas" or "cudnn"; None: XLA's
+                "attention": None,  # "xla", "cpu", "pallas", "cudnn"; None: the faster of the first two (docs/cpu.md)
+                "lora": {  # low-rank adapters; the tower itself is frozen then
+                    "rank": 0,  # 0: none
+                    "alpha": 16.0,  # an adapter is scaled by alpha / rank
+                    "targets": ".*/(query|value|qkv_proj|Wqkv)/kernel",  # expression for the tower's parameters
+                },
                 "remat": False,  # run each layer again in the backward pass, to keep less (not measured; see LOG)
             },
             "mixture": {
                 "tasks": (),  # names; empty: every task of the suite that has a train split
                 "weights": {},  # explicit shares by task name; tasks left out get n^alpha
                 "alpha": 0.5,  # a task with n training queries is drawn in proportion to n^alpha
+                "generic": 0.1,  # of the steps, those with templates.generic in place of the task's instruction
             },
             "templates": {
                 "query": "Instruct: {instruction}\nQuery: {query}",  # must end in {query}
                 "document": "{document}",  # must end in {document}
+                "generic": "Given a query, retrieve the documents that answer it",  # the exported prompt "query"
             },
             "batch": {
                 "queries": 64,  # distinct queries of one task per step
@@ -54,10 +61,14 @@ def get_config() -> ConfigDict:
                 "epsilon": 1e-8,
                 "weight_decay": 0.01,
                 "decay": (  # (expression for a parameter's path, decayed or not); the first match counts
-                    (".*/(kernel|embedding)", True),
+                    (".*/(kernel|embedding|a|b)", True),
                     (".*/(bias|scale)", False),
                     ("log_scale", False),
                 ),
+                "train": (
+                    (".*", True),
+                ),  # the same of: trained or frozen, e.g. (("tower/embeddings/.*", False), (".*", True))
+                "average": 0.0,  # above 0, e.g. 0.999: the parameters' moving average is what is judged and kept
                 "clip_norm": 1.0,  # global gradient norm; 0: no clipping
             },
             "mesh": {

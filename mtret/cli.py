@@ -271,6 +271,9 @@ def _define_evaluate(values: Flags) -> None:
     flags.DEFINE_enum(
         "operands", "float32", ["float32", "bfloat16"], "operand type of matrix products", flag_values=values
     )
+    flags.DEFINE_list(
+        "dimensions", [], "also judge the first so many features of each vector, e.g. 256,128,64", flag_values=values
+    )
     flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=values)
 
 
@@ -288,7 +291,11 @@ def _evaluate(values: Flags, overrides: list[str]) -> None:
 
     names = ("split", "pooled", "scann", "allow_leakage", "operands", "seed")
     given: dict[str, Any] = {name: values[name].value for name in names}
-    config = JudgeConfig(tasks=tuple(values["tasks"].value or ()), **given)
+    dimensions: Any = values["dimensions"].value or ()
+    if any(not text.isdigit() for text in dimensions):
+        raise UserError(f"--dimensions: '{','.join(dimensions)}' is no list of whole numbers")
+    tasks = tuple(values["tasks"].value or ())
+    config = JudgeConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
     folder = locate(out) if out else place / config.split
     judge(model, suite, config, folder, _console())
     print(f"wrote {folder}/results.json, report.md and results.png")
@@ -322,6 +329,9 @@ def _define_export(values: Flags) -> None:
     flags.DEFINE_integer(
         "step", None, "one that loop.keep_weights kept (default: the best)", lower_bound=0, flag_values=values
     )
+    flags.DEFINE_enum(
+        "target", "", ["", "tei", "elastic"], "a server that must serve it right: else refused", flag_values=values
+    )
 
 
 def _export(values: Flags, overrides: list[str]) -> None:
@@ -331,7 +341,53 @@ def _export(values: Flags, overrides: list[str]) -> None:
     model, out = locate(_required(values, "model")), locate(_required(values, "out"))
     from mtret.runs.training import export
 
-    print(f"wrote {export(model, out, values['step'].value)}\nnext: mtret evaluate --model={out} --suite=... --out=...")
+    target: Any = values["target"].value
+    print(f"wrote {export(model, out, values['step'].value, target)}\nnext: mtret verify --model={out}")
+
+
+def _define_verify(values: Flags) -> None:
+    flags.DEFINE_string("model", "", "a model folder that mtret wrote", flag_values=values)
+    flags.DEFINE_enum(
+        "with",
+        "mtret",
+        ["mtret", "sentence-transformers"],
+        "what loads it and computes the vectors",
+        flag_values=values,
+    )
+
+
+def _verify(values: Flags, overrides: list[str]) -> None:
+    _no_overrides(overrides)
+    from mtret.artefact.folder import check
+    from mtret.files import locate
+
+    folder = locate(_required(values, "model"))
+    found = check(folder, through_sentence_transformers=values["with"].value != "mtret")
+    print(
+        f"{folder}: {found.vectors} golden vectors, cosine {found.cosine:.6f} at least "
+        f"(prompt '{found.prompt}', '{found.text[:40]}')"
+    )
+
+
+def _define_merge(values: Flags) -> None:
+    flags.DEFINE_list("models", [], "runs, model folders, hub ids or 'minilm'; two or more", flag_values=values)
+    flags.DEFINE_list("weights", [], "one for each model (default: all the same)", flag_values=values)
+    flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
+
+
+def _merge(values: Flags, overrides: list[str]) -> None:
+    _no_overrides(overrides)
+    from mtret.files import locate
+
+    models, out = list(_required(values, "models")), locate(_required(values, "out"))
+    try:
+        weights = [float(weight) for weight in values["weights"].value or ()]
+    except ValueError as error:
+        raise UserError(f"--weights: {error}") from error
+    from mtret.runs.merging import merge
+
+    merge(models, weights, out)
+    print(f"wrote {out}\nnext: mtret evaluate --model={out} --suite=... --out=...")
 
 
 def _data_check(values: Flags, overrides: list[str]) -> None:
@@ -400,6 +456,18 @@ COMMANDS: dict[str, Command] = {
         "mtret export --model=runs/quickstart --out=retriever",
         _define_export,
         _export,
+    ),
+    "verify": Command(
+        "see whether a model folder still answers as it did when it was written",
+        "mtret verify --model=retriever --with=sentence-transformers",
+        _define_verify,
+        _verify,
+    ),
+    "merge": Command(
+        "average models of one encoder: a soup of runs, or a model and what it was tuned from",
+        "mtret merge --models=runs/a,runs/b --out=soup",
+        _define_merge,
+        _merge,
     ),
     "data check": Command(
         "read a suite strictly, and say what is odd", "mtret data check --suite=tasks", _define_suite, _data_check

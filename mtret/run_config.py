@@ -45,6 +45,7 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "seed",
             "loop.skip_limit",
             "loop.keep_weights",
+            "model.lora.rank",
             "optim.warmup_steps",
             "optim.weight_decay",
             "optim.clip_norm",
@@ -56,7 +57,8 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda value: 0 < value < float("inf"),
         ("optim.learning_rate", "optim.epsilon"),
     ),
-    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.beta1", "optim.beta2")),
+    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.beta1", "optim.beta2", "optim.average")),
+    ("at least 0, at most 1", lambda value: 0 <= value <= 1, ("mixture.generic",)),
     ("None, or at least 0 and below 1", lambda value: value is None or 0 <= value < 1, ("model.dropout",)),
     (f"one of {', '.join(OPERANDS)}", lambda value: value in OPERANDS, ("model.operands",)),
 )
@@ -87,12 +89,13 @@ class RunConfig:
                 value = reduce(getattr, path.split("."), self)
                 if not holds(value):
                     raise UserError(f"config {path}: must be {words}, is {value!r}")
-        for path, rules in (("optim.decay", self.optim.decay), ("mesh.shard", self.mesh.shard)):
-            for expression, _ in rules:
-                try:
-                    re.compile(expression)
-                except re.error as error:
-                    raise UserError(f"config {path}: '{expression}' is no regular expression ({error})") from error
+        rules = (("optim.decay", self.optim.decay), ("optim.train", self.optim.train), ("mesh.shard", self.mesh.shard))
+        expressions = [(path, expression) for path, each in rules for expression, _ in each]
+        for path, expression in [*expressions, ("model.lora.targets", self.model.lora.targets)]:
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise UserError(f"config {path}: '{expression}' is no regular expression ({error})") from error
 
 
 def read_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -25,7 +25,7 @@ for module in pkgutil.walk_packages(mtret.__path__, "mtret."):
 """
 STEP = """
 import runpy
-sys.argv = ["gpu.py", "--geometry=tiny", "--batch=4", "--steps=1", "--contender=mtret bfloat16"]
+sys.argv = ["gpu.py", "--geometry=tiny", "--batch=4", "--steps=1", "--contender=mtret xla"]
 runpy.run_path("experiments/002_training_speed/gpu.py", run_name="__main__")
 """
 

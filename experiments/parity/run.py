@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from mtret.artefact import load_artefact, save_artefact
+from mtret.artefact.folder import load_artefact, prompts_of, save_artefact
 from mtret.data.formats import read_suite
 from mtret.data.mixture import MixtureConfig
 from mtret.data.packing import Packing, fill, token_weights
@@ -36,6 +36,7 @@ from mtret.index.encode import Embedder, Texts
 from mtret.losses import LossConfig
 from mtret.models import hf
 from mtret.models.dual_encoder import ModelConfig, encode
+from mtret.models.weights import published_name
 from mtret.pytrees import Tree, flatten, match_rules
 from mtret.runs.setting import versions
 from mtret.train.optim import OptimConfig, learning_rate, optimizer
@@ -242,7 +243,7 @@ def their_losses(
     symmetric: dict[str, Any] = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
     objective = MultipleNegativesRankingLoss(model, scale=1 / loss.temperature, **(symmetric if loss.symmetric else {}))
     decays = flatten(match_rules({"tower": encoder.params}, optim.decay, "optim.decay"))
-    decayed = {hf.published_name(path.removeprefix("tower/")) for path, decays_it in decays.items() if decays_it}
+    decayed = {published_name(path.removeprefix("tower/")) for path, decays_it in decays.items() if decays_it}
     weights = {name.removeprefix("0.model."): value for name, value in model.named_parameters()}
     assert decayed < set(weights), sorted(decayed - set(weights))
     groups = [
@@ -275,7 +276,9 @@ def export(folder: Path, curve: Curve, encoder: hf.Pretrained, params: Tree) -> 
     """The model that the curve ended with, as a run leaves it."""
     details = {"mtret": versions()["mtret"], "source": "minilm", "step": curve.planner.steps}
     record = training_record([curve.task])
-    save_artefact(folder, encoder, params, Templates(), [curve.task.card], record, details)
+    card = curve.task.card
+    prompts = prompts_of(Templates(), {card.name: card.instruction})
+    save_artefact(folder, encoder, params, Templates(), prompts, record, details)
 
 
 def exported_agreement(folder: Path, task: Task, texts: Sequence[str]) -> dict[str, dict[str, float]]:

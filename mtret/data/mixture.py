@@ -16,6 +16,7 @@ class MixtureConfig:
     tasks: tuple[str, ...] = ()  # names; empty: every task of the suite that has a train split
     weights: Mapping[str, float] = field(default_factory=dict)  # in place of n^alpha
     alpha: float = 0.5  # a task with n training queries is drawn in proportion to n^alpha
+    generic: float = 0.1  # of the steps, those whose queries carry the generic instruction in place of their task's
 
 
 def shares(names: Sequence[str], n_queries: Sequence[int], config: MixtureConfig) -> Float64[np.ndarray, "tasks"]:

@@ -90,6 +90,11 @@ class TrainingTask:
     config: BatchConfig
     query_rows: Int64[np.ndarray, "q"] | None = None  # in the task, of the first of the equal ones; None: as they are
     document_rows: Int64[np.ndarray, "d"] | None = None
+    generic: Tokens | None = None  # the queries, with the generic instruction
+
+    def query_tokens(self, generic: bool) -> Tokens:
+        """The queries, with their task's instruction or with the generic one."""
+        return self.generic if generic and self.generic is not None else self.queries
 
 
 def training_task(task: Task, tokenizer: Tokenizer, templates: Templates, batch: BatchConfig) -> TrainingTask:
@@ -112,6 +117,7 @@ def training_task(task: Task, tokenizer: Tokenizer, templates: Templates, batch:
     whole_queries = tokenizer(
         templates.render_queries([task.query_texts[i] for i in train.queries], task.card.instruction)
     )
+    generic = tokenizer(templates.render_queries([task.query_texts[i] for i in train.queries], templates.generic))
     query_rows, query_identity = whole_queries.distinct(config.query_length)
     corpus_rows = np.unique(np.concatenate([relation.documents for relation in relations]))
     whole_documents = tokenizer(templates.render_documents([task.document_texts[i] for i in corpus_rows]))
@@ -145,6 +151,7 @@ def training_task(task: Task, tokenizer: Tokenizer, templates: Templates, batch:
         config,
         train.queries[query_rows].astype(np.int64),
         corpus_rows[document_rows].astype(np.int64),
+        generic.subset(query_rows),
     )
 
 
@@ -174,11 +181,12 @@ class Plan:
     tokens: int  # real ones, over all groups
     slots: int  # places for tokens, over all groups
     pairs: int
+    generic: bool  # whether the queries carry the generic instruction
 
     @property
     def digest(self) -> str:
         """A fingerprint of everything in the plan, to compare runs."""
-        sha = hashlib.sha256(np.array([self.step, self.task, *self.shape], np.int64).tobytes())
+        sha = hashlib.sha256(np.array([self.step, self.task, *self.shape, self.generic], np.int64).tobytes())
         for array in (self.queries, self.documents, self.target, self.known):
             sha.update(array.tobytes())
         for packing in self.packings:
@@ -197,6 +205,7 @@ class _Layout:
     documents: Int32[np.ndarray, "G Nd"]
     packings: tuple[Packing, ...]
     tokens: int
+    generic: bool
 
     @property
     def rows(self) -> int:
@@ -219,6 +228,7 @@ class Planner:
         _check(batch, [task.name for task in tasks])
         self.tasks = tuple(tasks)
         self.batch, self.pooling, self.seed, self.steps = batch, pooling, seed, steps
+        self.generic = mixture.generic
         sizes = [len(task.queries) for task in tasks]
         self.shares = shares([task.name for task in tasks], sizes, mixture)
         self.task_at, self.occurrence_at = schedule(self.shares, steps, seed)
@@ -266,6 +276,7 @@ class Planner:
             tokens=laid.tokens,
             slots=rows * row_length * self.batch.groups,
             pairs=len(laid.drawn),
+            generic=laid.generic,
         )
 
     def _lay_out(self, step: int) -> "_Layout":
@@ -279,7 +290,8 @@ class Planner:
         if task.negatives is not None:
             wanted.append(_sample(task.negatives, queries, task.config.negatives, random))
         documents = np.unique(np.concatenate([x[x >= 0] for x in wanted]))
-        query_lengths = task.queries.lengths(task.config.query_length)
+        generic = bool(np.random.default_rng((self.seed, 3, step)).random() < self.generic)
+        query_lengths = task.query_tokens(generic).lengths(task.config.query_length)
         document_lengths = task.documents.lengths(task.config.document_length)
         query_slots = _deal(queries, query_lengths, self.batch.groups, self.group_queries)
         document_slots = _deal(documents, document_lengths, self.batch.groups, self.group_documents)
@@ -289,7 +301,7 @@ class Planner:
         ]
         packings = tuple(pack(each, self.row_lengths[task_index]) for each in lengths)
         tokens = int(sum(each.sum() for each in lengths))
-        return _Layout(task_index, queries, positive, query_slots, document_slots, packings, tokens)
+        return _Layout(task_index, queries, positive, query_slots, document_slots, packings, tokens, generic)
 
     def _chunk_rows(self, row_length: int) -> int | None:
         tokens = self.batch.chunk_tokens
@@ -306,8 +318,9 @@ class Planner:
                 task.documents.lengths(task.config.document_length)[documents[documents >= 0]],
             ]
         )
-        every = (task.queries.lengths(task.config.query_length), task.documents.lengths(task.config.document_length))
-        longest = max(int(each.max(initial=1)) for each in every)
+        every = [(tokens, task.config.query_length) for tokens in (task.queries, task.query_tokens(True))]
+        every.append((task.documents, task.config.document_length))
+        longest = max(int(tokens.lengths(limit).max(initial=1)) for tokens, limit in every)
         shortest = max(SHORTEST_ROW, 1 << (longest - 1).bit_length())
         costs = {
             length: pack(lengths, length).rows * length * (length + EVEN_LENGTH)
@@ -348,10 +361,7 @@ class Planner:
         task = self.tasks[plan.task]
         chunks, rows, row_length = self.array_shape(plan.shape)
         shape = (chunks * rows, row_length)
-        filled = [
-            self._fill_group(task, plan.queries[group], plan.documents[group], plan.packings[group], shape)
-            for group in groups or range(self.batch.groups)
-        ]
+        filled = [self._fill_group(task, plan, group, shape) for group in groups or range(self.batch.groups)]
         relation: dict[str, Any] = {
             "target": plan.target,
             "known": plan.known,
@@ -365,22 +375,22 @@ class Planner:
     def _fill_group(
         self,
         task: TrainingTask,
-        queries: Int32[np.ndarray, "Nq"],
-        documents: Int32[np.ndarray, "Nd"],
-        packing: Packing,
+        plan: Plan,
+        group: int,
         shape: tuple[int, int],
     ) -> Rows:
+        queries, documents, packing = plan.queries[group], plan.documents[group], plan.packings[group]
         query_there, document_there = queries >= 0, documents >= 0
-        config = task.config
+        config, query_tokens = task.config, task.query_tokens(plan.generic)
         lengths = np.concatenate(
             [
-                task.queries.lengths(config.query_length)[queries[query_there]],
+                query_tokens.lengths(config.query_length)[queries[query_there]],
                 task.documents.lengths(config.document_length)[documents[document_there]],
             ]
         )
         ids = np.concatenate(
             [
-                task.queries.take(queries[query_there], config.query_length),
+                query_tokens.take(queries[query_there], config.query_length),
                 task.documents.take(documents[document_there], config.document_length),
             ]
         )

@@ -34,6 +34,7 @@ class TrainedTask:
     domain: str
     languages: tuple[str, ...]
     material: str | None
+    license: str = ""  # of its data; for the model's card
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def training_record(tasks: Sequence[Task]) -> TrainingRecord:
     for task in sorted(tasks, key=lambda one: one.name):
         train = task.split("train")
         card = task.card
-        cards.append(TrainedTask(card.name, card.family, card.domain, card.languages, card.material))
+        cards.append(TrainedTask(card.name, card.family, card.domain, card.languages, card.material, card.license))
         queries.append(query_hashes([task.query_texts[row] for row in train.queries]))
         hashes = document_hashes(task.document_texts)
         documents.append(hashes)
@@ -173,7 +174,8 @@ def load_record(folder: AnyPath) -> TrainingRecord:
 
 
 def _trained_task(one: dict[str, Any]) -> TrainedTask:
-    return TrainedTask(one["name"], one["family"], one["domain"], tuple(one["languages"]), one["material"])
+    languages = tuple(one["languages"])
+    return TrainedTask(one["name"], one["family"], one["domain"], languages, one["material"], one.get("license", ""))
 
 
 def _read(path: AnyPath) -> bytes:

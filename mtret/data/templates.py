@@ -23,6 +23,7 @@ class Templates:
 
     query: str = "Instruct: {instruction}\nQuery: {query}"
     document: str = "{document}"
+    generic: str = "Given a query, retrieve the documents that answer it"  # instruction where no task's is known
 
     def __post_init__(self) -> None:
         _check(self.query, text="query", known=("instruction", "query"))

@@ -76,6 +76,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         _roles(results),
         _tasks(results),
         _details(results),
+        _dimensions(results),
         _pooled(results),
         _scann(results),
         _left_out(results),
@@ -181,6 +182,21 @@ def _details(results: Mapping[str, Any]) -> str:
     )
     table = _table(["task", *map(metric_name, common), "recall at the card's other cut-offs"], rows)
     return _with_heading("More metrics", intro, table)
+
+
+def _dimensions(results: Mapping[str, Any]) -> str:
+    """Cut vectors, where they were asked for."""
+    found = results.get("dimensions")
+    if not found:
+        return ""
+    names = dict(tasks_by_role(results["tasks"]))
+    rows = [
+        [ROLE_NAMES[role], *(f"{sum(scores[name] for name in own) / len(own):.3f}" for scores in found.values())]
+        for role, own in names.items()
+    ]
+    judged = results["systems"][-1]
+    intro = f"{metric_name(PRIMARY)} of `{judged}`, mean over tasks, by the first so many features of its vectors."
+    return _with_heading("Fewer features", intro, _table(["role", *found], rows))
 
 
 def _pooled(results: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ def validate(results: Any, source: str = "results") -> None:
         if not isinstance(results, Mapping) or results.get("schema") != SCHEMA:
             raise _Mismatch(f"schema: must be '{SCHEMA}'")
         _RESULTS(results, "")
+        _optional(_map_of(_map_of(_NUMBER)))(results.get("dimensions"), "dimensions")  # only where asked for
         _same_systems(results)
     except _Mismatch as mismatch:
         raise UserError(f"{source}: {mismatch}; write it with `mtret evaluate`") from None

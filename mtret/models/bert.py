@@ -4,49 +4,37 @@ Modules are named as in the published checkpoints, so that a parameter's path is
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mtret.errors import UserError
 from mtret.models.attention import attend
-from mtret.models.layers import Dense, Embedding, LayerNorm, Weights, dropout, project
+from mtret.models.layers import Dense, Embedding, LayerNorm, Layers, Weights, dropout, project
+from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("bert.",)  # some checkpoints were saved from inside a larger model
 UNUSED = (r"pooler\..*", r"cls\..*", r"embeddings\.position_ids")  # published, but no part of a sentence embedding
 
 
-@dataclass(frozen=True)
-class BertConfig:
-    """Geometry, from `config.json`; how it is run, and dropout, are the run's own."""
+@dataclass(frozen=True, kw_only=True)
+class BertConfig(TowerConfig):
+    """As in `config.json`."""
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
+    TOWER = "BERT"
+    DROPOUTS = ("attention_probs_dropout_prob", "hidden_dropout_prob")
+    FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}  # noqa: RUF012 (ClassVar in the base)
+
     type_vocab_size: int
     layer_norm_eps: float
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
-    operands: str = "float32"  # this and the following as in ModelConfig
-    attention: str = "xla"
-    remat: bool = False
+    first_position: int = 0  # of a text's first token, in the table of positions
 
-    @classmethod
-    def from_json(cls, published: dict[str, Any], where: str) -> "BertConfig":
-        """Raises UserError where the file asks for what this tower does not do, or lacks a field."""
-        for key, ours in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-            if published.get(key, ours) != ours:
-                raise UserError(f"{where}: {key} is '{published[key]}'; the BERT tower knows '{ours}' only")
-        names = [name for name in cls.__dataclass_fields__ if name not in ("operands", "attention", "remat")]
-        missing = [name for name in names if name not in published and not name.endswith("_prob")]
-        if missing:
-            raise UserError(f"{where}: no '{missing[0]}'; is this the config.json of a BERT encoder?")
-        return cls(**{name: published[name] for name in names if name in published})
+    @property
+    def max_length(self) -> int:
+        """The table of positions ends there."""
+        return self.max_position_embeddings - self.first_position
 
 
 class SelfAttention(nn.Module):
@@ -59,17 +47,15 @@ class SelfAttention(nn.Module):
         self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None, site: int
     ) -> Float[Array, "tokens D"]:
         config = self.config
-        heads = (*segment.shape, config.num_attention_heads, config.hidden_size // config.num_attention_heads)
         width = config.hidden_size
         kernels, biases = zip(*(Weights(width, name=name)(width) for name in ("query", "key", "value")), strict=True)
         projected = project(x, jnp.concatenate(kernels, axis=1), config.operands) + jnp.concatenate(biases)[None, :]
-        q, k, v = (part.reshape(heads) for part in jnp.split(projected, 3, axis=1))
+        q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
         mixed = attend(
             q,
             k,
             v,
             segment,
-            window=None,
             operands=config.operands,
             implementation=config.attention,
             row_keys=keys,
@@ -90,13 +76,12 @@ class AddNorm(nn.Module):
         self,
         x: Float[Array, "tokens inner"],
         residual: Float[Array, "tokens D"],
-        rows: int,
         keys: Key[Array, "rows"] | None,
         site: int,
     ) -> Float[Array, "tokens D"]:
         config = self.config
         x = Dense(config.hidden_size, config.operands, self.gelu_first, name="dense")(x)
-        x = dropout(x.reshape(rows, -1, config.hidden_size), keys, config.hidden_dropout_prob, site).reshape(x.shape)
+        x = dropout(x, keys, config.hidden_dropout_prob, site)
         return LayerNorm(config.layer_norm_eps, name="LayerNorm")(x + residual)
 
 
@@ -110,7 +95,7 @@ class Attention(nn.Module):
         self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None, site: int
     ) -> Float[Array, "tokens D"]:
         mixed = SelfAttention(self.config, name="self")(x, segment, keys, site)
-        return AddNorm(self.config, name="output")(mixed, x, segment.shape[0], keys, site + 1)
+        return AddNorm(self.config, name="output")(mixed, x, keys, site + 1)
 
 
 class Intermediate(nn.Module):
@@ -127,29 +112,16 @@ class Layer(nn.Module):
     """One transformer layer; it owns three dropout sites."""
 
     config: BertConfig
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None, site: int
-    ) -> Float[Array, "tokens D"]:
-        x = Attention(self.config, name="attention")(x, segment, keys, site)
-        wide = Intermediate(self.config, name="intermediate")(x)
-        return AddNorm(self.config, gelu_first=True, name="output")(wide, x, segment.shape[0], keys, site + 2)
-
-
-class Layers(nn.Module):
-    """The stack, numbered from 0."""
-
-    config: BertConfig
+    number: int
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
     ) -> Float[Array, "tokens D"]:
-        layer = nn.remat(Layer, static_argnums=(4,)) if self.config.remat else Layer
-        for i in range(self.config.num_hidden_layers):
-            x = layer(self.config, name=str(i))(x, segment, keys, 1 + 3 * i)
-        return x
+        site = 1 + 3 * self.number
+        x = Attention(self.config, name="attention")(x, segment, keys, site)
+        wide = Intermediate(self.config, name="intermediate")(x)
+        return AddNorm(self.config, gelu_first=True, name="output")(wide, x, keys, site + 2)
 
 
 class Encoder(nn.Module):
@@ -161,7 +133,7 @@ class Encoder(nn.Module):
     def __call__(
         self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
     ) -> Float[Array, "tokens D"]:
-        return Layers(self.config, name="layer")(x, segment, keys)
+        return Layers(self.config, Layer, name="layer")(x, segment, keys)
 
 
 class Embeddings(nn.Module):
@@ -174,15 +146,14 @@ class Embeddings(nn.Module):
         self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
     ) -> Float[Array, "tokens D"]:
         config = self.config
+        place = config.first_position + position.reshape(-1)
         x = Embedding(config.vocab_size, config.hidden_size, name="word_embeddings")(ids.reshape(-1))
-        x += Embedding(config.max_position_embeddings, config.hidden_size, name="position_embeddings")(
-            position.reshape(-1)
-        )
+        x += Embedding(config.max_position_embeddings, config.hidden_size, name="position_embeddings")(place)
         x += Embedding(config.type_vocab_size, config.hidden_size, name="token_type_embeddings")(
             jnp.zeros(1, jnp.int32)
         )
         x = LayerNorm(config.layer_norm_eps, name="LayerNorm")(x)
-        return dropout(x.reshape(*ids.shape, -1), keys, config.hidden_dropout_prob, 0).reshape(x.shape)
+        return dropout(x, keys, config.hidden_dropout_prob, 0)
 
 
 class BertTower(nn.Module):

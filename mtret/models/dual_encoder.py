@@ -1,12 +1,13 @@
 """One tower for queries and documents: packed tokens in, unit vectors out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from mtret.models.lora import LoraConfig
 from mtret.models.pooling import normalise, pool
 from mtret.pytrees import Tree
 from mtret.types import TokenBatch
@@ -19,10 +20,9 @@ class ModelConfig:
     source: str = "minilm"  # "minilm" (the installed package), a sentence-transformers folder, or a hub id
     dropout: float | None = 0.0  # None: as published (0.1 in BERT); drawn per row, so batches of any split agree
     operands: str = "float32"  # operand type of matrix products, "float32" or "bfloat16"; sums are always float32
-    attention: str | None = (
-        None  # "xla", "cpu", "pallas" or "cudnn"; None: of the first two the one that is faster here
-    )
+    attention: str | None = None  # one of attention.IMPLEMENTATIONS; None: "cpu" or "xla", the faster here
     remat: bool = False  # keep a layer's input alone and run it again in the backward pass
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 def encode(

@@ -1,6 +1,7 @@
 """Building blocks of the towers. Activations are [tokens, features]: every product is one large matrix product."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mtret.models.masks import dropout_words, kept
+from mtret.models.tower_config import TowerConfig
 
 OPERANDS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -83,14 +85,50 @@ def _gelu_project_forward(x: Array, kernel: Array, operands: str) -> tuple[Array
 
 def _gelu_project_backward(operands: str, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    x = afresh(x, cotangent)
-    share = _normal_cdf(x)
-    to_active, to_kernel = _project_backward(operands, (narrow(x * share, operands), kernel), cotangent)
-    slope = share + x * jnp.exp(-0.5 * jnp.square(x)) * (1 / math.sqrt(2 * math.pi))
+    active, slope = _gelu_and_slope(afresh(x, cotangent))
+    to_active, to_kernel = _project_backward(operands, (narrow(active, operands), kernel), cotangent)
     return to_active * slope, to_kernel
 
 
 _gelu_project.defvjp(_gelu_project_forward, _gelu_project_backward)
+
+
+def _gelu_and_slope(x: Array) -> tuple[Array, Array]:
+    share = _normal_cdf(x)
+    return x * share, share + x * jnp.exp(-0.5 * jnp.square(x)) * (1 / math.sqrt(2 * math.pi))
+
+
+def gated_project(
+    gate: Float[Array, "tokens inner"],
+    x: Float[Array, "tokens inner"],
+    kernel: Float[Array, "inner outer"],
+    operands: str,
+) -> Float[Array, "tokens outer"]:
+    """`project(gelu(gate) * x, kernel)` (Shazeer, 2002.05202); for the backward pass it keeps `gate` and `x` alone."""
+    return _gated_project(gate, x, kernel, operands)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _gated_project(gate: Array, x: Array, kernel: Array, operands: str) -> Array:
+    return _project(gate * _normal_cdf(gate) * x, kernel, operands)
+
+
+def _gated_project_forward(
+    gate: Array, x: Array, kernel: Array, operands: str
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    return _gated_project(gate, x, kernel, operands), (gate, x, kernel)
+
+
+def _gated_project_backward(
+    operands: str, saved: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    gate, x, kernel = saved
+    active, slope = _gelu_and_slope(afresh(gate, cotangent))
+    to_gated, to_kernel = _project_backward(operands, (narrow(active * x, operands), kernel), cotangent)
+    return to_gated * x * slope, to_gated * active, to_kernel
+
+
+_gated_project.defvjp(_gated_project_forward, _gated_project_backward)
 
 
 def afresh(x: Array, cotangent: Array) -> Array:
@@ -110,15 +148,20 @@ def turned(x: Float[Array, "*batch m n"]) -> Float[Array, "*batch n m"]:
 
 
 def dropout(
-    x: Float[Array, "rows ..."], row_keys: Key[Array, "rows"] | None, rate: float, site: int
-) -> Float[Array, "rows ..."]:
+    x: Float[Array, "rows_or_tokens ..."], row_keys: Key[Array, "rows"] | None, rate: float, site: int
+) -> Float[Array, "rows_or_tokens ..."]:
     """Zeroes a share `rate` and scales up the rest. The mask depends on the row's key and the `site` in the network
-    only, so a row draws the same mask in whatever chunk or on whatever device it is encoded. No keys: no dropout."""
+    only, so a row draws the same mask in whatever chunk or on whatever device it is encoded. No keys: no dropout.
+
+    `x` is by row, or by token, row after row.
+    """
     if row_keys is None or rate == 0.0:
         return x
-    words = dropout_words(row_keys, site).reshape(-1, 2, *[1] * (x.ndim - 1))
-    number = jax.lax.iota(jnp.uint32, math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
-    return jnp.where(kept(number, words[:, 0], words[:, 1], rate), x / (1.0 - rate), jnp.zeros((), x.dtype))
+    words = dropout_words(row_keys, site)
+    of_rows = x.reshape(len(row_keys), -1)
+    number = jax.lax.iota(jnp.uint32, of_rows.shape[1])[None]
+    keep = kept(number, words[:, :1], words[:, 1:], rate)
+    return jnp.where(keep, of_rows / (1.0 - rate), jnp.zeros((), x.dtype)).reshape(x.shape)
 
 
 class Weights(nn.Module):
@@ -139,28 +182,76 @@ def _kernel_and_bias(
 
 
 class Dense(nn.Module):
-    """x @ kernel + bias, or gelu(x) @ kernel + bias."""
+    """x @ kernel + bias; with `gelu_first`, gelu(x) @ kernel + bias, or (gelu(x) * factor) @ kernel + bias."""
 
     features: int
     operands: str
     gelu_first: bool = False
+    bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "tokens inner"]) -> Float[Array, "tokens outer"]:
-        kernel, bias = _kernel_and_bias(self, x.shape[-1], self.features)
-        multiply = gelu_project if self.gelu_first else project
-        return multiply(x, kernel, self.operands) + bias[None, :]
+    def __call__(
+        self, x: Float[Array, "tokens inner"], factor: Float[Array, "tokens inner"] | None = None
+    ) -> Float[Array, "tokens outer"]:
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
+        if factor is not None:
+            found = gated_project(x, factor, kernel, self.operands)
+        elif self.gelu_first:
+            found = gelu_project(x, kernel, self.operands)
+        else:
+            found = project(x, kernel, self.operands)
+        if not self.bias:
+            return found
+        return found + self.param("bias", nn.initializers.zeros, (self.features,))[None, :]
+
+
+class Gated(nn.Module):
+    """The feed-forward network with a gated GELU, (gelu(x @ gate) * (x @ up)) @ down.
+
+    Both kernels of its wide half are published as one, `names[0]`, in either order.
+    """
+
+    width: int
+    operands: str
+    names: tuple[str, str]  # published, of its two halves
+    gate_first: bool
+    biases: tuple[bool, bool]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "tokens D"], keys: Key[Array, "rows"] | None, dropout_rate: float, site: int
+    ) -> Float[Array, "tokens D"]:
+        both = Dense(2 * self.width, self.operands, bias=self.biases[0], name=self.names[0])(x)
+        gate, up = jnp.split(both, 2, axis=1) if self.gate_first else jnp.split(both, 2, axis=1)[::-1]
+        up = dropout(up, keys, dropout_rate, site)  # as good as dropping their product
+        return Dense(x.shape[1], self.operands, gelu_first=True, bias=self.biases[1], name=self.names[1])(gate, up)
+
+
+class Layers(nn.Module):
+    """A tower's layers, numbered from 0; each gets what the tower gives beside the states."""
+
+    config: TowerConfig
+    layer: Callable[..., nn.Module]  # (config, number, name)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "tokens D"], *context: Any) -> Float[Array, "tokens D"]:
+        layer = nn.remat(self.layer) if self.config.remat else self.layer  # type: ignore[arg-type]
+        for number in range(self.config.num_hidden_layers):
+            x = layer(self.config, number, name=str(number))(x, *context)
+        return x
 
 
 class LayerNorm(nn.Module):
-    """Normalises over features: mean 0, variance 1, then scale and bias."""
+    """Normalises over features: mean 0, variance 1, then scale and, where there is one, bias."""
 
     epsilon: float
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens features"]) -> Float[Array, "tokens features"]:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape) if self.bias else jnp.zeros(shape, scale.dtype)
         return _layer_norm(x, scale, bias, self.epsilon)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from rich.console import Console
 
-from mtret.artefact import Artefact, load_artefact
+from mtret.artefact.folder import Artefact, load_artefact
 from mtret.console import Bar, say, timed
 from mtret.data.formats import Suite
 from mtret.data.roles import check_leakage, role_of, seen_document_share
@@ -29,7 +29,7 @@ from mtret.index.encode import Embedder, Texts, cached
 from mtret.index.exact import Run, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
-from mtret.models.hf import file_sha256
+from mtret.models.weights import file_sha256
 from mtret.runs.setting import check_writable, load_suite, versions
 
 DEPTH = 100  # results of every search
@@ -45,6 +45,7 @@ class JudgeConfig:
     scann: bool = True  # also by ScaNN, with its recall against exact search
     allow_leakage: bool = False
     operands: str = "float32"
+    dimensions: tuple[int, ...] = ()  # also by the first so many features of the judged model's vectors
     seed: int = 0  # of the bootstrap
 
 
@@ -88,6 +89,11 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
         f"{sum(len(one.task.document_ids) for one in asked):,} documents",
     )
     encoders = _encoders(artefact, config)
+    too_many = [d for d in config.dimensions if not 0 < d < artefact.encoder.features]
+    if too_many:
+        raise UserError(
+            f"--dimensions: {too_many[0]} is not between 0 and the {artefact.encoder.features} features of this model"
+        )
     vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
     with timed(console, "searching"):
         lexical = {one.task.name: _lexical(one, config, cache) for one in asked}
@@ -104,6 +110,9 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
         pooled=pooled,
         skipped=suite.skipped,
     )
+    if config.dimensions:
+        with timed(console, "searching cut vectors"):
+            results["dimensions"] = _by_dimension(asked, vectors, config)
     write_report(results, folder)
     console.print(terminal_table(results))
     return results
@@ -157,7 +166,7 @@ def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPat
             documents = artefact.templates.render_documents(one.task.document_texts)
             parts += [Texts(tokenizer(texts), encoder.max_length) for texts in (queries, documents)]
     embedder = Embedder(encoder.tower, encoder.params, encoder.pooling, encoder.features)
-    fingerprint = f"{encoder.weights_sha256} {encoder.pooling} {encoder.tower.config.operands} {encoder.attention}"  # type: ignore[attr-defined]
+    fingerprint = f"{encoder.weights_sha256} {encoder.pooling} {encoder.config.operands} {encoder.config.attention}"
     total = sum(int(part.tokens.lengths(part.limit).sum()) for part in parts)
     with Bar(console, f"{name}: encoding, tokens", total) as bar:
         found = cached(embedder, parts, fingerprint, cache, bar.advance)
@@ -216,6 +225,29 @@ def _outcome(
         seen_document_share=seen_document_share(task, config.split, artefact.record) if artefact.record else None,
         scann=approximate,
     )
+
+
+def _by_dimension(
+    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig
+) -> dict[str, dict[str, float]]:
+    """{number of features: {task: score}} of the judged model, whole and cut (Matryoshka)."""
+    of_model = vectors[list(vectors)[-1]]
+    whole = next(iter(of_model.values()))[0].shape[1]
+    found: dict[str, dict[str, float]] = {}
+    for features in (whole, *config.dimensions):
+        scores = {}
+        for one in asked:
+            pairs, order = excluded_pairs(one.task.exclude, one.rows), tie_order(one.task.document_ids)
+            queries, documents = (_unit(side[:, :features]) for side in of_model[one.task.name])
+            run = search(queries, documents, DEPTH, order=order, exclude=pairs)
+            systems = evaluate_task(one.task, config.split, one.rows, {"cut": run}).systems
+            scores[one.task.name] = float(systems["cut"][PRIMARY].mean())
+        found[str(features)] = scores
+    return found
+
+
+def _unit(vectors: Float32[np.ndarray, "n D"]) -> Float32[np.ndarray, "n D"]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _approximate(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from mtret.artefact import save_artefact
+from mtret.artefact.folder import prompts_of, save_artefact
 from mtret.console import TrainingBar, duration, say, timed
 from mtret.data.formats import Suite
 from mtret.data.pipeline import batches
@@ -26,11 +26,13 @@ from mtret.data.tokenize import Tokenizer
 from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, prepare_gpu
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
+from mtret.evaluation.report import role_tables
+from mtret.evaluation.results import read_results
 from mtret.files import AnyPath, inside, load_arrays, read_arrays, read_metadata, replace_json, written_locally
 from mtret.index.encode import Embedder, Texts
 from mtret.models import attention, hf
 from mtret.processes import ALONE, Peers
-from mtret.pytrees import Tree, unflatten
+from mtret.pytrees import Tree, flatten, unflatten
 from mtret.run_config import RunConfig, as_json, build, differences
 from mtret.runs.setting import check_writable, is_probe, load_suite, this_start, versions
 from mtret.runs.summary import count_compilations, in_words, summary
@@ -38,9 +40,9 @@ from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
 from mtret.train.loop import Best, Evaluate, KeptWeights, Loop, MetricsFile, Nowhere, Sinks
 from mtret.train.object_checkpoint import ObjectCheckpoints
-from mtret.train.optim import optimizer
-from mtret.train.sharding import batch_sharding, layout, layout_lines, make_mesh, param_specs, whole
-from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create_state, initial_params
+from mtret.train.optim import frozen_paths, optimizer
+from mtret.train.sharding import batch_sharding, layout, layout_lines, make_mesh, param_specs
+from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create_state, deployed_of, initial_params
 
 RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
@@ -58,6 +60,8 @@ def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
             raise UserError(f"mixture.tasks: '{name}' is not trainable: {suite.skipped[name]}")
         if name not in suite.tasks:
             raise UserError(f"mixture.tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
+    if reserved := {"query", "document"} & set(names):
+        raise UserError(f"mixture.tasks: '{reserved.pop()}' is the name of a prompt of every model; rename the task")
     if len(set(names)) < len(names):
         raise UserError(f"mixture.tasks: a task is named twice in {', '.join(names)}")
     if not names:
@@ -87,8 +91,8 @@ def train(
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     encoder = hf.load(config.model.source, config.model)
-    attention.choose(config.model.attention, encoder.attention_dropout)
-    say(console, attention.in_words(encoder.attention))
+    attention.choose(config.model.attention, encoder.config.attention_dropout_rate)
+    say(console, attention.in_words(encoder.config.attention))
     identity = _identity(config, suite, tasks, encoder)
     _check_same(peers, identity)
     if peers.first:
@@ -120,7 +124,7 @@ def train(
                 numbers |= {"first_step": first + 1, "last_step": int(state.step), "skipped_steps": int(state.skipped)}
                 replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
                 say(console, in_words(numbers))
-        latest = whole(state.params)
+        latest = deployed_of(state, config.model.lora)
     finally:
         checkpoints.close()
     if peers.first:
@@ -129,10 +133,12 @@ def train(
     return workdir / "model"
 
 
-def export(workdir: AnyPath, out: AnyPath, step: int | None = None) -> AnyPath:
+def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str = "") -> AnyPath:
     """Writes the best parameters so far of a run, finished or not, as a model folder; or those that it kept of `step`.
+    The card tells what `mtret evaluate` found of the same parameters, if it was asked.
 
-    Raises UserError where `workdir` is no run, has not these parameters, its data has changed, or `out` exists.
+    Raises UserError where `workdir` is no run, has not these parameters, its data has changed, `out` exists, or
+    `target` could not serve the model.
     """
     check_writable(out, "--out")
     if out.exists():
@@ -145,7 +151,19 @@ def export(workdir: AnyPath, out: AnyPath, step: int | None = None) -> AnyPath:
     encoder = hf.load(config.model.source, config.model)
     _claim(workdir, _identity(config, suite, tasks, encoder), write=False)
     step = int(read_metadata(path).get("step", -1))
-    return _save_model(out, encoder, unflatten(arrays)["tower"], tasks, config, step)
+    scores = partial(_scores, workdir)
+    return _save_model(out, encoder, unflatten(arrays)["tower"], tasks, config, step, scores, target)
+
+
+def _scores(workdir: AnyPath, weights_sha256: str) -> str:
+    """Of a run's model by role, in Markdown, where it was judged."""
+    for split in ("test", "dev"):
+        path = workdir / split / "results.json"
+        if path.exists() and (results := read_results(path))["protocol"]["weights_sha256"] == weights_sha256:
+            suite, date = results["protocol"]["suite"], results["protocol"]["date"]
+            about = f"Mean nDCG@10 over tasks, {split} split of {suite}, exact search, 95% intervals; {date}."
+            return f"{about}\n\n{role_tables(results['roles'], results['systems'])}"
+    return ""
 
 
 def _parameters(workdir: AnyPath, step: int | None) -> tuple[AnyPath, dict[str, np.ndarray]]:
@@ -167,7 +185,14 @@ def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints | ObjectCheckpoints:
 
 
 def _save_model(
-    folder: AnyPath, encoder: hf.Pretrained, params: Tree, tasks: Sequence[Task], config: RunConfig, step: int
+    folder: AnyPath,
+    encoder: hf.Pretrained,
+    params: Tree,
+    tasks: Sequence[Task],
+    config: RunConfig,
+    step: int,
+    scores: Callable[[str], str] = lambda sha256: "",
+    target: str = "",
 ) -> AnyPath:
     details = {
         "mtret": versions()["mtret"],
@@ -176,8 +201,8 @@ def _save_model(
         "step": step,
         "config": as_json(config),
     }
-    cards = [task.card for task in tasks]
-    save_artefact(folder, encoder, params, config.templates, cards, training_record(tasks), details)
+    prompts = prompts_of(config.templates, {task.card.name: task.card.instruction for task in tasks})
+    save_artefact(folder, encoder, params, config.templates, prompts, training_record(tasks), details, scores, target)
     return folder
 
 
@@ -210,7 +235,8 @@ def _prepare(
     with timed(console, "planning"):
         shapes = planner.shapes
     _print_plan(planner, shapes, tasks, training, config, console)
-    params = initial_params(encoder.params, config.loss)
+    params = initial_params(encoder.params, config.loss, config.model.lora, config.seed)
+    frozen = frozen_paths(params, config.optim)
     specs = param_specs(params, config.mesh)
     step = StepConfig(
         tower=encoder.tower,
@@ -221,7 +247,10 @@ def _prepare(
         chunked=config.batch.chunk_tokens is not None,
         dropout=config.model.dropout != 0.0,
         seed=config.seed,
+        lora=config.model.lora,
+        frozen=frozen,
     )
+    _print_trained(params, frozen, console)
     samples = dev_samples(tasks, config.dev, config.seed)
     evaluate = _dev_evaluator(samples, encoder, tokenizer, config, peers) if samples else None
     return _Run(planner, step, params, mesh, specs, evaluate)
@@ -260,6 +289,14 @@ def _print_plan(
     words = ", ".join(f"{rows} x {length} ({count})" for (rows, length), count in shapes.items())
     chunks = f", in chunks of {batch.chunk_tokens:,} tokens" if batch.chunk_tokens else ""
     say(console, f"{len(shapes)} shapes{chunks}, rows x tokens (steps): {words}")
+
+
+def _print_trained(params: Tree, frozen: Collection[str], console: Console) -> None:
+    sizes = {path: int(np.prod(leaf.shape)) for path, leaf in flatten(params).items()}
+    trained = sum(size for path, size in sizes.items() if path not in frozen)
+    if frozen:
+        whole = sum(sizes.values())
+        say(console, f"trained: {trained:,} of {whole:,} parameters ({trained / whole:.1%}), the others are frozen")
 
 
 def _dev_evaluator(
@@ -455,6 +492,7 @@ def _loop(
         evaluate=run.evaluate,
         on_skipped=on_skipped if peers.first else lambda plan: None,
         stop=peers.stop,
+        deployed=partial(deployed_of, lora=config.model.lora),
     )
 
 

@@ -239,6 +239,7 @@ class Loop:
     totals: Totals = field(default_factory=Totals)
     weights: KeptWeights | None = None
     profile: Path | None = None  # folder for a trace of a few early steps
+    deployed: Callable[[TrainState], Tree] = lambda state: whole(state.params)  # what is judged and kept of a state
     # (steps begun, signal that asks this process to stop) -> the signal to stop for now: where several processes train,
     # they all stop after the same step
     stop: Callable[[int, int | None], int | None] = lambda done, asked: asked
@@ -303,10 +304,10 @@ class Loop:
         self.sinks.events.flush()
         self.sinks.file.save()
         if self.evaluate is None:
-            self.best.keep(-np.inf, step, whole(state.params))
+            self.best.keep(-np.inf, step, self.deployed(state))
         if step not in self.checkpoints.steps():
             if self.weights is not None and self.weights.keep:
-                self.weights.save(step, whole(state.params))
+                self.weights.save(step, self.deployed(state))
             self.checkpoints.save(state, {"best": {"step": self.best.step, "score": _finite(self.best.score)}})
 
     def _log(self, plan: Plan, metrics: Array, clock: "_Clock", skips: "_Skips") -> None:
@@ -333,7 +334,7 @@ class Loop:
 
     def _dev(self, step: int, state: TrainState) -> None:
         assert self.evaluate is not None
-        params = whole(state.params)
+        params = self.deployed(state)
         scores = self.evaluate(params["tower"])
         is_best = self.best.offer(scores["mean"], step, params)
         self.sinks.file.write({"step": step, "dev": dict(scores), "best": is_best})

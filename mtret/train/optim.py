@@ -1,11 +1,14 @@
 """AdamW with warm-up, decay of the rate, weight decay by parameter name, and clipping."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from mtret.errors import UserError
-from mtret.pytrees import Tree, match_rules
+from mtret.pytrees import Tree, flatten, match_rules, unflatten
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,12 @@ class OptimConfig:
     weight_decay: float = 0.01
     # (expression for the parameter's whole path, decayed or not); the first match counts, every parameter needs one
     decay: tuple[tuple[str, bool], ...] = (
-        (r".*/(kernel|embedding)", True),
+        (r".*/(kernel|embedding|a|b)", True),
         (r".*/(bias|scale)", False),
         (r"log_scale", False),
     )
+    train: tuple[tuple[str, bool], ...] = ((r".*", True),)  # the same of: trained, or frozen as it was loaded
+    average: float = 0.0  # above 0, e.g. 0.999: evaluated and kept is the moving average of the parameters
     clip_norm: float = 1.0  # global gradient norm; 0: no clipping
 
 
@@ -44,18 +49,68 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after[config.schedule]], [config.warmup_steps])
 
 
+def frozen_paths(params: Tree, config: OptimConfig) -> frozenset[str]:
+    """Of the parameters that are not trained: the tower's where it has adapters, and what `optim.train` says.
+
+    Raises UserError where a parameter matches no rule, or nothing is left to train.
+    """
+    trained = flatten(match_rules(params, config.train, "optim.train"))
+    adapters = "lora" in params
+    frozen = {
+        path for path, is_trained in trained.items() if not is_trained or (adapters and path.startswith("tower/"))
+    }
+    if frozen >= trained.keys() - {"log_scale"}:
+        raise UserError("optim.train: freezes every parameter of the encoder; nothing is left to train")
+    return frozenset(frozen)
+
+
 def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTransformation:
-    """The update rule for `params` (shapes are enough). Raises UserError where a parameter matches no decay rule."""
-    mask = match_rules(params, config.decay, "optim.decay")
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(
-        clip,
-        optax.adamw(
-            learning_rate(config, steps),
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            mask=mask,
+    """The update rule for `params` (shapes are enough), whose frozen ones have gradients of zero.
+
+    Raises UserError where a parameter matches no rule of `optim.decay` or `optim.train`.
+    """
+    frozen = frozen_paths(params, config)
+    trained = unflatten({path: path not in frozen for path in flatten(params)})
+    decayed = flatten(match_rules(params, config.decay, "optim.decay"))
+    adam = optax.adamw(
+        learning_rate(config, steps),
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        # Frozen ones are no nodes any more where this mask is asked for.
+        mask=lambda tree: jax.tree_util.tree_map_with_path(
+            lambda path, _: decayed["/".join(k.key for k in path)], tree
         ),
     )
+    rule = optax.chain(adam, moving_average(config.average)) if config.average else adam
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.chain(clip, optax.masked(rule, trained) if frozen else rule)
+
+
+class AverageState(NamedTuple):
+    """Of `moving_average`."""
+
+    average: Any  # like the parameters
+
+
+def moving_average(decay: float) -> optax.GradientTransformation:
+    """Changes no update; its state is the exponential moving average of the parameters after each."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        after = optax.apply_updates(params, updates)
+        return updates, AverageState(jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, after))
+
+    return optax.GradientTransformation(lambda params: AverageState(jax.tree.map(jnp.asarray, params)), update)
+
+
+def averaged(params: Tree, opt_state: Any) -> Tree:
+    """The parameters' moving average where the optimizer keeps one; frozen parameters as they are."""
+
+    def is_average(x: Any) -> bool:
+        return isinstance(x, AverageState)
+
+    for state in filter(is_average, jax.tree.leaves(opt_state, is_leaf=is_average)):
+        kept = {path: x for path, x in flatten(state.average).items() if not isinstance(x, optax.MaskedNode)}
+        return unflatten({**flatten(params), **kept})
+    return params

@@ -1,7 +1,7 @@
 """The mesh of devices, and how batches and parameters lie on it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,21 +83,21 @@ def gathered(params: Tree, specs: Tree) -> Tree:
     def gather(param: jax.Array, spec: P) -> jax.Array:
         return jax.lax.all_gather(param, "fsdp", axis=spec.index("fsdp"), tiled=True) if "fsdp" in spec else param
 
-    return _with_specs(gather, params, specs)
-
-
-def summed(gradients: Tree, specs: Tree) -> Tree:
-    """Inside `shard_map`: each device's gradients added up over those devices that hold copies of a parameter."""
-
-    def add(gradient: jax.Array, spec: P) -> jax.Array:
-        return jax.lax.psum(gradient, "data" if "fsdp" in spec else AXES)
-
-    return _with_specs(add, gradients, specs)
-
-
-def _with_specs(fn: Callable[[jax.Array, P], jax.Array], tree: Tree, specs: Tree) -> Tree:
     of = flatten(specs)
-    return unflatten({path: fn(leaf, of[path]) for path, leaf in flatten(tree).items()})
+    return unflatten({path: gather(leaf, of[path]) for path, leaf in flatten(params).items()})
+
+
+def summed(gradients: Tree, specs: Tree, zero: Collection[str] = ()) -> Tree:
+    """Inside `shard_map`: each device's gradients added up over those devices that hold copies of a parameter.
+
+    `zero`: paths of gradients that are zero on all of them.
+    """
+    of = flatten(specs)
+
+    def add(path: str, gradient: jax.Array) -> jax.Array:
+        return gradient if path in zero else jax.lax.psum(gradient, "data" if "fsdp" in of[path] else AXES)
+
+    return unflatten({path: add(path, leaf) for path, leaf in flatten(gradients).items()})
 
 
 def named(mesh: Mesh, specs: Any) -> Any:

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -18,10 +18,12 @@ from jaxtyping import Array, Float, Int
 from mtret.data.planning import Planner, Shape
 from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
 from mtret.models.dual_encoder import encode
+from mtret.models.lora import LoraConfig, adapted, initial_adapters
 from mtret.models.pooling import normalise
-from mtret.pytrees import Tree
+from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.grad_cache import encode_in_chunks
-from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, named, replicated, summed
+from mtret.train.optim import averaged
+from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, named, replicated, summed, whole
 from mtret.types import PairBatch
 
 METRICS = ("loss", "accuracy", "gradient_norm", "temperature", "skipped")
@@ -49,11 +51,26 @@ class StepConfig:
     chunked: bool
     dropout: bool
     seed: int
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    frozen: frozenset[str] = frozenset()  # paths of parameters that are not trained
 
 
-def initial_params(tower_params: Tree, loss: LossConfig) -> Tree:
-    """The tower's parameters and the logarithm of 1/temperature."""
-    return {"tower": tower_params, "log_scale": jnp.log(jnp.float32(1 / loss.temperature))}
+def initial_params(tower_params: Tree, loss: LossConfig, lora: LoraConfig | None = None, seed: int = 0) -> Tree:
+    """The tower's parameters, the logarithm of 1/temperature and, if there are any, the tower's adapters."""
+    params = {"tower": tower_params, "log_scale": jnp.log(jnp.float32(1 / loss.temperature))}
+    return params | {"lora": initial_adapters(tower_params, lora, seed)} if lora and lora.rank else params
+
+
+def deployed(params: Tree, lora: LoraConfig) -> Tree:
+    """As `initial_params` without adapters: they are added to the tower."""
+    if "lora" not in params:
+        return params
+    return {"tower": adapted(params["tower"], params["lora"], lora), "log_scale": params["log_scale"]}
+
+
+def deployed_of(state: TrainState, lora: LoraConfig) -> Tree:
+    """What is judged, kept and exported of a state, on this host: moving averages and adapters worked in."""
+    return deployed(whole(averaged(state.params, state.opt_state)), lora)
 
 
 def batch_loss(
@@ -65,7 +82,7 @@ def batch_loss(
     """
     key = jax.random.fold_in(jax.random.key(config.seed), step) if config.dropout else None
     first_group = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
-    arguments = config.tower, params["tower"], batch.texts, config.group_texts, key, first_group
+    arguments = config.tower, deployed(params, config.lora)["tower"], batch.texts, config.group_texts, key, first_group
     vectors = encode_in_chunks(*arguments, batch.chunks) if config.chunked else encode(*arguments)
     log_scale = params["log_scale"] if config.loss.learn_temperature else jax.lax.stop_gradient(params["log_scale"])
     relation = batch.target, batch.known, batch.query_ok, batch.doc_ok
@@ -89,10 +106,10 @@ def gradients(
 
     def of_own(params: Tree, batch: PairBatch, step: Array) -> tuple[Array, Array, Tree]:
         def part(params: Tree) -> tuple[Array, Array]:
-            return batch_loss(gathered(params, specs), batch, step, config, AXES)
+            return batch_loss(gathered(_held(params, config.frozen), specs), batch, step, config, AXES)
 
         (nats, accuracy), gradient = jax.value_and_grad(part, has_aux=True)(params)
-        return *jax.lax.psum((nats, accuracy), AXES), summed(gradient, specs)
+        return *jax.lax.psum((nats, accuracy), AXES), summed(gradient, specs, config.frozen)
 
     # What is summed is written out, so JAX need not track what differs from device to device (nor can it: its error
     # function fails the check in some versions).
@@ -100,6 +117,11 @@ def gradients(
         of_own, mesh=mesh, in_specs=(specs, batch_specs(), P()), out_specs=(P(), P(), specs), check_vma=False
     )
     return shared(params, batch, step)
+
+
+def _held(params: Tree, frozen: Collection[str]) -> Tree:
+    """Frozen parameters as constants: what only their gradients need is not computed."""
+    return unflatten({p: jax.lax.stop_gradient(x) if p in frozen else x for p, x in flatten(params).items()})
 
 
 def train_step(
@@ -128,8 +150,17 @@ def state_sharding(params: Tree, optimizer: optax.GradientTransformation, mesh: 
     """Where a state lies: what the optimizer keeps for a parameter, with the parameter."""
     everywhere, places = replicated(mesh), named(mesh, specs)
     kept: Any = jax.eval_shape(optimizer.init, params)
+
+    def frozen(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
     opt_state = optax.tree.map_params(
-        optimizer, lambda _, place: place, kept, places, transform_non_params=lambda _: everywhere
+        optimizer,
+        lambda leaf, place: leaf if frozen(leaf) else place,
+        kept,
+        places,
+        transform_non_params=lambda _: everywhere,
+        is_leaf=frozen,
     )
     return TrainState(cast(Any, everywhere), places, opt_state, cast(Any, everywhere))
 

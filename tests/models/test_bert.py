@@ -133,23 +133,6 @@ def test_rematerialisation_changes_no_gradient(params: dict[str, Any]) -> None:
     assert np.linalg.norm(again - plain) < 1e-6 * np.linalg.norm(plain)
 
 
-def test_every_place_that_drops_has_a_mask_of_its_own(params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from mtret.models import attention, bert
-
-    sites = []
-
-    def note(x: jax.Array, keys: jax.Array | None, rate: float, site: int) -> jax.Array:
-        sites.append(site)
-        return x
-
-    monkeypatch.setattr(bert, "dropout", note)
-    monkeypatch.setattr(attention, "dropout", note)
-    keys = jax.random.split(jax.random.key(0), 1)
-    jax.eval_shape(lambda: BertTower(DROPPING).apply({"params": params}, *rows([[0]], 4), keys))
-    assert len(sites) == 1 + 3 * CONFIG.num_hidden_layers
-    assert len(set(sites)) == len(sites)
-
-
 def test_narrow_operands_stay_close(params: dict[str, Any]) -> None:
     batch = rows([[0, 1, 2], [3]], 16)
     wide = states(params, batch)

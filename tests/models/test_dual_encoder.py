@@ -13,7 +13,18 @@ from mtret.types import TokenBatch
 
 FEATURES, N_TEXTS = 12, 3
 CHUNKS, GROUPS, ROWS, LENGTH = 3, 2, 2, 5
-CONFIG = BertConfig(30, FEATURES, 1, 2, 16, 16, 2, 1e-12, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+CONFIG = BertConfig(
+    vocab_size=30,
+    hidden_size=FEATURES,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=16,
+    type_vocab_size=2,
+    layer_norm_eps=1e-12,
+    hidden_dropout_prob=0.3,
+    attention_probs_dropout_prob=0.3,
+)
 
 
 def batch() -> TokenBatch:

@@ -2,15 +2,17 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from mtret.errors import UserError
 from mtret.models import hf
 from mtret.models.dual_encoder import ModelConfig
+from mtret.models.weights import published_name
 from mtret.pytrees import flatten
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -47,7 +49,7 @@ def test_every_tensor_arrives_under_its_name(
     params = flatten(loaded.params)
     assert len(params) == len(published) - 3
     for path, value in params.items():
-        theirs = published[hf.published_name(path)]
+        theirs = published[published_name(path)]
         np.testing.assert_array_equal(value, theirs.T if path.endswith("/kernel") else theirs)
         assert value.dtype == np.float32
 
@@ -57,7 +59,7 @@ def test_saved_again_every_tensor_is_the_published_one(
     write_model: Callable[..., Path], tmp_path: Path, prefix: str
 ) -> None:
     loaded = hf.load(str(write_model(prefix=prefix)))
-    hf.save(tmp_path / "again", loaded, loaded.params, {}, "card")
+    hf.save(tmp_path / "again", loaded, loaded.params, {})
     before, after = (load_file(folder / "model.safetensors") for folder in (loaded.folder, tmp_path / "again"))
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -78,10 +80,9 @@ def test_a_saved_folder_reads_back_alike(write_model: Callable[..., Path], tmp_p
     assert (loaded.pooling, loaded.max_length, loaded.features) == ("cls", 24, 8)
     out = tmp_path / "out"
     (out / "stale").mkdir(parents=True)
-    hf.save(out, loaded, loaded.params, {"desk": "Instruct: x\nQuery: "}, "# A card")
+    hf.save(out, loaded, loaded.params, {"desk": "Instruct: x\nQuery: "})
     again = hf.load(str(out))
     assert (again.pooling, again.max_length, again.prompts) == ("cls", 24, {"desk": "Instruct: x\nQuery: "})
-    assert (out / "README.md").read_text(encoding="utf-8") == "# A card"
     assert not (out / "stale").exists()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -99,18 +100,18 @@ def test_half_precision_weights_become_float32(
 
 def test_the_runs_settings_override_the_published_ones(write_model: Callable[..., Path]) -> None:
     folder = str(write_model())
-    plain = hf.load(folder).tower.config  # type: ignore[attr-defined]
+    plain: Any = hf.load(folder).config
     assert (plain.hidden_dropout_prob, plain.attention_probs_dropout_prob, plain.operands) == (0.0, 0.0, "float32")
-    own = hf.load(folder, ModelConfig(dropout=None, operands="bfloat16")).tower.config  # type: ignore[attr-defined]
+    own: Any = hf.load(folder, ModelConfig(dropout=None, operands="bfloat16")).config
     assert (own.hidden_dropout_prob, own.attention_probs_dropout_prob, own.operands) == (0.1, 0.1, "bfloat16")
-    given = hf.load(folder, ModelConfig(dropout=0.3)).tower.config  # type: ignore[attr-defined]
+    given: Any = hf.load(folder, ModelConfig(dropout=0.3)).config
     assert (given.hidden_dropout_prob, given.attention_probs_dropout_prob) == (0.3, 0.3)
 
 
 def test_a_model_that_was_trained_with_a_gpus_attention_is_read_anywhere(write_model: Callable[..., Path]) -> None:
     loaded = hf.load(str(write_model()), ModelConfig(attention="cudnn", dropout=0.3))
-    assert loaded.attention == "cudnn"
-    assert loaded.attention_dropout == 0.3
+    assert loaded.config.attention == "cudnn"
+    assert loaded.config.attention_dropout_rate == 0.3
 
 
 def test_a_misshapen_tensor_is_refused(write_model: Callable[..., Path], published: dict[str, np.ndarray]) -> None:
@@ -124,13 +125,82 @@ def test_a_misshapen_tensor_is_refused(write_model: Callable[..., Path], publish
 
 def test_a_missing_tensor_is_refused(write_model: Callable[..., Path], published: dict[str, np.ndarray]) -> None:
     message = spoiled(write_model, published, **{QUERY: None, "embeddings.LayerNorm.bias": None})
-    assert message.endswith("model.safetensors: 2 tensors are missing, the first is 'embeddings.LayerNorm.bias'")
+    assert message.endswith(f"model.safetensors: 2 tensors are missing (embeddings.LayerNorm.bias, {QUERY})")
+
+
+def test_what_is_missing_and_what_is_left_over_stand_side_by_side(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray]
+) -> None:
+    """As where a name has changed."""
+    renamed = {f"encoder.layer.{i}.attention.self.query.{leaf}": None for i in range(2) for leaf in ("weight", "bias")}
+    message = spoiled(write_model, published, **renamed, **{"encoder.q.weight": np.zeros(8, np.float32)})
+    first = "encoder.layer.0.attention.self.query.bias, encoder.layer.0.attention.self.query.weight"
+    assert message.endswith(
+        f"4 tensors are missing ({first}, encoder.layer.1.attention.self.query.bias, ...); "
+        "1 tensors have no place in this tower (encoder.q.weight)"
+    )
+
+
+def shards(folder: Path, tensors: dict[str, np.ndarray], **changes: str) -> Path:
+    """The folder with its tensors in two files. `changes`: of the index, tensor -> file."""
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, own in parts.items():
+        save_file({name: tensors[name] for name in own}, folder / file)
+    listed = {name: file for file, own in parts.items() for name in own} | changes
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}), encoding="utf-8")
+    return folder
+
+
+def test_several_files_are_read_as_one(write_model: Callable[..., Path], published: dict[str, np.ndarray]) -> None:
+    whole = hf.load(str(write_model("whole")))
+    folder = shards(write_model("cut", files={"model.safetensors": None}), published)
+    cut = hf.load(str(folder))
+    for one, other in ((whole.params, cut.params), (whole.unused, cut.unused)):
+        assert flatten(one).keys() == flatten(other).keys()
+        for path, value in flatten(one).items():
+            np.testing.assert_array_equal(value, flatten(other)[path])
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"")
+    assert "model-00001-of-00002.safetensors: damaged or truncated" in refusal(folder)
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    assert "model-00001-of-00002.safetensors: missing" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {QUERY: "../../secret.safetensors"},
+            "names the file '../../secret.safetensors'; a shard is a .safetensors file",
+        ),
+        ({QUERY: "/etc/passwd"}, "names the file '/etc/passwd'"),
+        ({QUERY: ".hidden.safetensors"}, "names the file '.hidden.safetensors'"),
+        ({QUERY: "weights.bin"}, "names the file 'weights.bin'"),
+        ({QUERY: 3}, "names the file '3'"),
+        ({"other": "model-00001-of-00002.safetensors"}, "disagrees with the files, the tensor 'other' is in no file"),
+        (
+            {QUERY: "model-00003-of-00002.safetensors"},
+            "model-00003-of-00002.safetensors: missing, but the index names it",
+        ),
+    ],
+)
+def test_an_index_that_leads_astray_is_refused(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray], changes: dict, message: str
+) -> None:
+    folder = shards(write_model("cut", files={"model.safetensors": None}), published, **changes)
+    assert message in refusal(folder)
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", '{"weight_map": []}', "{", '{"weight_map": {}}', "[" * 100_000])
+def test_an_index_that_is_none_is_refused(write_model: Callable[..., Path], index: str) -> None:
+    folder = write_model(files={"model.safetensors": None, "model.safetensors.index.json": index})
+    assert refusal(folder).startswith(f"{folder}/model.safetensors.index.json: ")
 
 
 def test_a_left_over_tensor_is_refused(write_model: Callable[..., Path], published: dict[str, np.ndarray]) -> None:
     left_over = "encoder.layer.2.output.dense.bias"
     message = spoiled(write_model, published, **{left_over: np.zeros(8, np.float32)})
-    assert message.endswith(f"1 tensors have no place in this tower, the first is '{left_over}'")
+    assert message.endswith(f"model.safetensors: 1 tensors have no place in this tower ({left_over})")
 
 
 def test_a_tensor_of_integers_is_refused(write_model: Callable[..., Path], published: dict[str, np.ndarray]) -> None:
@@ -150,16 +220,27 @@ def test_a_truncated_file_is_refused(write_model: Callable[..., Path], keep: int
 
 def test_pickled_weights_are_never_opened(write_model: Callable[..., Path]) -> None:
     folder = write_model(files={"model.safetensors": None, "pytorch_model.bin": b"anything"})
-    assert refusal(folder).endswith("its weights are pickled, which can run code: convert them to safetensors first")
+    assert refusal(folder).startswith(
+        f"{folder}/model.safetensors: missing; pytorch_model.bin is pickled, and reading it could run any code in it"
+    )
     assert refusal(write_model("bare", files={"model.safetensors": None})).endswith("missing; is this a model folder?")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bart"}, "model_type 'bart' is not supported; known: bert. Did you mean 'bert'?"),
+        (
+            {"model_type": "bart"},
+            "model_type 'bart' is not supported; known: bert, xlm-roberta, new, gte, modernbert. Did you mean 'bert'?",
+        ),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; the BERT tower knows 'gelu' only"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"hidden_size": 10**12}, "hidden_size is 1000000000000, which no encoder has"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, which no encoder has"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1, which no encoder has"),
+        ({"vocab_size": "16"}, "vocab_size is '16', which no encoder has"),
+        ({"num_attention_heads": 3}, "hidden_size 8 is no multiple of 3 attention heads"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps is 'small', not a number"),
         ({"intermediate_size": None}, "no 'intermediate_size'; is this the config.json of a BERT encoder?"),
         ({"files": {"config.json": None}}, "config.json: missing; a sentence-transformers folder has one"),
         ({"files": {"config.json": "{"}}, "config.json: cannot be read as JSON ("),
@@ -169,7 +250,22 @@ def test_pickled_weights_are_never_opened(write_model: Callable[..., Path]) -> N
             "1_Pooling/config.json: pooling ['pooling_mode_max_tokens'] is not supported; one of mean, cls, last is",
         ),
     ],
-    ids=["architecture", "activation", "positions", "field", "no config", "bad json", "no object", "pooling"],
+    ids=[
+        "architecture",
+        "activation",
+        "positions",
+        "huge",
+        "deep",
+        "negative",
+        "text",
+        "heads",
+        "epsilon",
+        "field",
+        "no config",
+        "bad json",
+        "no object",
+        "pooling",
+    ],
 )
 def test_what_this_tower_does_not_do_is_refused(write_model: Callable[..., Path], changes: dict, message: str) -> None:
     assert message in refusal(write_model(**changes))

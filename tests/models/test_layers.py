@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mtret.models.attention import attend
-from mtret.models.layers import Dense, Embedding, LayerNorm, dropout, gelu_project, project
+from mtret.models.layers import Dense, Embedding, Gated, LayerNorm, dropout, gated_project, gelu_project, project
+from mtret.models.rotary import Rotation, angles, rotate
 
 
 def random_arrays(*shapes: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:
@@ -165,3 +166,55 @@ def test_neither_scores_nor_activations_are_kept_for_the_backward_pass() -> None
     # What comes before the activation is kept, the activation is not.
     a_layer = (temporary_bytes(6, network, jnp.asarray(x)) - temporary_bytes(2, network, jnp.asarray(x))) / 4
     assert activations <= a_layer < 1.5 * activations
+
+
+@pytest.mark.parametrize(("operands", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_a_gated_projection_has_autodiffs_values_and_gradients(operands: str, tolerance: float) -> None:
+    gate, x, kernel, cotangent = map(jnp.asarray, random_arrays((16, 8), (16, 8), (8, 6), (16, 6)))
+    found, back = jax.vjp(lambda *y: gated_project(3 * y[0], y[1], y[2], operands), gate, x, kernel)
+    wanted, plain = jax.vjp(lambda *y: (jax.nn.gelu(3 * y[0], approximate=False) * y[1]) @ y[2], gate, x, kernel)
+    for ours, theirs in zip((found, *back(cotangent)), (wanted, *plain(cotangent)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=tolerance * float(jnp.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("gate_first", [True, False])
+def test_a_gated_network_by_hand(gate_first: bool) -> None:
+    x, up, gate, down = map(jnp.asarray, random_arrays((5, 4), (4, 6), (4, 6), (6, 4)))
+    both = jnp.concatenate([gate, up] if gate_first else [up, gate], axis=1)
+    params = {"in": {"kernel": both}, "out": {"kernel": down, "bias": jnp.arange(4.0)}}
+    module = Gated(6, "float32", ("in", "out"), gate_first=gate_first, biases=(False, True))
+    found = module.apply({"params": params}, x, None, 0.0, 0)
+    wanted = (jax.nn.gelu(x @ gate, approximate=False) * (x @ up)) @ down + jnp.arange(4.0)[None]
+    np.testing.assert_allclose(np.asarray(found), wanted, atol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 5)
+    dropped = module.apply({"params": params}, x, keys, 0.5, 3)
+    mask = dropout(jnp.ones((5, 6)), keys, 0.5, 3)
+    wanted = (jax.nn.gelu(x @ gate, approximate=False) * (x @ up) * mask) @ down + jnp.arange(4.0)[None]
+    np.testing.assert_allclose(np.asarray(dropped), wanted, atol=1e-5)
+
+
+def test_norms_and_projections_without_a_bias_have_no_such_parameter() -> None:
+    x = jnp.ones((2, 4))
+    for module in (Dense(3, "float32", bias=False), LayerNorm(1e-5, bias=False)):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+        assert len(shapes) == 1 and "bias" not in shapes
+
+
+def test_masks_by_token_are_those_by_row() -> None:
+    keys = jax.random.split(jax.random.key(1), 3)
+    by_row = dropout(jnp.ones((3, 5, 4)), keys, 0.5, 2)
+    np.testing.assert_array_equal(dropout(jnp.ones((15, 4)), keys, 0.5, 2), by_row.reshape(15, 4))
+
+
+def test_rotary_positions_turn_pairs_of_features() -> None:
+    position, rotation = jnp.array([[0, 1, 5]]), Rotation(100.0, 2.0)
+    turn = angles(position, rotation, 4)
+    x = jnp.asarray(random_arrays((1, 3, 2, 4))[0])
+    found = np.asarray(rotate(x, turn))
+    for place, at in enumerate((0, 1, 5)):
+        for pair in range(2):
+            angle = at * 100.0 ** (-2 * pair / 4) / 2.0
+            given = np.asarray(x[0, place])[:, pair] + 1j * np.asarray(x[0, place])[:, pair + 2]
+            turned = given * np.exp(1j * angle)
+            np.testing.assert_allclose(found[0, place, :, pair], turned.real, atol=1e-6)
+            np.testing.assert_allclose(found[0, place, :, pair + 2], turned.imag, atol=1e-6)

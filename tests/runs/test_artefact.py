@@ -1,21 +1,24 @@
-"""mtret/artefact.py: what is written with the weights comes back, and damage is named."""
+"""mtret/artefact: what is written with the weights comes back, and damage is named."""
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mtret.artefact import BARE, load_artefact, save_artefact
+from mtret.artefact.folder import BARE, check, load_artefact, prompts_of, save_artefact
 from mtret.data.formats import read_task
 from mtret.data.roles import role_of, training_record
 from mtret.data.templates import Templates
 from mtret.errors import UserError
 from mtret.models import hf
+from mtret.models.weights import file_sha256
 from mtret.pytrees import flatten, unflatten
 
 TEMPLATES = Templates(query="For {instruction}: {query}", document="Text: {document}")
+PROMPTS = {"alpha": "For this: ", "query": "For anything: ", "document": ""}
 DETAILS = {"mtret": "0", "source": "somewhere", "source_sha256": "x", "step": 3, "config": {"seed": 0}}
 
 
@@ -25,8 +28,8 @@ def saved(tmp_path: Path, tiny_model: Path, tiny_suite: Path) -> Path:
     encoder = hf.load(str(tiny_model))
     params = unflatten({path: np.asarray(value) + 1 for path, value in flatten(encoder.params).items()})
     tasks = [read_task(tiny_suite / name) for name in ("alpha", "beta")]
-    cards = [task.card for task in tasks]
-    save_artefact(tmp_path / "model", encoder, params, TEMPLATES, cards, training_record(tasks), DETAILS)
+    prompts = prompts_of(TEMPLATES, {task.name: task.card.instruction for task in tasks})
+    save_artefact(tmp_path / "model", encoder, params, TEMPLATES, prompts, training_record(tasks), DETAILS)
     return tmp_path / "model"
 
 
@@ -37,7 +40,7 @@ def test_what_was_saved_is_loaded(saved: Path, tiny_model: Path, tiny_suite: Pat
     for path, value in ours.items():
         np.testing.assert_array_equal(value, theirs[path] + 1)
     assert artefact.templates == TEMPLATES
-    assert artefact.details == {"templates": {"query": TEMPLATES.query, "document": TEMPLATES.document}, **DETAILS}
+    assert artefact.details == {"templates": asdict(TEMPLATES), **DETAILS}
     assert (artefact.encoder.pooling, artefact.encoder.max_length) == (base.pooling, base.max_length)
     assert artefact.record is not None
     roles = {name: role_of(read_task(tiny_suite / name), artefact.record) for name in ("alpha", "gamma", "delta")}
@@ -50,7 +53,8 @@ def test_instructions_are_carried_as_prompts(saved: Path, tiny_suite: Path) -> N
     instruction = read_task(tiny_suite / "alpha").card.instruction
     assert prompts["alpha"] == f"For {instruction}: "
     assert prompts["document"] == "Text: "
-    assert set(prompts) == {"alpha", "beta", "document"}
+    assert prompts["query"] == f"For {TEMPLATES.generic}: "
+    assert set(prompts) == {"alpha", "beta", "query", "document"}
 
 
 def test_operands_are_the_caller_s(saved: Path) -> None:
@@ -84,9 +88,7 @@ def test_damaged_details_are_named(saved: Path, content: str) -> None:
 def test_an_existing_model_is_replaced_whole(saved: Path, tiny_model: Path, tiny_suite: Path) -> None:
     (saved / "left over").write_text("x", encoding="utf-8")
     encoder, tasks = hf.load(str(tiny_model)), [read_task(tiny_suite / "alpha")]
-    save_artefact(
-        saved, encoder, encoder.params, Templates(), [tasks[0].card], training_record(tasks), {**DETAILS, "step": 9}
-    )
+    save_artefact(saved, encoder, encoder.params, Templates(), PROMPTS, training_record(tasks), {**DETAILS, "step": 9})
     assert load_artefact(str(saved)).details["step"] == 9
     assert not (saved / "left over").exists()
     assert [path.name for path in saved.parent.iterdir()] == ["model"]  # and no draft stays
@@ -97,7 +99,7 @@ def test_a_failure_leaves_what_was_there(saved: Path, tiny_model: Path, tiny_sui
     before = {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_artefact(
-            saved, encoder, encoder.params, Templates(), [tasks[0].card], training_record(tasks),
+            saved, encoder, encoder.params, Templates(), PROMPTS, training_record(tasks),
             {**DETAILS, "config": {"x": float("nan")}},
         )  # fmt: skip
     assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before
@@ -108,5 +110,71 @@ def test_the_card_shows_a_prompt_and_every_task(saved: Path) -> None:
     card = (saved / "README.md").read_text(encoding="utf-8")
     assert "# A retriever for 2 tasks" in card
     assert 'prompt_name="alpha"' in card
-    assert "| alpha | article | made up | CC0-1.0 |" in card
-    assert "| beta | table | made up | CC0-1.0 |" in card
+    assert "| alpha | article | made up | en | CC0-1.0 |" in card
+    assert "| beta | table | made up | en | CC0-1.0 |" in card
+    assert file_sha256(saved / "model.safetensors") in card and "Not judged yet" in card
+
+
+def test_integration_shows_the_real_prefixes(saved: Path, tiny_suite: Path) -> None:
+    words = (saved / "INTEGRATE.md").read_text(encoding="utf-8")
+    instruction = read_task(tiny_suite / "alpha").card.instruction
+    for part in (f'"For {instruction}: "', '"Text: "', 'prompt_name="alpha"', "vector(32)"):
+        assert part in words
+
+
+def test_a_folder_answers_its_golden_texts(saved: Path) -> None:
+    found = check(saved)
+    assert found.cosine > 0.999999
+    assert found.vectors == 4 * 7  # prompts, texts
+
+
+def test_another_models_weights_do_not(saved: Path, tiny_model: Path) -> None:
+    shutil.copy(tiny_model / "model.safetensors", saved / "model.safetensors")
+    with pytest.raises(UserError, match=r"with the prompt '.*', the text '.*' has cosine .*: this is not the model"):
+        check(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("golden.json", None, "has no golden vectors"),
+        ("golden.json", "{", "golden.json: damaged"),
+        ("golden.json", '{"prompts": ["alpha"], "texts": ["a"], "cosine": 0.9}', "golden.json: damaged"),
+        ("golden.safetensors", "x", "golden.json: damaged"),
+    ],
+)
+def test_damaged_golden_vectors_are_named(saved: Path, name: str, content: str | None, message: str) -> None:
+    (saved / name).unlink()
+    if content is not None:
+        (saved / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        check(saved)
+
+
+def test_nothing_is_written_that_does_not_answer_alike(
+    saved: Path, tiny_model: Path, tiny_suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, tasks = hf.load(str(tiny_model)), [read_task(tiny_suite / "alpha")]
+    before = {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
+    moved = unflatten({path: np.asarray(value) * 1.5 + 0.3 for path, value in flatten(encoder.params).items()})
+    real = hf.write
+    monkeypatch.setattr(hf, "write", lambda folder, model, params, *rest: real(folder, model, moved, *rest))
+    with pytest.raises(UserError, match="this is not the model that was exported"):
+        save_artefact(saved, encoder, encoder.params, Templates(), PROMPTS, training_record(tasks), DETAILS)
+    assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before
+
+
+def test_a_target_gets_what_it_needs_or_nothing(
+    tmp_path: Path, saved: Path, tiny_model: Path, tiny_suite: Path
+) -> None:
+    encoder, tasks = hf.load(str(tiny_model)), [read_task(tiny_suite / "alpha")]
+    record = training_record(tasks)
+    for target in ("tei", "elastic"):
+        save_artefact(saved, encoder, encoder.params, Templates(), PROMPTS, record, DETAILS, target=target)
+    bare = shutil.copytree(tiny_model, tmp_path / "bare")
+    config = json.loads((bare / "config.json").read_text(encoding="utf-8"))
+    (bare / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "hidden_act"}))
+    before = {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"--target=tei: config\.json has None for 'hidden_act', where a str is needed"):
+        save_artefact(saved, hf.load(str(bare)), encoder.params, Templates(), PROMPTS, record, DETAILS, target="tei")
+    assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before

@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from mtret.artefact import load_artefact
+from mtret.artefact.folder import load_artefact
 from mtret.console import TrainingBar
 from mtret.errors import UserError
 from mtret.pytrees import flatten

@@ -55,7 +55,7 @@ def plan_at(step: int) -> Plan:
     none = np.zeros((1, 1), np.int32)
     packing = Packing(np.zeros(1, np.int64), np.zeros(1, np.int64), 1)
     shape = 1 + step % 2, 8
-    return Plan(step, step % 2, none, none, none, none, (packing,), shape, tokens=30, slots=40, pairs=3)
+    return Plan(step, step % 2, none, none, none, none, (packing,), shape, tokens=30, slots=40, pairs=3, generic=False)
 
 
 def batch() -> PairBatch:

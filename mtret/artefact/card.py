@@ -1,0 +1,132 @@
+"""What a model folder tells people: README.md, the model card, and INTEGRATE.md, how to call it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtret.data.roles import TrainedTask
+
+
+def card(
+    tasks: Sequence[TrainedTask],
+    prompts: Mapping[str, str],
+    details: Mapping[str, Any],
+    weights_sha256: str,
+    scores: str,
+) -> str:
+    """The model card. `scores`: a table in Markdown, or nothing where the model was not judged."""
+    example = tasks[0].name
+    languages = sorted({language for each in tasks for language in each.languages})
+    rows = "\n".join(
+        f"| {each.name} | {each.family} | {each.domain} | {', '.join(each.languages)} | {each.license or '?'} |"
+        for each in tasks
+    )
+    listed = "\n".join(f"- {language}" for language in languages)
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+base_model: {details["source"]}
+language:
+{listed}
+---
+
+# A retriever for {len(tasks)} tasks
+
+Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps. One encoder serves every task:
+the prompt before a query says which one; `query` is the prompt for a task that it was not trained on. Documents are
+encoded as they are. [INTEGRATE.md](INTEGRATE.md) shows how, for several stacks.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/of/this/folder")
+queries = model.encode(["..."], prompt_name="{example}")  # the prompt: {prompts[example]!r}
+documents = model.encode_document(["..."])
+```
+
+## Trained on
+
+| task | family | domain | languages | licence of the data |
+|---|---|---|---|---|
+{rows}
+
+Steps, batches and rates: `config` in `mtret.json`. Hashes of the training data, by which mtret tells what a task is to
+this model: `training_record.json`.
+
+## Judged
+
+{scores or "Not judged yet: `mtret evaluate` compares it with BM25, the encoder that it came from, and their hybrid."}
+
+## The file
+
+`model.safetensors` has SHA-256 `{weights_sha256}`. `mtret verify --model=FOLDER` recomputes the golden vectors that
+were written with it; `--with=sentence-transformers` does so through that library.
+"""
+
+
+def integrate(prompts: Mapping[str, str], features: int, max_length: int) -> str:
+    """How to call the model: with the prefixes that it was trained with."""
+    tasks = [name for name in prompts if name not in ("query", "document")]
+    example = tasks[0] if tasks else "query"
+    prefix = json.dumps(prompts[example], ensure_ascii=False)
+    rows = "\n".join(f"| {name} | `{json.dumps(text, ensure_ascii=False)}` |" for name, text in prompts.items())
+    document = json.dumps(prompts["document"], ensure_ascii=False)
+    return f"""# Calling this model
+
+Vectors have {features} features and length 1: the dot product is the cosine. Texts are cut at {max_length} tokens, the
+prompt included. Every query needs its prompt, every document the prompt `document`; without them, ranks get worse and
+nobody says so.
+
+| prompt | text before the query |
+|---|---|
+{rows}
+
+## sentence-transformers
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/of/this/folder")
+queries = model.encode(["..."], prompt_name={json.dumps(example)})
+documents = model.encode_document(["..."])
+scores = queries @ documents.T
+```
+
+`encode_query` takes the prompt `query`; give `prompt_name` for a task's own.
+
+## Text Embeddings Inference
+
+```
+docker run -p 8080:80 -v $PWD:/model ghcr.io/huggingface/text-embeddings-inference:cpu-1.9 --model-id /model
+curl localhost:8080/embed -H 'Content-Type: application/json' \\
+  -d '{{"inputs": ["..."], "prompt_name": {json.dumps(example)}}}'
+```
+
+`/v1/embeddings`, the route that speaks OpenAI's protocol, knows no prompt names: put the text of the table before the
+query yourself.
+
+```python
+client.embeddings.create(model="-", input=[{prefix} + query])
+```
+
+## LangChain
+
+```python
+from langchain_huggingface import HuggingFaceEmbeddings
+
+embeddings = HuggingFaceEmbeddings(
+    model_name="path/of/this/folder", query_encode_kwargs={{"prompt_name": {json.dumps(example)}}}
+)
+```
+
+## pgvector
+
+```sql
+CREATE TABLE documents (id text PRIMARY KEY, body text, embedding vector({features}));
+CREATE INDEX ON documents USING hnsw (embedding vector_ip_ops);
+-- <#> is the negative dot product: the nearest come first
+SELECT id, body FROM documents ORDER BY embedding <#> $1 LIMIT 10;
+```
+
+with `$1` the vector of {prefix} and the query, and each `embedding` that of {document} and the body.
+"""

@@ -1,0 +1,102 @@
+"""Golden vectors: what a model folder answers to fixed texts, so that anyone can see whether it was loaded right."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from safetensors import SafetensorError
+
+from mtret.data.tokenize import Tokenizer
+from mtret.errors import UserError
+from mtret.files import AnyPath, load_arrays, replace_arrays, replace_json
+from mtret.index.encode import Embedder, Texts
+from mtret.models import hf
+from mtret.pytrees import Tree
+
+GOLDEN, VECTORS = "golden.json", "golden.safetensors"
+COSINE = 0.9999  # at least, of a vector to its golden one
+# Of no task: nobody's data goes into a model folder. Several scripts, code, one short and one past most limits.
+TEXTS = (
+    "reset",
+    "How do I return an item that arrived damaged?",
+    "SELECT name, price FROM products WHERE stock < 10 ORDER BY price",
+    "La réunion de lundi est déplacée à 14 h 30, salle B.",
+    "データベースの列名と説明",
+    "كيف أغيّر كلمة المرور؟",
+    " ".join(f"Step {i}: open the valve, wait, and note the pressure." for i in range(1, 61)),
+)
+
+Encode = Callable[[Sequence[str], str], Float32[np.ndarray, "n D"]]  # (texts, a prompt's name) -> unit vectors
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The least cosine of a vector to its golden one, and whose it is."""
+
+    cosine: float
+    prompt: str
+    text: str
+    vectors: int
+
+
+def encoder_of(encoder: hf.Pretrained, params: Tree, prompts: Mapping[str, str]) -> Encode:
+    """Embeds as what is deployed must: the prompt before the text."""
+    tokenizer = Tokenizer(encoder.folder, None)
+    embedder = Embedder(encoder.tower, params, encoder.pooling, encoder.features)
+
+    def encode(texts: Sequence[str], prompt: str) -> Float32[np.ndarray, "n D"]:
+        return embedder([Texts(tokenizer([prompts[prompt] + text for text in texts]), encoder.max_length)])[0]
+
+    return encode
+
+
+def write(folder: AnyPath, encode: Encode, prompts: Sequence[str]) -> None:
+    """Golden vectors of all prompts into a model folder."""
+    replace_json(folder / GOLDEN, {"prompts": list(prompts), "texts": list(TEXTS), "cosine": COSINE})
+    replace_arrays(folder / VECTORS, {"vectors": np.stack([encode(TEXTS, prompt) for prompt in prompts])})
+
+
+def verify(folder: AnyPath, encode: Encode) -> Agreement:
+    """How near `encode` comes to a folder's golden vectors. Raises UserError where it misses one, or there are none."""
+    try:
+        golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
+        prompts, texts, bar = list(golden["prompts"]), list(golden["texts"]), float(golden["cosine"])
+        expected = load_arrays(folder / VECTORS)["vectors"]
+        if expected.shape[:2] != (len(prompts), len(texts)):
+            raise ValueError(f"{len(prompts)} prompts and {len(texts)} texts, but vectors {expected.shape}")
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: has no golden vectors ({GOLDEN}); mtret export writes them") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder / GOLDEN}: damaged ({error}); export the model again") from error
+    found = np.stack([encode(texts, prompt) for prompt in prompts])
+    cosines = (found * expected).sum(axis=-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
+    worst = np.unravel_index(np.argmin(np.nan_to_num(cosines, nan=-1.0)), cosines.shape)
+    agreement = Agreement(float(cosines[worst]), prompts[worst[0]], texts[worst[1]], cosines.size)
+    if not agreement.cosine >= bar:
+        raise UserError(
+            f"{folder}: with the prompt '{agreement.prompt}', the text '{agreement.text[:40]}' has cosine "
+            f"{agreement.cosine:.6f} to its golden vector, where {bar} is needed: this is not the model that was "
+            "exported"
+        )
+    return agreement
+
+
+def sentence_transformers_encoder(folder: Path) -> Encode:
+    """The same folder through that library. Raises UserError where it is not installed, or does not load the folder."""
+    try:
+        from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise UserError(f"sentence-transformers cannot be imported ({error}); pip install 'mtret[parity]'") from error
+    try:
+        model = SentenceTransformer(str(folder), device="cpu")
+    except Exception as error:  # of whatever kind: it is what the user wants to know
+        raise UserError(f"{folder}: sentence-transformers does not load it ({error})") from error
+
+    def encode(texts: Sequence[str], prompt: str) -> Float32[np.ndarray, "n D"]:
+        found = model.encode(list(texts), prompt_name=prompt, convert_to_numpy=True, show_progress_bar=False)
+        return np.asarray(found, np.float32)
+
+    return encode

@@ -1,0 +1,196 @@
+"""Multilingual GTE (Zhang et al., 2407.19669): post-norm, rotary positions, gated GELU.
+
+Modules are named as in the published checkpoints, so that a parameter's path is its published name. The same network is
+published under model_type `new`, with code of its own, and `gte`, which transformers has from 5.19 on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from mtret.errors import UserError
+from mtret.models.attention import attend
+from mtret.models.layers import Dense, Embedding, Gated, LayerNorm, Layers, dropout
+from mtret.models.rotary import Rotation, angles, rotate
+from mtret.models.tower_config import TowerConfig
+
+PREFIXES = ("new.", "gte.")
+UNUSED = (r"pooler\..*", r"classifier\..*", r"lm_head\..*", r"embeddings\.position_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GteConfig(TowerConfig):
+    """As in `config.json`; `rotation` from its fields for rotary positions, of either spelling."""
+
+    TOWER = "GTE"
+    DROPOUTS = ("attention_probs_dropout_prob", "hidden_dropout_prob")
+    FIXED = {  # noqa: RUF012 (ClassVar in the base)
+        "hidden_act": "gelu",
+        "position_embedding_type": "rope",
+        "layer_norm_type": "layer_norm",
+        "pack_qkv": True,
+        "logn_attention_scale": False,
+    }
+
+    type_vocab_size: int
+    layer_norm_eps: float
+    rotation: Rotation
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.0
+
+    @classmethod
+    def from_json(cls, published: Mapping[str, Any], where: str) -> Any:
+        """See the base."""
+        return cls.read(published, where, rotation=_rotation(published, where))
+
+
+def _rotation(published: Mapping[str, Any], where: str) -> Rotation:
+    """Of `rope_theta` and `rope_scaling`, as published, or of `rope_parameters`, as transformers writes them."""
+    scaling = published.get("rope_scaling")
+    if scaling is None and published.get("rope_parameters"):
+        native = published["rope_parameters"]
+        kind = native.get("rope_type", "default")
+        if kind not in ("default", "linear"):
+            raise UserError(
+                f"{where}: rope_parameters.rope_type is {kind!r}; the GTE tower knows 'default' and 'linear'"
+            )
+        return Rotation(float(native.get("rope_theta", 160_000.0)), float(native.get("factor", 1.0)))
+    theta = float(published.get("rope_theta", 10_000.0))
+    if scaling is None:
+        return Rotation(theta)
+    if scaling.get("type") != "ntk" or scaling.get("mixed_b") is not None:
+        raise UserError(f"{where}: rope_scaling is {scaling}; the GTE tower knows the type 'ntk' without mixed_b")
+    factor = float(scaling["factor"])
+    features = int(published["hidden_size"]) // int(published["num_attention_heads"])
+    return Rotation(theta * factor, factor ** (2 / features))
+
+
+def exported(published: dict[str, Any], target: str) -> dict[str, Any]:
+    """Without the code that it was published with: transformers has the network itself, under another name.
+
+    It reads rotary positions in `rope_parameters`. Text-embeddings-inference reads the published fields, and passes
+    over those of transformers without a word: for it alone they are kept.
+    """
+    rotation = _rotation(published, "config.json")
+    kept = {
+        key: value for key, value in published.items() if key not in ("auto_map", "rope_parameters", "rope_scaling")
+    }
+    native = {"model_type": "gte", "architectures": ["GteModel"]}
+    fixed = {"layer_norm_type": "layer_norm", "position_embedding_type": "rope"}
+    if target == "tei":
+        features = published["hidden_size"] // published["num_attention_heads"]
+        factor = rotation.stretch ** (features / 2)
+        scaling = {} if factor == 1.0 else {"rope_scaling": {"type": "ntk", "factor": factor}}
+        return {**kept, **native, **fixed, "rope_theta": rotation.theta / factor, **scaling}
+    rope = {"rope_type": "linear", "rope_theta": rotation.theta, "factor": rotation.stretch}
+    if rotation.stretch == 1.0:
+        rope = {"rope_type": "default", "rope_theta": rotation.theta}
+    kept.pop("rope_theta", None)
+    return {**kept, **native, **fixed, "rope_parameters": rope}
+
+
+class Attention(nn.Module):
+    """Multi-head attention within segments, rotated by position, and its output projection."""
+
+    config: GteConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "tokens D"],
+        segment: Int[Array, "rows L"],
+        turn: Float[Array, "2 rows L half"],
+        keys: Key[Array, "rows"] | None,
+        site: int,
+    ) -> Float[Array, "tokens D"]:
+        config = self.config
+        projected = Dense(3 * config.hidden_size, config.operands, name="qkv_proj")(x)
+        q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
+        mixed = attend(
+            rotate(q, turn),
+            rotate(k, turn),
+            v,
+            segment,
+            operands=config.operands,
+            implementation=config.attention,
+            row_keys=keys,
+            dropout_rate=config.attention_probs_dropout_prob,
+            dropout_site=site,
+        )
+        return Dense(config.hidden_size, config.operands, name="o_proj")(mixed.reshape(x.shape))
+
+
+class Layer(nn.Module):
+    """One transformer layer; it owns four dropout sites."""
+
+    config: GteConfig
+    number: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "tokens D"],
+        segment: Int[Array, "rows L"],
+        turn: Float[Array, "2 rows L half"],
+        keys: Key[Array, "rows"] | None,
+    ) -> Float[Array, "tokens D"]:
+        config, site = self.config, 1 + 4 * self.number
+        rate = config.hidden_dropout_prob
+        mixed = Attention(config, name="attention")(x, segment, turn, keys, site)
+        x = LayerNorm(config.layer_norm_eps, name="attn_ln")(x + dropout(mixed, keys, rate, site + 1))
+        names = ("up_gate_proj", "down_proj")
+        mlp = Gated(
+            config.intermediate_size, config.operands, names, gate_first=False, biases=(False, True), name="mlp"
+        )
+        return LayerNorm(config.layer_norm_eps, name="mlp_ln")(
+            x + dropout(mlp(x, keys, rate, site + 2), keys, rate, site + 3)
+        )
+
+
+class Encoder(nn.Module):
+    """Holds the stack under its published name, `encoder.layer`."""
+
+    config: GteConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "tokens D"], *context: Array | None) -> Float[Array, "tokens D"]:
+        return Layers(self.config, Layer, name="layer")(x, *context)
+
+
+class Embeddings(nn.Module):
+    """Word embeddings, and that of type 0 where there are types, normed."""
+
+    config: GteConfig
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "rows L"], keys: Key[Array, "rows"] | None) -> Float[Array, "tokens D"]:
+        config = self.config
+        x = Embedding(config.vocab_size, config.hidden_size, name="word_embeddings")(ids.reshape(-1))
+        if config.type_vocab_size:
+            types = Embedding(config.type_vocab_size, config.hidden_size, name="token_type_embeddings")
+            x += types(jnp.zeros(1, jnp.int32))
+        x = LayerNorm(config.layer_norm_eps, name="LayerNorm")(x)
+        return dropout(x, keys, config.hidden_dropout_prob, 0)
+
+
+class GteTower(nn.Module):
+    """Token states of packed rows."""
+
+    config: GteConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, "rows L"],
+        position: Int[Array, "rows L"],
+        segment: Int[Array, "rows L"],
+        row_keys: Key[Array, "rows"] | None = None,
+    ) -> Float[Array, "rows L D"]:
+        turn = angles(position, self.config.rotation, self.config.heads[1])
+        x = Embeddings(self.config, name="embeddings")(ids, row_keys)
+        x = Encoder(self.config, name="encoder")(x, segment, turn, row_keys)
+        return x.reshape(*ids.shape, -1)

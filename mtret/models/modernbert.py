@@ -1,0 +1,161 @@
+"""ModernBERT (Warner et al., 2412.13663): pre-norm, no biases, rotary positions, gated GELU, mostly local attention.
+
+Modules are named as in the published checkpoints, so that a parameter's path is its published name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from mtret.errors import UserError
+from mtret.models.attention import attend
+from mtret.models.layers import Dense, Embedding, Gated, LayerNorm, Layers, dropout
+from mtret.models.rotary import Rotation, angles, rotate
+from mtret.models.tower_config import TowerConfig
+
+PREFIXES = ("model.",)
+UNUSED = (r"head\..*", r"decoder\..*", r"classifier\..*")
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModernBertConfig(TowerConfig):
+    """As in `config.json`; `rotations` and `layer_types` from their fields of either spelling."""
+
+    TOWER = "ModernBERT"
+    DROPOUTS = ("attention_dropout", "mlp_dropout", "embedding_dropout")
+    FIXED = {  # noqa: RUF012 (ClassVar in the base)
+        "hidden_activation": "gelu",
+        "norm_bias": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
+
+    norm_eps: float
+    local_attention: int  # tokens that a token of a local layer sees, one more than that with itself
+    layer_types: tuple[str, ...]  # of each layer, GLOBAL or LOCAL
+    rotations: tuple[Rotation, Rotation]  # of global layers, and of local ones
+    attention_dropout: float = 0.0
+    mlp_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+
+    @classmethod
+    def from_json(cls, published: Mapping[str, Any], where: str) -> Any:
+        """See the base."""
+        return cls.read(
+            published, where, layer_types=_layer_types(published, where), rotations=_rotations(published, where)
+        )
+
+
+def _layer_types(published: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    layers, period = int(published.get("num_hidden_layers", 0)), int(published.get("global_attn_every_n_layers", 3))
+    types = published.get("layer_types") or [LOCAL if i % period else GLOBAL for i in range(layers)]
+    strange = [kind for kind in types if kind not in (GLOBAL, LOCAL)]
+    if strange or len(types) != layers:
+        raise UserError(f"{where}: layer_types must name {GLOBAL!r} or {LOCAL!r} for each of {layers} layers")
+    return tuple(types)
+
+
+def _rotations(published: Mapping[str, Any], where: str) -> tuple[Rotation, Rotation]:
+    native = published.get("rope_parameters") or {}
+    if published.get("rope_scaling") is not None or any(
+        each.get("rope_type", "default") != "default" for each in native.values()
+    ):
+        raise UserError(f"{where}: scaled rotary positions; the ModernBERT tower knows rope_type 'default' only")
+    old = {GLOBAL: ("global_rope_theta", 160_000.0), LOCAL: ("local_rope_theta", 10_000.0)}
+    thetas = [native.get(kind, {}).get("rope_theta", published.get(name, usual)) for kind, (name, usual) in old.items()]
+    return Rotation(float(thetas[0])), Rotation(float(thetas[1]))
+
+
+class Attention(nn.Module):
+    """Multi-head attention within segments, rotated by position, and its output projection."""
+
+    config: ModernBertConfig
+    window: int | None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "tokens D"],
+        segment: Int[Array, "rows L"],
+        turn: Float[Array, "2 rows L half"],
+        keys: Key[Array, "rows"] | None,
+        site: int,
+    ) -> Float[Array, "tokens D"]:
+        config = self.config
+        projected = Dense(3 * config.hidden_size, config.operands, bias=False, name="Wqkv")(x)
+        q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
+        mixed = attend(
+            rotate(q, turn),
+            rotate(k, turn),
+            v,
+            segment,
+            window=self.window,
+            operands=config.operands,
+            implementation=config.attention,
+            row_keys=keys,
+            dropout_rate=config.attention_dropout,
+            dropout_site=site,
+        )
+        return Dense(config.hidden_size, config.operands, bias=False, name="Wo")(mixed.reshape(x.shape))
+
+
+class Layer(nn.Module):
+    """One transformer layer; it owns three dropout sites. The first has no norm before its attention."""
+
+    config: ModernBertConfig
+    number: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "tokens D"],
+        segment: Int[Array, "rows L"],
+        turns: tuple[Float[Array, "2 rows L half"], Float[Array, "2 rows L half"]],
+        keys: Key[Array, "rows"] | None,
+    ) -> Float[Array, "tokens D"]:
+        config, site = self.config, 1 + 3 * self.number
+        local = config.layer_types[self.number] == LOCAL
+        window = config.local_attention // 2 if local else None
+        normed = LayerNorm(config.norm_eps, bias=False, name="attn_norm")(x) if self.number else x
+        mixed = Attention(config, window, name="attn")(normed, segment, turns[local], keys, site)
+        x += dropout(mixed, keys, config.attention_dropout, site + 1)
+        names, bare = ("Wi", "Wo"), (False, False)
+        mlp = Gated(config.intermediate_size, config.operands, names, gate_first=True, biases=bare, name="mlp")
+        return x + mlp(LayerNorm(config.norm_eps, bias=False, name="mlp_norm")(x), keys, config.mlp_dropout, site + 2)
+
+
+class Embeddings(nn.Module):
+    """Of words, normed."""
+
+    config: ModernBertConfig
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "rows L"], keys: Key[Array, "rows"] | None) -> Float[Array, "tokens D"]:
+        config = self.config
+        x = Embedding(config.vocab_size, config.hidden_size, name="tok_embeddings")(ids.reshape(-1))
+        return dropout(LayerNorm(config.norm_eps, bias=False, name="norm")(x), keys, config.embedding_dropout, 0)
+
+
+class ModernBertTower(nn.Module):
+    """Token states of packed rows."""
+
+    config: ModernBertConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, "rows L"],
+        position: Int[Array, "rows L"],
+        segment: Int[Array, "rows L"],
+        row_keys: Key[Array, "rows"] | None = None,
+    ) -> Float[Array, "rows L D"]:
+        config = self.config
+        turns = tuple(angles(position, rotation, config.heads[1]) for rotation in config.rotations)
+        x = Embeddings(config, name="embeddings")(ids, row_keys)
+        x = Layers(config, Layer, name="layers")(x, segment, turns, row_keys)
+        return LayerNorm(config.norm_eps, bias=False, name="final_norm")(x).reshape(*ids.shape, -1)

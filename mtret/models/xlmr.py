@@ -1,0 +1,23 @@
+"""XLM-RoBERTa (Conneau et al., 1911.02116), and so multilingual E5: BERT, but for where positions start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mtret.models.bert import UNUSED as BERT_UNUSED
+from mtret.models.bert import BertConfig
+
+PREFIXES = ("roberta.",)
+UNUSED = (*BERT_UNUSED, r"lm_head\..*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class XlmrConfig(BertConfig):
+    """The first positions of the table belong to the padding token and those before it."""
+
+    TOWER = "XLM-R"
+
+    @classmethod
+    def from_json(cls, published: Mapping[str, Any], where: str) -> Any:
+        """See the base."""
+        return cls.read(published, where, first_position=int(published.get("pad_token_id", 1)) + 1)

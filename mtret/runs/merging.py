@@ -1,0 +1,115 @@
+"""Several models made one: their parameters' weighted mean (Wortsman et al., 2203.05482), whatever each was trained on.
+
+Two runs of one mixture (a soup), a model and the encoder that it came from (an interpolation), or models of different
+mixtures that started from the same encoder.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtret.artefact.folder import Artefact, load_artefact, save_artefact
+from mtret.artefact.golden import Agreement
+from mtret.data.roles import TrainingRecord
+from mtret.errors import UserError
+from mtret.files import AnyPath
+from mtret.models import hf
+from mtret.models.weights import read_json
+from mtret.pytrees import Tree, flatten, unflatten
+from mtret.runs.setting import check_writable, versions
+
+
+def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agreement:
+    """Writes the weighted mean of models as a model folder, with the prompts and training records of all.
+
+    Args:
+      sources: two or more, each as `load_artefact` takes it; mtret must have trained one of them.
+      weights: as many, or none: then all count the same. They are made to sum to 1.
+
+    Raises UserError where the models do not fit together, or `out` exists.
+    """
+    check_writable(out, "--out")
+    if out.exists():
+        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
+    if len(sources) < 2:
+        raise UserError("--models: name two models or more, with commas between them")
+    if weights and len(weights) != len(sources):
+        raise UserError(f"--weights: {len(weights)} for {len(sources)} models; give each one")
+    shares = np.array(weights or [1.0] * len(sources))
+    if not (np.isfinite(shares).all() and shares.sum() > 0):
+        raise UserError(f"--weights: {', '.join(map(str, weights))} do not add up to a positive number")
+    shares = shares / shares.sum()
+    models = dict(zip(sources, map(load_artefact, sources), strict=True))
+    if len(models) < len(sources):
+        raise UserError("--models: one is named twice; give it a larger weight instead")
+    trained = {name: model for name, model in models.items() if model.record is not None}
+    if not trained:
+        raise UserError("--models: none of them was trained by mtret, so there are no prompts to write")
+    _check_alike(models)
+    first = next(iter(trained.values()))
+    params = _mean([model.encoder.params for model in models.values()], shares)
+    merged = [
+        {"model": name, "weight": float(share), "weights_sha256": model.encoder.weights_sha256}
+        for (name, model), share in zip(models.items(), shares, strict=True)
+    ]
+    steps = max(int(model.details.get("step", 0)) for model in trained.values())
+    kept = {key: first.details.get(key) for key in ("source", "source_sha256", "config")}
+    details = {"mtret": versions()["mtret"], **kept, "step": steps, "merged": merged}
+    return save_artefact(out, first.encoder, params, first.templates, _prompts(trained), _record(trained), details)
+
+
+def _check_alike(models: Mapping[str, Artefact]) -> None:
+    """That their parameters mean the same: one architecture, one vocabulary, one way to read a text."""
+    (name, first), *others = models.items()
+    for other, model in others:
+        ours, theirs = first.encoder, model.encoder
+        shapes, other_shapes = ({p: x.shape for p, x in flatten(e.params).items()} for e in (ours, theirs))
+        for what, same in (
+            ("architecture", ours.model_type == theirs.model_type and shapes == other_shapes),
+            ("pooling", ours.pooling == theirs.pooling),
+            ("tokenizer", _vocabulary(ours) == _vocabulary(theirs)),
+        ):
+            if not same:
+                raise UserError(f"--models: '{name}' and '{other}' differ in their {what}; merge models of one encoder")
+    trained = [(name, model) for name, model in models.items() if model.record is not None]
+    for name, model in trained[1:]:
+        if model.templates != trained[0][1].templates:
+            raise UserError(f"--models: '{trained[0][0]}' and '{name}' differ in their templates")
+
+
+def _vocabulary(encoder: hf.Pretrained) -> Any:
+    return read_json(encoder.folder / "tokenizer.json", optional=True).get("model")
+
+
+def _mean(trees: Sequence[Tree], shares: np.ndarray) -> Tree:
+    leaves = [flatten(tree) for tree in trees]
+    return unflatten(
+        {
+            path: np.tensordot(shares, np.stack([np.asarray(each[path], np.float64) for each in leaves]), 1).astype(
+                np.float32
+            )
+            for path in leaves[0]
+        }
+    )
+
+
+def _prompts(models: Mapping[str, Artefact]) -> dict[str, str]:
+    """Of all; `query` and `document` last."""
+    found: dict[str, str] = {}
+    for name, model in models.items():
+        for task, prompt in model.encoder.prompts.items():
+            if found.setdefault(task, prompt) != prompt:
+                raise UserError(f"--models: the task '{task}' has another instruction in '{name}'")
+    last = {name: found.pop(name) for name in ("query", "document") if name in found}
+    return {**found, **last}
+
+
+def _record(models: Mapping[str, Artefact]) -> TrainingRecord:
+    records = [model.record for model in models.values() if model.record is not None]
+    tasks = {task.name: task for record in records for task in record.tasks}
+    arrays = (
+        np.unique(np.concatenate([getattr(record, name) for record in records]))
+        for name in ("queries", "documents", "positives")
+    )
+    return TrainingRecord(tuple(tasks[name] for name in sorted(tasks)), *arrays)
