@@ -71,6 +71,18 @@ def _rotations(published: Mapping[str, Any], where: str) -> tuple[Rotation, Rota
     return Rotation(float(thetas[0])), Rotation(float(thetas[1]))
 
 
+def exported(published: dict[str, Any], target: str) -> dict[str, Any]:
+    """For text-embeddings-inference with the fields that it reads, which transformers writes no more."""
+    if target != "tei":
+        return published
+    types, rotations = _layer_types(published, "config.json"), _rotations(published, "config.json")
+    period = next((i for i in range(1, len(types)) if types[i] == GLOBAL), len(types))
+    if types != tuple(LOCAL if i % period else GLOBAL for i in range(len(types))):
+        raise UserError("--target=tei: it knows global layers at equal distances only, and this encoder has others")
+    thetas = {"global_rope_theta": rotations[0].theta, "local_rope_theta": rotations[1].theta}
+    return {**published, "global_attn_every_n_layers": period, **thetas}
+
+
 class Attention(nn.Module):
     """Multi-head attention within segments, rotated by position, and its output projection."""
 

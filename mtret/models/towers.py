@@ -30,6 +30,10 @@ TOWERS: dict[str, Tower] = {  # by model_type of config.json
     "new": GTE,
     "gte": GTE,
     "modernbert": Tower(
-        modernbert.ModernBertConfig, modernbert.ModernBertTower, modernbert.PREFIXES, modernbert.UNUSED
+        modernbert.ModernBertConfig,
+        modernbert.ModernBertTower,
+        modernbert.PREFIXES,
+        modernbert.UNUSED,
+        modernbert.exported,
     ),
 }
