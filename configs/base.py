@@ -90,6 +90,7 @@ def get_config() -> ConfigDict:
             "dev": {
                 "queries": 100,  # of each mixture task, at most
                 "distractors": 1000,  # documents of each task beside the gold ones, at most
+                "dimensions": (),  # also judged by the first so many features of each vector, e.g. (256, 128, 64)
             },
         }
     )

@@ -82,11 +82,11 @@ class TrainingBar(Bar):
         )
 
     def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None:
-        say(
-            self._console,
-            f"step {step}: dev sample nDCG@10 {scores['mean']:.4f}, mean of {len(scores) - 1} tasks"
-            f"{'  (best so far)' if best else ''}",
-        )
+        fewer = {name.removeprefix("mean@"): score for name, score in scores.items() if name.startswith("mean@")}
+        words = f"step {step}: dev sample nDCG@10 {scores['mean']:.4f}, mean of {len(scores) - 1 - len(fewer)} tasks"
+        if fewer:
+            words += f" ({', '.join(f'{score:.4f} by {name} features' for name, score in fewer.items())})"
+        say(self._console, f"{words}{'  (best so far)' if best else ''}")
 
 
 def _loss(value: float | None) -> str:

@@ -17,6 +17,7 @@ class DevConfig:
 
     queries: int = 100  # of a task, at most
     distractors: int = 1000  # documents of a task beside the gold ones, at most
+    dimensions: tuple[int, ...] = ()  # also by the first so many features of each vector (Matryoshka)
 
 
 @dataclass(frozen=True)

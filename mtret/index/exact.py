@@ -51,6 +51,12 @@ def excluded_pairs(exclude: Judgements | None, query_rows: Int32[np.ndarray, "q"
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
+def cut(vectors: Float32[np.ndarray, "n D"], features: int) -> Float32[np.ndarray, "n features"]:
+    """The first so many features, of length 1 again."""
+    first = vectors[:, :features]
+    return first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
+
+
 def search(
     queries: Float32[np.ndarray, "q d"],
     documents: Float32[np.ndarray, "m d"],

@@ -26,7 +26,7 @@ from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome
 from mtret.files import AnyPath, locate, read_arrays, replace_arrays
 from mtret.index import bm25
 from mtret.index.encode import Embedder, Texts, cached
-from mtret.index.exact import Run, excluded_pairs, search, tie_order
+from mtret.index.exact import Run, cut, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.models.weights import file_sha256
@@ -238,16 +238,12 @@ def _by_dimension(
         scores = {}
         for one in asked:
             pairs, order = excluded_pairs(one.task.exclude, one.rows), tie_order(one.task.document_ids)
-            queries, documents = (_unit(side[:, :features]) for side in of_model[one.task.name])
+            queries, documents = (cut(side, features) for side in of_model[one.task.name])
             run = search(queries, documents, DEPTH, order=order, exclude=pairs)
             systems = evaluate_task(one.task, config.split, one.rows, {"cut": run}).systems
             scores[one.task.name] = float(systems["cut"][PRIMARY].mean())
         found[str(features)] = scores
     return found
-
-
-def _unit(vectors: Float32[np.ndarray, "n D"]) -> Float32[np.ndarray, "n D"]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _approximate(

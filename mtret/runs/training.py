@@ -30,6 +30,7 @@ from mtret.evaluation.report import role_tables
 from mtret.evaluation.results import read_results
 from mtret.files import AnyPath, inside, load_arrays, read_arrays, read_metadata, replace_json, written_locally
 from mtret.index.encode import Embedder, Texts
+from mtret.index.exact import cut
 from mtret.models import attention, hf
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, flatten, unflatten
@@ -121,6 +122,10 @@ def train(
                 state = replace(loop, weights=weights, profile=traces).run(state)
             if peers.first:
                 numbers = summary(loop.totals, state.params["tower"], config.model.operands, len(steps), seconds)
+                numbers |= {
+                    "parameters": _sizes(run.params, run.step.frozen),
+                    "optimizer_bytes": _bytes(state.opt_state),
+                }
                 numbers |= {"first_step": first + 1, "last_step": int(state.step), "skipped_steps": int(state.skipped)}
                 replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
                 say(console, in_words(numbers))
@@ -231,6 +236,11 @@ def _prepare(
             f"loss.dimensions: {config.loss.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
             "features, which are trained anyway; name smaller numbers"
         )
+    if any(not 0 < dimension < encoder.features for dimension in config.dev.dimensions):
+        raise UserError(
+            f"dev.dimensions: {config.dev.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
+            "features; name smaller numbers"
+        )
     planner = Planner(training, config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps)
     with timed(console, "planning"):
         shapes = planner.shapes
@@ -292,17 +302,26 @@ def _print_plan(
 
 
 def _print_trained(params: Tree, frozen: Collection[str], console: Console) -> None:
-    sizes = {path: int(np.prod(leaf.shape)) for path, leaf in flatten(params).items()}
-    trained = sum(size for path, size in sizes.items() if path not in frozen)
     if frozen:
-        whole = sum(sizes.values())
+        sizes = _sizes(params, frozen)
+        trained, whole = sizes["trained"], sizes["all"]
         say(console, f"trained: {trained:,} of {whole:,} parameters ({trained / whole:.1%}), the others are frozen")
+
+
+def _sizes(params: Tree, frozen: Collection[str]) -> dict[str, int]:
+    sizes = {path: int(np.prod(leaf.shape)) for path, leaf in flatten(params).items()}
+    return {"all": sum(sizes.values()), "trained": sum(n for path, n in sizes.items() if path not in frozen)}
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _dev_evaluator(
     samples: Mapping[str, DevSample], encoder: hf.Pretrained, tokenizer: Tokenizer, config: RunConfig, peers: Peers
 ) -> Evaluate:
-    """Scores of a tower's parameters on the dev samples, by task, and their mean. Processes share out the tasks."""
+    """Scores of a tower's parameters on the dev samples, by task, and their mean, which of cut vectors alone is kept
+    (`mean@128`). Processes share out the tasks."""
     parts: list[Texts] = []
     own = list(samples.items())[peers.index :: peers.count]
     rounds = count()
@@ -314,10 +333,15 @@ def _dev_evaluator(
 
     def evaluate(params: Tree) -> dict[str, float]:
         vectors = Embedder(encoder.tower, params, encoder.pooling, encoder.features)(parts)
-        mine = {name: sample.ndcg_at_10(vectors[2 * i], vectors[2 * i + 1]) for i, (name, sample) in enumerate(own)}
+        sides = [(vectors[2 * i], vectors[2 * i + 1]) for i in range(len(own))]
+        mine = {name: sample.ndcg_at_10(*side) for (name, sample), side in zip(own, sides, strict=True)}
+        for features in config.dev.dimensions:
+            for (name, sample), (queries, documents) in zip(own, sides, strict=True):
+                mine[f"{name}@{features}"] = sample.ndcg_at_10(cut(queries, features), cut(documents, features))
         found = {name: score for each in peers.gather(f"dev/{next(rounds)}", mine) for name, score in each.items()}
-        scores = {name: found[name] for name in samples}
-        return {"mean": float(np.mean(list(scores.values()))), **scores}
+        means = {"mean": [found[name] for name in samples]}
+        means |= {f"mean@{d}": [found[f"{name}@{d}"] for name in samples] for d in config.dev.dimensions}
+        return {name: float(np.mean(each)) for name, each in means.items()} | {name: found[name] for name in samples}
 
     return evaluate
 

@@ -30,6 +30,7 @@ def adapting(tiny_config: Path) -> RunConfig:
         model=replace(config.model, lora=lora),
         optim=replace(config.optim, average=0.5),
         loop=replace(config.loop, keep_weights=1),
+        dev=replace(config.dev, dimensions=(8, 4)),
     )
 
 
@@ -49,6 +50,18 @@ def test_the_model_differs_from_its_source_where_adapters_are(tmp_path: Path, wo
     moved = {path for path in ours if not np.array_equal(ours[path], theirs[path])}
     assert moved == {f"encoder/layer/0/attention/self/{name}/kernel" for name in ("query", "value")}
     assert check(workdir / "model").cosine > 0.999999
+
+
+def test_dev_scores_by_fewer_features_and_costs_are_noted(workdir: Path) -> None:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    scores = [line["dev"] for line in lines if "dev" in line]
+    assert [set(each) for each in scores] == [{"mean", "mean@8", "mean@4", "alpha", "beta"}] * 3
+    assert all(each["mean@4"] < each["mean"] == pytest.approx((each["alpha"] + each["beta"]) / 2) for each in scores)
+    summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+    sizes = summary["parameters"]
+    adapters = 2 * 2 * 2 * 32  # two kernels, a and b, rank 2
+    assert sizes["trained"] == adapters + 1 and sizes["all"] > 50 * adapters  # and the temperature
+    assert summary["optimizer_bytes"] < 4 * (3 * sizes["trained"] + 20)  # two moments, an average, counts
 
 
 def test_it_goes_on_bit_for_bit(tmp_path: Path, workdir: Path, adapting: RunConfig, console: Console) -> None:

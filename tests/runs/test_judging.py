@@ -105,6 +105,27 @@ def test_a_plain_model_is_judged_without_roles(
     assert results["protocol"]["query_template"] == "{query}"
 
 
+def test_cut_vectors_are_judged_where_they_are_asked_for(
+    tmp_path: Path, finished: Path, tiny_suite: Path, console: Console, mtret: Mtret
+) -> None:
+    config = replace(TEST, scann=False, pooled=False, tasks=("alpha", "gamma"), dimensions=(8, 2))
+    results = judge(str(finished), str(tiny_suite), config, tmp_path / "out", console)
+    assert read_results(tmp_path / "out" / "results.json")["dimensions"] == results["dimensions"]
+    assert list(results["dimensions"]) == ["32", "8", "2"]
+    assert all(set(scores) == {"alpha", "gamma"} for scores in results["dimensions"].values())
+    for name, score in results["dimensions"]["32"].items():
+        assert score == pytest.approx(results["tasks"][name]["systems"]["tuned"]["ndcg@10"]["mean"], abs=1e-9)
+        assert results["dimensions"]["2"][name] < score
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "## Fewer features" in report and "| role | 32 | 8 | 2 |" in report
+    for given, message in (
+        ("32", "32 is not between 0 and the 32 features of this model"),
+        ("8,x", "'8,x' is no list"),
+    ):
+        code, _, err = mtret("evaluate", f"--model={finished}", f"--suite={tiny_suite}", f"--dimensions={given}")
+        assert code == 2 and message in err
+
+
 def test_only_tasks_that_are_asked_for_are_judged(
     tmp_path: Path, finished: Path, tiny_suite: Path, console: Console
 ) -> None:

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Usage: experiments/003_adapting/run.sh FOLDER_OF_TASKS [RUNS]
+# Five trainings on the sixteen tasks of configs/public_suite.py, two merged models, four judgements; then the tables beside
+# this file. What is finished already is not done again. Two CPU cores: see README.md.
+set -eu
+here=$(dirname "$0")
+suite=$1
+runs=${2:-runs/adapting}
+
+train() {
+  name=$1
+  shift
+  mtret train --config=configs/public_suite.py --suite="$suite" --workdir="$runs/$name" \
+    "--config.dev.dimensions=(256,128,64)" "$@"
+}
+
+judge() {
+  test -e "$runs/judged/$2/results.json" ||
+    mtret evaluate --model="$1" --suite="$suite" --split=test --noscann --nopooled --out="$runs/judged/$2"
+}
+
+train plain
+train other_seed --config.seed=1
+train matryoshka "--config.loss.dimensions=(256,128,64)"
+train lora --config.model.lora.rank=8 --config.optim.learning_rate=1e-3
+train no_words "--config.optim.train=(('tower/embeddings/.*', False), ('.*', True))"
+
+test -e "$runs/half" || mtret merge --models="$runs/plain,minilm" --out="$runs/half"
+test -e "$runs/soup" || mtret merge --models="$runs/plain,$runs/other_seed" --out="$runs/soup"
+
+judge "$runs/plain" plain
+judge "$runs/half" half
+judge "$runs/soup" soup
+judge "$runs/lora" lora
+
+python "$here/tables.py" "$runs"
