@@ -83,12 +83,12 @@ def test_an_attention_that_differs_is_not_timed(gpu: ModuleType, monkeypatch: py
     def answer(_: argparse.Namespace, contender: str) -> dict[str, Any]:
         asked.append(contender)
         if contender == "check":
-            return {"errors": {"bfloat16": 0.001, "pallas_interpreted": float("nan")}, "platform": "cpu"}
+            return {"errors": {"xla": 0.001, "cpu": 0.001, "pallas_interpreted": float("nan")}, "platform": "cpu"}
         return {"not installed": contender}
 
     monkeypatch.setattr(gpu, "in_process", answer)
     assert gpu.compare(arguments())["wrong"] == ["pallas_interpreted"]
-    assert asked == ["check", "mtret bfloat16", "peer sdpa", "peer sdpa grouped", "peer flash"]
+    assert asked == ["check", "mtret xla", "mtret cpu", "peer sdpa", "peer sdpa grouped", "peer flash"]
 
 
 def benchmark(out: Path, *flags: str) -> dict[str, Any]:
@@ -109,8 +109,8 @@ def test_the_kernel_is_checked_and_timed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parity
 def test_the_peer_takes_its_turns(tmp_path: Path) -> None:
-    found = benchmark(tmp_path / "out.json", "--steps=2", "--only=bfloat16,grouped,flash")
-    ours, peer = (found["contenders"][name] for name in ("mtret bfloat16", "peer sdpa grouped"))
+    found = benchmark(tmp_path / "out.json", "--steps=2", "--only=xla,grouped,flash")
+    ours, peer = (found["contenders"][name] for name in ("mtret xla", "peer sdpa grouped"))
     assert peer["loss"] == "MultipleNegativesRankingLoss"
     assert ours["last loss"] == pytest.approx(peer["last loss"], abs=0.5)  # random weights: about log 4
     assert "FlashAttention2" in found["contenders"]["peer flash"]["not installed"]

@@ -138,7 +138,7 @@ MODELS: dict[str, tuple[Spoil, tuple[str, ...]]] = {
         misshapen,
         (r"'encoder\.layer\.0\.intermediate\.dense\.weight' has shape \[64, 31\]", r"\[64, 32\]"),
     ),
-    "lacking a tensor": (lacking, (r"1 tensors are missing, the first is 'embeddings\.LayerNorm\.bias'",)),
+    "lacking a tensor": (lacking, (r"1 tensors are missing \(embeddings\.LayerNorm\.bias\)",)),
     "no weights": (lambda model: (model / "model.safetensors").unlink(), (r"model\.safetensors: missing",)),
     "unknown tower": (
         edit("config.json", '"bert"', '"brt"'),
