@@ -137,7 +137,7 @@ def planned(encoder: hf.Pretrained, tokens: Tokens, batches: int) -> Vectors:
     config = BatchConfig(queries=half // batches, query_length=limit, document_length=limit, row_length=limit, groups=2)
     queries, documents = tokens.subset(np.arange(half)), tokens.subset(np.arange(half, 2 * half))
     task = TrainingTask("texts", queries, documents, pairs, pairs, None, config)
-    planner = Planner([task], MixtureConfig(), config, encoder.pooling, SEED, batches)
+    planner = Planner([task], MixtureConfig(generic=0.0), config, encoder.pooling, SEED, batches)
     vectors = np.full((len(tokens), encoder.features), np.nan, np.float32)
     for step in range(batches):
         plan = planner.plan(step)
@@ -193,7 +193,7 @@ def make_curve(task: Task, encoder: hf.Pretrained, pairs: int, steps: int, seed:
     of_query = np.unique(train.documents)[training.positives.documents]
     return Curve(
         task,
-        Planner([training], MixtureConfig(), config, encoder.pooling, seed, steps),
+        Planner([training], MixtureConfig(generic=0.0), config, encoder.pooling, seed, steps),
         templates.render_queries([task.query_texts[i] for i in train.queries], task.card.instruction),
         templates.render_documents([task.document_texts[i] for i in of_query]),
         limit,
