@@ -33,8 +33,8 @@ language:
 # A retriever for {len(tasks)} tasks
 
 Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps. One encoder serves every task:
-the prompt before a query says which one; `query` is the prompt for a task that it was not trained on. Documents are
-encoded as they are. [INTEGRATE.md](INTEGRATE.md) shows how, for several stacks.
+the prompt before a query says which one; `query` is the prompt for a task that it was not trained on, `document` that
+of documents. [INTEGRATE.md](INTEGRATE.md) shows how, for several stacks.
 
 ```python
 from sentence_transformers import SentenceTransformer

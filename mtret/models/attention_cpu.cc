@@ -352,27 +352,44 @@ int64_t room(const Shape& shape, int64_t arrays, int64_t squares) {
          256;
 }
 
+// What one thread computes at a time.
+struct Head {
+  int64_t row, number;
+  int64_t start;   // of its first token's features in [rows, length, heads, features]
+  int64_t totals;  // of its first token in [rows, heads, length]
+};
+
+// Runs work(head, scratch, segments of its row) for every head of every row.
+template <typename Work>
+ffi::Error over_heads(ffi::ThreadPool& pool, const Shape& shape, const int32_t* segments, int64_t arrays,
+                      int64_t squares, Work work) {
+  std::atomic<bool> failed{false};
+  share_out(pool, shape.rows * shape.heads, [&](int64_t item) {
+    static thread_local Scratch scratch;
+    static thread_local std::vector<Segment> found;
+    scratch.prepare(room(shape, arrays, squares));
+    if (!scratch.ready()) {
+      failed = true;
+      return;
+    }
+    const int64_t row = item / shape.heads, number = item % shape.heads;
+    split(segments + row * shape.length, shape.length, found);
+    const int64_t start = row * shape.length * shape.stride() + number * shape.features;
+    work(Head{row, number, start, item * shape.length}, scratch, found);
+  });
+  return failed ? ffi::Error(ffi::ErrorCode::kResourceExhausted, "attention: no memory left") : ffi::Error::Success();
+}
+
 ffi::Error forward(ffi::ThreadPool pool, F32x4 q, F32x4 k, F32x4 v, S32x2 segment,
                    U32x2 words, int64_t window, int64_t threshold, float rate,
                    ffi::Result<F32x4> mixed, ffi::Result<F32x3> log_total) {
   const Shape shape = shape_of(q, window, threshold, rate);
   const float scale = 1.0f / __builtin_sqrtf(shape.features);
   const float *q_data = q.typed_data(), *k_data = k.typed_data(), *v_data = v.typed_data();
-  const int32_t* segments = segment.typed_data();
   float *out = mixed->typed_data(), *totals = log_total->typed_data();
-  std::atomic<bool> failed{false};
-  share_out(pool, shape.rows * shape.heads, [&, words](int64_t item) {
-    static thread_local Scratch scratch;
-    static thread_local std::vector<Segment> found;
-    const int64_t row = item / shape.heads, head = item % shape.heads, width = shape.padded();
-    scratch.prepare(room(shape, 3, 1));
-    if (!scratch.ready()) {
-      failed = true;
-      return;
-    }
-    split(segments + row * shape.length, shape.length, found);
-    const int64_t start = row * shape.length * shape.stride() + head * shape.features;
-    const int64_t tokens = round_up(shape.length, kTile) + kTile;
+  const int64_t tokens = round_up(shape.length, kTile) + kTile, width = shape.padded();
+  return over_heads(pool, shape, segment.typed_data(), 3, 1, [&](Head head, Scratch& scratch, const auto& found) {
+    const int64_t start = head.start;
     float *own_q = scratch.take(tokens * width), *own_k = scratch.take(tokens * width);
     float *own_v = scratch.take(tokens * width), *weights = scratch.take(tokens * kTile);
     float *turned = scratch.take(kTile * width), *tile = scratch.take(kTile * std::max<int64_t>(width, kTile));
@@ -380,15 +397,14 @@ ffi::Error forward(ffi::ThreadPool pool, F32x4 q, F32x4 k, F32x4 v, S32x2 segmen
       gather(q_data + start, each, shape, scale, own_q);
       gather(k_data + start, each, shape, 1, own_k);
       gather(v_data + start, each, shape, 1, own_v);
-      const uint32_t* word = words_of(words, row);
+      const uint32_t* word = words_of(words, head.row);
       for (int64_t first = 0; first < each.size(); first += kTile) {
-        const Mask mask{each, shape, word[0], word[1], head, first};
+        const Mask mask{each, shape, word[0], word[1], head.number, first};
         auto run = each.size() - first <= kLanes ? forward_tile<1> : forward_tile<2>;
-        run(mask, own_q, own_k, own_v, turned, weights, tile, out + start, totals + item * shape.length);
+        run(mask, own_q, own_k, own_v, turned, weights, tile, out + start, totals + head.totals);
       }
     }
   });
-  return failed ? ffi::Error(ffi::ErrorCode::kResourceExhausted, "attention: no memory left") : ffi::Error::Success();
 }
 
 ffi::Error backward(ffi::ThreadPool pool, F32x4 q, F32x4 k, F32x4 v, S32x2 segment,
@@ -399,21 +415,10 @@ ffi::Error backward(ffi::ThreadPool pool, F32x4 q, F32x4 k, F32x4 v, S32x2 segme
   const float scale = 1.0f / __builtin_sqrtf(shape.features);
   const float *q_data = q.typed_data(), *k_data = k.typed_data(), *v_data = v.typed_data();
   const float *mixed_data = mixed.typed_data(), *totals = log_total.typed_data(), *given = cotangent.typed_data();
-  const int32_t* segments = segment.typed_data();
   float *q_out = to_q->typed_data(), *k_out = to_k->typed_data(), *v_out = to_v->typed_data();
-  std::atomic<bool> failed{false};
-  share_out(pool, shape.rows * shape.heads, [&, words](int64_t item) {
-    static thread_local Scratch scratch;
-    static thread_local std::vector<Segment> found;
-    const int64_t row = item / shape.heads, head = item % shape.heads, width = shape.padded();
-    scratch.prepare(room(shape, 6, 2));
-    if (!scratch.ready()) {
-      failed = true;
-      return;
-    }
-    split(segments + row * shape.length, shape.length, found);
-    const int64_t start = row * shape.length * shape.stride() + head * shape.features;
-    const int64_t tokens = round_up(shape.length, kTile) + kTile;
+  const int64_t tokens = round_up(shape.length, kTile) + kTile, width = shape.padded();
+  return over_heads(pool, shape, segment.typed_data(), 6, 2, [&](Head head, Scratch& scratch, const auto& found) {
+    const int64_t start = head.start;
     float *own_q = scratch.take(tokens * width), *own_k = scratch.take(tokens * width);
     float *own_v = scratch.take(tokens * width), *own_cotangent = scratch.take(tokens * width);
     float *sum_k = scratch.take(tokens * width), *sum_v = scratch.take(tokens * width);
@@ -432,18 +437,17 @@ ffi::Error backward(ffi::ThreadPool pool, F32x4 q, F32x4 k, F32x4 v, S32x2 segme
       }
       std::memset(sum_k, 0, each.padded() * width * 4);
       std::memset(sum_v, 0, each.padded() * width * 4);
-      const uint32_t* word = words_of(words, row);
+      const uint32_t* word = words_of(words, head.row);
       for (int64_t first = 0; first < each.size(); first += kTile) {
-        const Mask mask{each, shape, word[0], word[1], head, first};
+        const Mask mask{each, shape, word[0], word[1], head.number, first};
         auto run = each.size() - first <= kLanes ? backward_tile<1> : backward_tile<2>;
-        run(mask, own_q, own_k, own_v, own_cotangent, share, totals + item * shape.length, turned, weights, to_scores,
+        run(mask, own_q, own_k, own_v, own_cotangent, share, totals + head.totals, turned, weights, to_scores,
             scale, {tile, sum_k, sum_v}, q_out + start);
       }
       scatter(sum_k, each, 0, each.size(), shape, k_out + start);
       scatter(sum_v, each, 0, each.size(), shape, v_out + start);
     }
   });
-  return failed ? ffi::Error(ffi::ErrorCode::kResourceExhausted, "attention: no memory left") : ffi::Error::Success();
 }
 
 }  // namespace

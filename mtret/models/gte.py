@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError
-from mtret.models.attention import attend
-from mtret.models.layers import Dense, Embedding, Gated, LayerNorm, Layers, dropout
-from mtret.models.rotary import Rotation, angles, rotate
+from mtret.models.layers import Embedding, Gated, LayerNorm, Layers, dropout
+from mtret.models.rotary import RotaryAttention, Rotation, angles
 from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("new.", "gte.")
@@ -93,37 +92,6 @@ def exported(published: dict[str, Any], target: str) -> dict[str, Any]:
     return {**kept, **native, **fixed, "rope_parameters": rope}
 
 
-class Attention(nn.Module):
-    """Multi-head attention within segments, rotated by position, and its output projection."""
-
-    config: GteConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "tokens D"],
-        segment: Int[Array, "rows L"],
-        turn: Float[Array, "2 rows L half"],
-        keys: Key[Array, "rows"] | None,
-        site: int,
-    ) -> Float[Array, "tokens D"]:
-        config = self.config
-        projected = Dense(3 * config.hidden_size, config.operands, name="qkv_proj")(x)
-        q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
-        mixed = attend(
-            rotate(q, turn),
-            rotate(k, turn),
-            v,
-            segment,
-            operands=config.operands,
-            implementation=config.attention,
-            row_keys=keys,
-            dropout_rate=config.attention_probs_dropout_prob,
-            dropout_site=site,
-        )
-        return Dense(config.hidden_size, config.operands, name="o_proj")(mixed.reshape(x.shape))
-
-
 class Layer(nn.Module):
     """One transformer layer; it owns four dropout sites."""
 
@@ -140,7 +108,7 @@ class Layer(nn.Module):
     ) -> Float[Array, "tokens D"]:
         config, site = self.config, 1 + 4 * self.number
         rate = config.hidden_dropout_prob
-        mixed = Attention(config, name="attention")(x, segment, turn, keys, site)
+        mixed = RotaryAttention(config, ("qkv_proj", "o_proj"), name="attention")(x, segment, turn, keys, site)
         x = LayerNorm(config.layer_norm_eps, name="attn_ln")(x + dropout(mixed, keys, rate, site + 1))
         names = ("up_gate_proj", "down_proj")
         mlp = Gated(

@@ -171,14 +171,8 @@ class Weights(nn.Module):
 
     @nn.compact
     def __call__(self, inner: int) -> tuple[Float[Array, "inner outer"], Float[Array, "outer"]]:
-        return _kernel_and_bias(self, inner, self.features)
-
-
-def _kernel_and_bias(
-    module: nn.Module, inner: int, outer: int
-) -> tuple[Float[Array, "inner outer"], Float[Array, "outer"]]:
-    kernel = module.param("kernel", nn.initializers.normal(0.02), (inner, outer))
-    return kernel, module.param("bias", nn.initializers.zeros, (outer,))
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (inner, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 class Dense(nn.Module):

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError
-from mtret.models.attention import attend
-from mtret.models.layers import Dense, Embedding, Gated, LayerNorm, Layers, dropout
-from mtret.models.rotary import Rotation, angles, rotate
+from mtret.models.layers import Embedding, Gated, LayerNorm, Layers, dropout
+from mtret.models.rotary import RotaryAttention, Rotation, angles
 from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("model.",)
@@ -83,39 +81,6 @@ def exported(published: dict[str, Any], target: str) -> dict[str, Any]:
     return {**published, "global_attn_every_n_layers": period, **thetas}
 
 
-class Attention(nn.Module):
-    """Multi-head attention within segments, rotated by position, and its output projection."""
-
-    config: ModernBertConfig
-    window: int | None
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "tokens D"],
-        segment: Int[Array, "rows L"],
-        turn: Float[Array, "2 rows L half"],
-        keys: Key[Array, "rows"] | None,
-        site: int,
-    ) -> Float[Array, "tokens D"]:
-        config = self.config
-        projected = Dense(3 * config.hidden_size, config.operands, bias=False, name="Wqkv")(x)
-        q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
-        mixed = attend(
-            rotate(q, turn),
-            rotate(k, turn),
-            v,
-            segment,
-            window=self.window,
-            operands=config.operands,
-            implementation=config.attention,
-            row_keys=keys,
-            dropout_rate=config.attention_dropout,
-            dropout_site=site,
-        )
-        return Dense(config.hidden_size, config.operands, bias=False, name="Wo")(mixed.reshape(x.shape))
-
-
 class Layer(nn.Module):
     """One transformer layer; it owns three dropout sites. The first has no norm before its attention."""
 
@@ -134,7 +99,8 @@ class Layer(nn.Module):
         local = config.layer_types[self.number] == LOCAL
         window = config.local_attention // 2 if local else None
         normed = LayerNorm(config.norm_eps, bias=False, name="attn_norm")(x) if self.number else x
-        mixed = Attention(config, window, name="attn")(normed, segment, turns[local], keys, site)
+        attention = RotaryAttention(config, ("Wqkv", "Wo"), bias=False, window=window, name="attn")
+        mixed = attention(normed, segment, turns[local], keys, site)
         x += dropout(mixed, keys, config.attention_dropout, site + 1)
         names, bare = ("Wi", "Wo"), (False, False)
         mlp = Gated(config.intermediate_size, config.operands, names, gate_first=True, biases=bare, name="mlp")

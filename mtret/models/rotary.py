@@ -1,10 +1,15 @@
-"""Rotary positions (Su et al., 2104.09864), in halves: feature i turns with feature i + half."""
+"""Rotary positions (Su et al., 2104.09864), in halves: feature i turns with feature i + half. And attention by them."""
 
 from dataclasses import dataclass
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
+
+from mtret.models.attention import attend
+from mtret.models.layers import Dense
+from mtret.models.tower_config import TowerConfig
 
 
 @dataclass(frozen=True)
@@ -29,3 +34,41 @@ def rotate(
     first, second = jnp.split(x, 2, axis=-1)
     cosine, sine = (each[:, :, None].astype(x.dtype) for each in turn)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+
+
+class RotaryAttention(nn.Module):
+    """Multi-head attention within segments, queries and keys turned by position, and its output projection.
+
+    Its three kernels on the way in are published as one.
+    """
+
+    config: TowerConfig
+    names: tuple[str, str]  # published, of the two projections
+    bias: bool = True
+    window: int | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "tokens D"],
+        segment: Int[Array, "rows L"],
+        turn: Float[Array, "2 rows L half"],
+        keys: Key[Array, "rows"] | None,
+        site: int,
+    ) -> Float[Array, "tokens D"]:
+        config, (inward, outward) = self.config, self.names
+        projected = Dense(3 * config.hidden_size, config.operands, bias=self.bias, name=inward)(x)
+        q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
+        mixed = attend(
+            rotate(q, turn),
+            rotate(k, turn),
+            v,
+            segment,
+            window=self.window,
+            operands=config.operands,
+            implementation=config.attention,
+            row_keys=keys,
+            dropout_rate=config.attention_dropout_rate,
+            dropout_site=site,
+        )
+        return Dense(config.hidden_size, config.operands, bias=self.bias, name=outward)(mixed.reshape(x.shape))
