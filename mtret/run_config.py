@@ -20,7 +20,7 @@ from mtret.data.templates import Templates
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevConfig
 from mtret.losses import LossConfig
-from mtret.models.dual_encoder import ModelConfig
+from mtret.models.dual_encoder import DOCUMENTS, ModelConfig
 from mtret.models.layers import OPERANDS
 from mtret.train.loop import LoopConfig
 from mtret.train.optim import OptimConfig
@@ -61,6 +61,7 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("at least 0, at most 1", lambda value: 0 <= value <= 1, ("mixture.generic",)),
     ("None, or at least 0 and below 1", lambda value: value is None or 0 <= value < 1, ("model.dropout",)),
     (f"one of {', '.join(OPERANDS)}", lambda value: value in OPERANDS, ("model.operands",)),
+    (f"one of {', '.join(DOCUMENTS)}", lambda value: value in DOCUMENTS, ("model.documents",)),
 )
 
 
@@ -89,7 +90,16 @@ class RunConfig:
                 value = reduce(getattr, path.split("."), self)
                 if not holds(value):
                     raise UserError(f"config {path}: must be {words}, is {value!r}")
-        rules = (("optim.decay", self.optim.decay), ("optim.train", self.optim.train), ("mesh.shard", self.mesh.shard))
+        if self.model.lora.rank and self.model.documents == "separate":
+            raise UserError(
+                "config model.lora: adapts the tower of the queries, and model.documents='separate' trains another; "
+                "model.documents='frozen' leaves documents as they are"
+            )
+        for path, rate in self.optim.rates:
+            if not 0 <= rate < float("inf"):
+                raise UserError(f"config optim.rates: the rate of '{path}' must be at least 0, is {rate!r}")
+        rules = [(f"optim.{name}", getattr(self.optim, name)) for name in ("decay", "train", "rates")]
+        rules.append(("mesh.shard", self.mesh.shard))
         expressions = [(path, expression) for path, each in rules for expression, _ in each]
         for path, expression in [*expressions, ("model.lora.targets", self.model.lora.targets)]:
             try:

@@ -7,6 +7,7 @@ L  tokens of a row
 N  texts of a group: its queries, then its documents
 B  queries of the whole batch, G * Nq
 M  documents of the whole batch, G * (N - Nq)
+S  pixels of an image's side
 P  sampled positives per query
 K  documents per query that are in the batch and known to be no negatives
 D  features of an embedding
@@ -14,7 +15,7 @@ D  features of an embedding
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
 class TokenBatch(NamedTuple):
@@ -27,12 +28,13 @@ class TokenBatch(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """One task's queries and documents with the relation between them. Each distinct text stands in it once."""
+    """One task's queries and documents with the relation between them. Each distinct one stands in it once."""
 
-    texts: TokenBatch  # per group: [:Nq] queries, [Nq:N] documents
+    texts: TokenBatch  # per group: [:Nq] queries, [Nq:N] documents; queries alone where the documents stand apart
+    documents: TokenBatch | UInt8[Array, "C G R S S 3"] | None  # texts or images that another tower reads
     target: Int[Array, "B P"]  # sampled positives, as columns; padded with M
     known: Int[Array, "B K"]  # every training positive in the batch, and what is excluded; padded with M
     query_ok: Bool[Array, "B"]
     doc_ok: Bool[Array, "M"]
-    chunks: Int[Array, ""]  # how many hold texts
+    chunks: Int[Array, "2"]  # how many are filled, of texts and of documents
     task: Int[Array, ""]

@@ -22,15 +22,15 @@ judge() {
 train plain
 train other_seed --config.seed=1
 train matryoshka "--config.loss.dimensions=(256,128,64)"
-train lora --config.model.lora.rank=8 --config.optim.learning_rate=1e-3
-train no_words "--config.optim.train=(('tower/embeddings/.*', False), ('.*', True))"
 
 test -e "$runs/half" || mtret merge --models="$runs/plain,minilm" --out="$runs/half"
 test -e "$runs/soup" || mtret merge --models="$runs/plain,$runs/other_seed" --out="$runs/soup"
-
 judge "$runs/plain" plain
 judge "$runs/half" half
 judge "$runs/soup" soup
+
+train lora --config.model.lora.rank=8 --config.optim.learning_rate=1e-3
+train no_words "--config.optim.train=(('tower/embeddings/.*', False), ('.*', True))"
 judge "$runs/lora" lora
 
 python "$here/tables.py" "$runs"

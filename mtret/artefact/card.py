@@ -2,9 +2,26 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mtret.data.roles import TrainedTask
+
+
+@dataclass(frozen=True)
+class OwnDocuments:
+    """A tower of documents, in its own folder."""
+
+    weights_sha256: str
+    unchanged: str  # the encoder that it still is, or nothing where it was trained
+
+
+@dataclass(frozen=True)
+class Others:
+    """What a model has beside the tower of its queries."""
+
+    documents: OwnDocuments | None = None
+    image_size: int | None = None  # pixels of a side
 
 
 def card(
@@ -13,6 +30,7 @@ def card(
     details: Mapping[str, Any],
     weights_sha256: str,
     scores: str,
+    others: Others = Others(),
 ) -> str:
     """The model card. `scores`: a table in Markdown, or nothing where the model was not judged."""
     example = tasks[0].name
@@ -41,9 +59,9 @@ from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("path/of/this/folder")
 queries = model.encode(["..."], prompt_name="{example}")  # the prompt: {prompts[example]!r}
-documents = model.encode_document(["..."])
+{_encode_documents(others)}
 ```
-
+{_of_documents(others)}{_of_images(others)}
 ## Trained on
 
 | task | family | domain | languages | licence of the data |
@@ -64,19 +82,65 @@ were written with it; `--with=sentence-transformers` does so through that librar
 """
 
 
-def integrate(prompts: Mapping[str, str], features: int, max_length: int) -> str:
+def _encode_documents(others: Others) -> str:
+    if others.documents is None:
+        return 'documents = model.encode_document(["..."])'
+    return 'documents = SentenceTransformer("path/of/this/folder/documents").encode_document(["..."])'
+
+
+def _of_documents(others: Others) -> str:
+    if others.documents is None:
+        return ""
+    if others.documents.unchanged:
+        return f"""
+**An index of documents stays valid.** Only the queries' tower was trained. Documents are embedded by the encoder in
+`documents/`: `{others.documents.unchanged}` as it came, SHA-256 of its weights `{others.documents.weights_sha256}`.
+This folder's own tower is for queries alone: documents embedded by it are found less well, and nobody says so.
+"""
+    return f"""
+**Documents have a tower of their own**, in `documents/` (SHA-256 of its weights `{others.documents.weights_sha256}`).
+This folder's own tower is for queries alone: documents embedded by it are found less well, and nobody says so.
+"""
+
+
+def _of_images(others: Others) -> str:
+    if others.image_size is None:
+        return ""
+    return f"""
+## Images
+
+`vision/` holds the tower of images, {others.image_size} pixels a side, in the form of transformers' SiglipVisionModel,
+and `projection.safetensors`, which brings its vectors to those of texts. Transparent parts count as white.
+
+```python
+import torch
+from safetensors.torch import load_file
+from transformers import SiglipImageProcessor, SiglipVisionModel
+
+tower = SiglipVisionModel.from_pretrained("path/of/this/folder/vision").eval()
+processor = SiglipImageProcessor.from_pretrained("path/of/this/folder/vision")
+projection = load_file("path/of/this/folder/vision/projection.safetensors")["weight"]
+with torch.no_grad():
+    seen = tower(**processor(images=[image], return_tensors="pt")).pooler_output
+images = torch.nn.functional.normalize(seen @ projection.T)
+```
+"""
+
+
+def integrate(prompts: Mapping[str, str], features: int, max_length: int, others: Others = Others()) -> str:
     """How to call the model: with the prefixes that it was trained with."""
     tasks = [name for name in prompts if name not in ("query", "document")]
     example = tasks[0] if tasks else "query"
     prefix = json.dumps(prompts[example], ensure_ascii=False)
     rows = "\n".join(f"| {name} | `{json.dumps(text, ensure_ascii=False)}` |" for name, text in prompts.items())
-    document = json.dumps(prompts["document"], ensure_ascii=False)
+    document = json.dumps(prompts.get("document", ""), ensure_ascii=False)
+    every = f"every document the {'prompt `document`' if 'document' in prompts else 'tower in `documents/`'}"
     return f"""# Calling this model
 
 Vectors have {features} features and length 1: the dot product is the cosine. Texts are cut at {max_length} tokens, the
-prompt included. Every query needs its prompt, every document the prompt `document`; without them, ranks get worse and
-nobody says so.
-
+prompt included. Every query needs its prompt, {every}; without them, ranks get
+worse and nobody says so.
+{_of_documents(others)}
 | prompt | text before the query |
 |---|---|
 {rows}
@@ -88,7 +152,7 @@ from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("path/of/this/folder")
 queries = model.encode(["..."], prompt_name={json.dumps(example)})
-documents = model.encode_document(["..."])
+{_encode_documents(others)}
 scores = queries @ documents.T
 ```
 
@@ -129,4 +193,4 @@ SELECT id, body FROM documents ORDER BY embedding <#> $1 LIMIT 10;
 ```
 
 with `$1` the vector of {prefix} and the query, and each `embedding` that of {document} and the body.
-"""
+{_of_images(others)}"""

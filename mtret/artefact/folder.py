@@ -2,34 +2,40 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mtret.artefact import golden
-from mtret.artefact.card import card, integrate
+from mtret.artefact.card import Others, OwnDocuments, card, integrate
+from mtret.artefact.retriever import Retriever
 from mtret.artefact.targets import check_for_tei, check_target
 from mtret.data.roles import RECORD, TrainingRecord, load_record, save_record
 from mtret.data.templates import Templates
 from mtret.errors import UserError
 from mtret.files import AnyPath, folder_draft, locate, reaching, replace_folder, replace_json
-from mtret.models import hf
+from mtret.models import hf, hf_images
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
-from mtret.pytrees import Tree
 
 DETAILS = "mtret.json"
+DOCUMENTS, VISION = "documents", "vision"  # folders of towers beside that of the queries
 BARE = Templates(query="{query}", document="{document}")
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """An encoder, how it wants its texts, and what it knows already. A model that mtret did not train has no record."""
+    """A model, how it wants its texts, and what it knows already. One that mtret did not train has no record."""
 
-    encoder: hf.Pretrained
+    model: Retriever
     templates: Templates
     record: TrainingRecord | None
     details: Mapping[str, Any]  # mtret.json: source, steps, configuration
+
+    @property
+    def encoder(self) -> hf.Pretrained:
+        """Of queries."""
+        return self.model.encoder
 
 
 def load_artefact(source: str, operands: str = "float32") -> Artefact:
@@ -51,20 +57,30 @@ def load_artefact(source: str, operands: str = "float32") -> Artefact:
     encoder = hf.load(source, ModelConfig(source, operands=operands))
     details_path = encoder.folder / DETAILS
     if not details_path.exists():
-        return Artefact(encoder, BARE, None, {})
+        return Artefact(Retriever(encoder), BARE, None, {})
     try:
         details = json.loads(details_path.read_text(encoding="utf-8"))
         templates = Templates(**details["templates"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{details_path}: damaged ({error}); export the model again") from error
     record = load_record(encoder.folder) if (encoder.folder / RECORD).exists() else None
-    return Artefact(encoder, templates, record, details)
+    return Artefact(_with_others(encoder, operands), templates, record, details)
+
+
+def _with_others(encoder: hf.Pretrained, operands: str) -> Retriever:
+    """Beside the queries' tower, those that have folders of their own."""
+    documents, images = encoder.folder / DOCUMENTS, encoder.folder / VISION
+    config = ModelConfig(str(documents), operands=operands)
+    return Retriever(
+        encoder,
+        hf.load(str(documents), config) if (documents / "config.json").exists() else None,
+        hf_images.load(images, operands) if (images / "config.json").exists() else None,
+    )
 
 
 def save_artefact(
     folder: AnyPath,
-    encoder: hf.Pretrained,
-    params: Tree,
+    model: Retriever,
     templates: Templates,
     prompts: Mapping[str, str],
     record: TrainingRecord,
@@ -74,7 +90,7 @@ def save_artefact(
 ) -> golden.Agreement:
     """Writes all of it, whole or not at all; an existing folder is replaced.
 
-    Before it is there, it is read again and must answer the golden texts as `params` do: what comes back is how near.
+    Before it is there, it is read again and must answer the golden texts as `model` does: what comes back is how near.
 
     Args:
       prompts: of the tasks trained on, see `prompts_of`.
@@ -82,22 +98,44 @@ def save_artefact(
       scores: of the model whose weights have this hash, in Markdown, for the card; nothing where it was not judged.
       target: one of `targets.TARGETS`, to leave out or refuse what it would get wrong.
     """
+    encoder = model.encoder
     check_target(target, encoder)
+    of_documents = {"document": prompts["document"]} if model.documents else {}
+    prompts = {name: text for name, text in prompts.items() if name not in of_documents}
     with folder_draft(folder) as draft:
-        hf.write(draft, encoder, params, prompts, target)
+        hf.write(draft, encoder, encoder.params, prompts, target)
         replace_json(draft / DETAILS, {"templates": asdict(templates), **details})
         save_record(record, draft)
         sha256 = file_sha256(draft / "model.safetensors")
-        (draft / "README.md").write_text(card(record.tasks, prompts, details, sha256, scores(sha256)), encoding="utf-8")
-        words = integrate(prompts, encoder.features, encoder.max_length)
+        golden.write(draft, golden.encoder_of(encoder, prompts), list(prompts))
+        if model.documents:
+            (draft / DOCUMENTS).mkdir()
+            hf.write(draft / DOCUMENTS, model.documents, model.documents.params, of_documents, target)
+            golden.write(draft / DOCUMENTS, golden.encoder_of(model.documents, of_documents), list(of_documents))
+        if model.images:
+            (draft / VISION).mkdir()
+            hf_images.write(draft / VISION, model.images, model.images.params)
+            golden.write_pictures(draft / VISION, model.images)
+        others = _others(draft, model, details)
+        words = card(record.tasks, prompts, details, sha256, scores(sha256), others)
+        (draft / "README.md").write_text(words, encoding="utf-8")
+        words = integrate(prompts, encoder.features, encoder.max_length, others)
         (draft / "INTEGRATE.md").write_text(words, encoding="utf-8")
-        golden.write(draft, golden.encoder_of(encoder, params, prompts), list(prompts))
-        again = hf.load(str(draft))
-        agreement = golden.verify(draft, golden.encoder_of(again, again.params, again.prompts))
+        agreement = check(draft)
         if target == "tei":
             check_for_tei(draft)
         replace_folder(draft, folder, last=hf.LAST)
     return agreement
+
+
+def _others(folder: Path, model: Retriever, details: Mapping[str, Any]) -> Others:
+    """What the documents of a model say of its other towers."""
+    documents = None
+    if model.documents:
+        sha256 = file_sha256(folder / DOCUMENTS / "model.safetensors")
+        unchanged = details.get("config", {}).get("model", {}).get("documents") == "frozen"
+        documents = OwnDocuments(sha256, str(details.get("source")) if unchanged else "")
+    return Others(documents, model.images.config.image_size if model.images else None)
 
 
 def prompts_of(templates: Templates, instructions: Mapping[str, str]) -> dict[str, str]:
@@ -111,9 +149,20 @@ def check(folder: AnyPath, through_sentence_transformers: bool = False) -> golde
 
     Raises UserError where it does not.
     """
-    if through_sentence_transformers:
-        if not isinstance(folder, Path):
-            raise UserError(f"{folder}: sentence-transformers reads local folders only; copy it first")
-        return golden.verify(folder, golden.sentence_transformers_encoder(folder))
-    encoder = hf.load(str(folder))
-    return golden.verify(folder, golden.encoder_of(encoder, encoder.params, encoder.prompts))
+    if through_sentence_transformers and not isinstance(folder, Path):
+        raise UserError(f"{folder}: sentence-transformers reads local folders only; copy it first")
+    found = []
+    for each in (folder, folder / DOCUMENTS):
+        if each is not folder and not (each / "config.json").exists():
+            continue
+        if through_sentence_transformers:
+            assert isinstance(each, Path)
+            encode = golden.sentence_transformers_encoder(each)
+        else:
+            encoder = hf.load(str(each))
+            encode = golden.encoder_of(encoder, encoder.prompts)
+        found.append(golden.verify(each, encode))
+    if (folder / VISION / "config.json").exists():
+        found.append(golden.verify_pictures(folder / VISION, hf_images.load(folder / VISION)))
+    worst = min(found, key=lambda each: each.cosine)
+    return replace(worst, vectors=sum(each.vectors for each in found))

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Float32
 from safetensors import SafetensorError
 
+from mtret.artefact.retriever import embedder
+from mtret.data.images import Images
 from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError
 from mtret.files import AnyPath, load_arrays, replace_arrays, replace_json
-from mtret.index.encode import Embedder, Texts
-from mtret.models import hf
-from mtret.pytrees import Tree
+from mtret.index.encode import ImageEmbedder, Texts
+from mtret.models import hf, hf_images
 
 GOLDEN, VECTORS = "golden.json", "golden.safetensors"
 COSINE = 0.9999  # at least, of a vector to its golden one
@@ -42,13 +43,13 @@ class Agreement:
     vectors: int
 
 
-def encoder_of(encoder: hf.Pretrained, params: Tree, prompts: Mapping[str, str]) -> Encode:
+def encoder_of(encoder: hf.Pretrained, prompts: Mapping[str, str]) -> Encode:
     """Embeds as what is deployed must: the prompt before the text."""
     tokenizer = Tokenizer(encoder.folder, None)
-    embedder = Embedder(encoder.tower, params, encoder.pooling, encoder.features)
+    embed = embedder(encoder)
 
     def encode(texts: Sequence[str], prompt: str) -> Float32[np.ndarray, "n D"]:
-        return embedder([Texts(tokenizer([prompts[prompt] + text for text in texts]), encoder.max_length)])[0]
+        return embed([Texts(tokenizer([prompts[prompt] + text for text in texts]), encoder.max_length)])[0]
 
     return encode
 
@@ -82,6 +83,44 @@ def verify(folder: AnyPath, encode: Encode) -> Agreement:
             "exported"
         )
     return agreement
+
+
+def pictures(size: int) -> Images:
+    """Golden images, by arithmetic: a slope, stripes and a disc, each in its own colours."""
+    row, column = np.mgrid[:size, :size] / size
+    disc = np.hypot(row - 0.4, column - 0.6) < 0.3
+    grey = np.stack([column, (row * 6) % 1 < 0.5, disc]).astype(np.float64)
+    tint = np.array([[1.0, 0.5, 0.2], [0.1, 0.9, 0.6], [0.7, 0.2, 1.0]])
+    return Images((255 * grey[..., None] * tint[:, None, None]).round().astype(np.uint8), np.arange(3))
+
+
+def picture_encoder(images: hf_images.PretrainedImages) -> Callable[[], Float32[np.ndarray, "n D"]]:
+    """Embeds the golden images."""
+    return lambda: ImageEmbedder(images.tower, images.params)(pictures(images.config.image_size))
+
+
+def write_pictures(folder: AnyPath, images: hf_images.PretrainedImages) -> None:
+    """Golden vectors of images into the folder of an image tower."""
+    replace_arrays(folder / VECTORS, {"vectors": picture_encoder(images)()})
+
+
+def verify_pictures(folder: AnyPath, images: hf_images.PretrainedImages) -> Agreement:
+    """As `verify`, of an image tower."""
+    try:
+        expected = load_arrays(folder / VECTORS)["vectors"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder / VECTORS}: missing or damaged ({error}); export the model again") from error
+    found = picture_encoder(images)()
+    if found.shape != expected.shape:
+        raise UserError(f"{folder / VECTORS}: vectors {expected.shape}, found {found.shape}; export the model again")
+    cosines = (found * expected).sum(axis=-1) / np.linalg.norm(expected, axis=-1)
+    worst = int(np.argmin(np.nan_to_num(cosines, nan=-1.0)))
+    if not cosines[worst] >= COSINE:
+        raise UserError(
+            f"{folder}: golden image {worst} has cosine {cosines[worst]:.6f} to its vector, where {COSINE} is needed: "
+            "this is not the image tower that was exported"
+        )
+    return Agreement(float(cosines[worst]), "image", str(worst), len(found))
 
 
 def sentence_transformers_encoder(folder: Path) -> Encode:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+from mtret.data.images import ImageFiles
 from mtret.data.tasks import SPLITS, Judgements, Task, TaskCard, query_key
 from mtret.data.templates import render_document
 from mtret.errors import UserError, nearest
@@ -29,16 +30,14 @@ EXCLUDE = "exclude.tsv"
 MODALITIES = ("text", "image")
 SCORED = ("query-id", "corpus-id", "score")
 UNSCORED = SCORED[:2]
-SKIPPED_IMAGE = "needs an image tower"
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The tasks of a folder, in name order. The hashes cover the bytes of every file read, skipped tasks included."""
+    """The tasks of a folder, in name order. The hashes cover the bytes of every file read."""
 
     folder: AnyPath
     tasks: Mapping[str, Task]
-    skipped: Mapping[str, str]  # name -> why its card and files are in order and yet it is no text task
     sha256: str
     task_sha256: Mapping[str, str]
 
@@ -56,13 +55,8 @@ class TaskParts:
 
 
 def read_task(folder: AnyPath) -> Task:
-    """Reads and validates a text task. Raises UserError, naming file and line, for the first mistake."""
-    task, _ = _read_folder(_existing(folder))
-    if task.card.modality != "text":
-        raise UserError(
-            f"task '{task.name}' is of modality '{task.card.modality}', which {SKIPPED_IMAGE}. Choose a text task."
-        )
-    return task
+    """Reads and validates a task. Raises UserError, naming file and line, for the first mistake."""
+    return _read_folder(_existing(folder))[0]
 
 
 def read_suite(folder: AnyPath, names: Collection[str] | None = None) -> Suite:
@@ -71,14 +65,11 @@ def read_suite(folder: AnyPath, names: Collection[str] | None = None) -> Suite:
     for name in names or ():
         if name not in found:
             raise UserError(f"{folder}: no task '{name}'.{nearest(name, found)} It holds: {', '.join(found)}.")
-    tasks, skipped, hashes = {}, {}, {}
+    tasks, hashes = {}, {}
     chosen = found if names is None else sorted(set(names))
-    for name, (task, hashes[name]) in zip(chosen, _read_folders([folder / name for name in chosen]), strict=True):
-        if task.card.modality == "text":
-            tasks[name] = task
-        else:
-            skipped[name] = SKIPPED_IMAGE
-    return Suite(folder, tasks, skipped, _digest(hashes), hashes)
+    for name, (task, sha256) in zip(chosen, _read_folders([folder / name for name in chosen]), strict=True):
+        tasks[name], hashes[name] = task, sha256
+    return Suite(folder, tasks, _digest(hashes), hashes)
 
 
 def read_cards(folder: AnyPath) -> dict[str, TaskCard]:
@@ -244,10 +235,10 @@ def _read_folders(folders: Sequence[AnyPath]) -> Iterable[tuple[Task, str]]:
 
 
 def _read_folder(folder: AnyPath) -> tuple[Task, str]:
-    """The task and the hash of its files. An image task's document texts are its images' paths inside the folder."""
+    """The task and the hash of its files."""
     files = _Files(folder)
     card = _read_card(files)
-    document_ids, document_texts = _read_documents(files, card.modality)
+    document_ids, document_texts, images = _read_documents(files, card.modality)
     query_records, query_ids = _read_records(files, QUERIES)
     query_texts = _column(query_records, "text", files.folder / QUERIES)
     _refuse_empty(query_texts, "text", files.folder / QUERIES)
@@ -272,7 +263,7 @@ def _read_folder(folder: AnyPath) -> tuple[Task, str]:
         pairs = _read_pairs(files, EXCLUDE, rows, UNSCORED)
         _refuse_positives(pairs, positives)
         exclude = Judgements.from_pairs(pairs.queries, pairs.documents, pairs.scores)
-    task = Task(card, query_ids, query_texts, document_ids, document_texts, splits, negatives, exclude)
+    task = Task(card, query_ids, query_texts, document_ids, document_texts, splits, negatives, exclude, images)
     return task, _digest(files.hashes)
 
 
@@ -407,24 +398,25 @@ def _refuse_empty(values: Sequence[str], key: str, path: AnyPath) -> None:
             raise UserError(f"{path}:{number}: '{key}' is empty. Write one or remove the line.")
 
 
-def _read_documents(files: _Files, modality: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids and rendered texts; of an image task, ids and paths."""
+def _read_documents(files: _Files, modality: str) -> tuple[tuple[str, ...], tuple[str, ...], ImageFiles | None]:
+    """Ids, rendered texts, which an image task need not have, and its images."""
     path = files.folder / CORPUS
     records, ids = _read_records(files, CORPUS)
     if not ids:
         raise UserError(f"{path}: holds no document. Write one JSON object per line.")
     titles = _column(records, "title", path, default="")
     texts = _column(records, "text", path, default=None if modality == "text" else "")
+    rendered = tuple([render_document(title, text) for title, text in zip(titles, texts, strict=True)])
     if modality == "image":
         images = _column(records, "image", path)
         for number, image in enumerate(images, start=1):
             _check_image(files, image, f"{path}:{number}")
-        return ids, images
-    rendered = tuple([render_document(title, text) for title, text in zip(titles, texts, strict=True)])
+        paths = tuple([files.folder / image for image in images])
+        return ids, rendered, ImageFiles(paths, tuple([files.hashes[image] for image in images]))
     for number, text in enumerate(rendered, start=1):
         if not text:
             raise UserError(f"{path}:{number}: title and text are both empty. Write one or remove the document.")
-    return ids, rendered
+    return ids, rendered, None
 
 
 def _check_image(files: _Files, image: str, where: str) -> None:

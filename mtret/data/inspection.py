@@ -39,10 +39,11 @@ class TaskStats:
     document_words_p95: float
     negatives: dict[str, int]  # split -> pairs, for splits that have some
     excluded: int  # pairs
+    images: bool  # whether the documents are images
 
 
 def stats(suite: Suite, long_characters: int = LONG_CHARACTERS) -> list[TaskStats]:
-    """Figures of every text task, in name order."""
+    """Figures of every task, in name order."""
     return [_task_stats(task, long_characters) for task in suite.tasks.values()]
 
 
@@ -57,7 +58,7 @@ def _task_stats(task: Task, long_characters: int) -> TaskStats:
         domain=task.card.domain,
         languages=task.card.languages,
         documents=len(task.document_ids),
-        distinct_documents=len(np.unique(document_hashes(task.document_texts))),
+        distinct_documents=len(np.unique(document_hashes(task.document_keys))),
         long_documents=float(np.mean([len(text) > long_characters for text in task.document_texts])),
         queries={split: len(task.splits[split]) if split in task.splits else 0 for split in SPLITS},
         unused_queries=len(task.query_ids) - len(np.unique(np.concatenate(judged))),
@@ -70,6 +71,7 @@ def _task_stats(task: Task, long_characters: int) -> TaskStats:
         document_words_p95=float(np.percentile(document_words, 95)),
         negatives={split: len(one.documents) for split, one in task.negatives.items()},
         excluded=len(task.exclude.documents) if task.exclude else 0,
+        images=task.images is not None,
     )
 
 
@@ -88,10 +90,9 @@ def check(suite: Suite, long_characters: int = LONG_CHARACTERS) -> list[str]:
     A suite that could be read breaks no rule, so that remarks are things to know, not errors.
     """
     rows = stats(suite, long_characters)
-    remarks = [f"{name}: skipped, {reason}." for name, reason in suite.skipped.items()]
-    remarks += [f"{row.name}: {remark}" for row in rows for remark in _remarks(row, long_characters)]
+    remarks = [f"{row.name}: {remark}" for row in rows for remark in _remarks(row, long_characters)]
     splits = " / ".join(f"{sum(row.queries[split] for row in rows):,}" for split in SPLITS)
-    tasks = _count(len(rows), "text task", "text tasks")
+    tasks = _count(len(rows), "task", "tasks")
     documents = _count(sum(row.documents for row in rows), "document", "documents")
     verdict = (
         f"OK: {tasks}, {documents}, {splits} train / dev / test queries; no error, "
@@ -106,14 +107,17 @@ def _remarks(row: TaskStats, long_characters: int) -> list[str]:
     if absent:
         uses = {"train": "it can only be evaluated", "dev": "it cannot guide training", "test": "it has no final score"}
         found.append(f"no {' and no '.join(absent)} queries, so {' and '.join(uses[split] for split in absent)}.")
+    if row.images:
+        found.append("its documents are images, which only a model with an image tower (model.vision) can read.")
     if row.unused_queries:
         found.append(f"{_count(row.unused_queries, 'query', 'queries')} without a positive in any split, left out.")
     if row.repeated_queries:
         found.append(f"{_count(row.repeated_queries, 'query', 'queries')} with the text of another one of the split.")
     copies = row.documents - row.distinct_documents
+    what = "image" if row.images else "text"
     if copies:
         found.append(
-            f"{_count(copies, 'document', 'documents')} with the text of another one: no encoder can tell them apart."
+            f"{_count(copies, 'document', 'documents')} with the {what} of another one: no encoder can tell them apart."
         )
     if row.long_documents > 0.2:
         found.append(f"{row.long_documents:.0%} of the documents are longer than {long_characters:,} characters.")

@@ -23,20 +23,23 @@ class Loaded(NamedTuple):
 def batches(
     planner: Planner, sharding: PairBatch, first_step: int, threads: int = 2, ahead: int = 8
 ) -> Iterator[Loaded]:
-    """The batches of steps `first_step` to the end. `sharding`: a NamedSharding for each array of a batch.
+    """The batches of steps `first_step` to the end. `sharding`: of a batch, as `batch_sharding` gives it.
 
     Each device is given its own groups only; a process copies tokens for the groups of its devices only.
     """
     import grain
 
-    own = _own_groups(sharding.texts.ids, planner.batch.groups)
+    place: Any = sharding.texts
+    own = _own_groups(place, planner.batch.groups)
 
     def load(step: int) -> Loaded:
         plan = planner.plan(int(step))
         filled = planner.fill(plan, own)
-        texts: Any = jax.tree.map(partial(_place_groups, own, planner.batch.groups), filled.texts, sharding.texts)
-        rest = jax.tree.map(_place, filled[1:], sharding[1:])
-        return Loaded(plan, PairBatch(texts, *rest))
+        parts: Any = jax.tree.map(
+            partial(_place_groups, own, planner.batch.groups, sharding=place), (filled.texts, filled.documents)
+        )
+        rest = jax.tree.map(_place, filled[2:], sharding[2:])
+        return Loaded(plan, PairBatch(*parts, *rest))
 
     steps = grain.MapDataset.range(first_step, planner.steps).map(load)
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
@@ -44,15 +47,15 @@ def batches(
 
 def _own_groups(sharding: Any, groups: int) -> range:
     """The groups of this process's devices, from the first to the last."""
-    slices = [index[1] for index in sharding.addressable_devices_indices_map((1, groups, 1, 1)).values()]
+    slices = [index[1] for index in sharding.addressable_devices_indices_map((1, groups)).values()]
     bounds = [each.indices(groups)[:2] for each in slices]
     return range(min(first for first, _ in bounds), max(last for _, last in bounds))
 
 
 def _place_groups(
-    own: range, groups: int, array: Shaped[np.ndarray, "C own R L"], sharding: NamedSharding
-) -> Shaped[Array, "C G R L"]:
-    def part(index: Any) -> Shaped[np.ndarray, "C part R L"]:
+    own: range, groups: int, array: Shaped[np.ndarray, "C own R ..."], sharding: NamedSharding
+) -> Shaped[Array, "C G R ..."]:
+    def part(index: Any) -> Shaped[np.ndarray, "C part R ..."]:
         first, last, _ = index[1].indices(groups)
         return array[:, first - own.start : last - own.start]
 

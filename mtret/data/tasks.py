@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
+from mtret.data.images import ImageFiles
 from mtret.errors import UserError
 
 SPLITS = ("train", "dev", "test")
@@ -99,10 +100,16 @@ class Task:
     splits: Mapping[str, Judgements]  # a split that has no file is absent; every query has at least one score > 0
     negatives: Mapping[str, Judgements] = field(default_factory=dict)
     exclude: Judgements | None = None
+    images: ImageFiles | None = None  # of the documents, where those are images; their texts may be empty then
 
     @property
     def name(self) -> str:
         return self.card.name
+
+    @property
+    def document_keys(self) -> tuple[str, ...]:
+        """What makes two documents the same: their texts, or their images' bytes."""
+        return self.images.sha256 if self.images else self.document_texts
 
     def split(self, name: str) -> Judgements:
         """The judgements of a split. Raises UserError where the task has no such split."""

@@ -57,8 +57,11 @@ def reference_system(systems: Sequence[str]) -> str | None:
 
 
 def tasks_by_role(tasks: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Roles that have tasks, in order, with their tasks' names in alphabetical order."""
-    named = [(role, sorted(name for name, task in tasks.items() if task["role"] == role)) for role in ROLES]
+    """Roles that have tasks, in order, with their tasks' names in alphabetical order; without those that only some
+    systems can read."""
+    most = max((len(task["systems"]) for task in tasks.values()), default=0)
+    common = {name: task["role"] for name, task in tasks.items() if len(task["systems"]) == most}
+    named = [(role, sorted(name for name in common if common[name] == role)) for role in ROLES]
     return [(role, names) for role, names in named if names]
 
 
@@ -76,6 +79,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         _roles(results),
         _tasks(results),
         _details(results),
+        _images(results),
         _dimensions(results),
         _pooled(results),
         _scann(results),
@@ -182,6 +186,34 @@ def _details(results: Mapping[str, Any]) -> str:
     )
     table = _table(["task", *map(metric_name, common), "recall at the card's other cut-offs"], rows)
     return _with_heading("More metrics", intro, table)
+
+
+def _images(results: Mapping[str, Any]) -> str:
+    """Tasks whose documents are images: nothing else reads them, so chance is what they are compared with."""
+    seen = {name: task for name, task in results["tasks"].items() if task.get("images")}
+    if not seen:
+        return ""
+    judged, pooled = results["systems"][-1], (results["pooled"] or {"tasks": {}})["tasks"]
+    rows = []
+    for name, task in sorted(seen.items()):
+        scores = task["systems"][judged]
+        row = [name, ROLE_NAMES[task["role"]], task["n_queries"], task["n_documents"]]
+        row += [_interval(scores["recall@10"]), f"{_chance(task):.3f}", _interval(scores[PRIMARY])]
+        if pooled:
+            among = pooled[name]["systems"][judged]
+            row += [_interval(among["recall@10"]), _share(among[KIND]["mean"])]
+        rows.append(row)
+    header = ["task", "role", "queries", "images", "recall@10", "by chance", metric_name(PRIMARY)]
+    header += ["recall@10, pooled index", "own kind"] if pooled else []
+    intro = (
+        f"Documents that are images, which `{judged}` alone can read: these tasks count in no mean above. By chance: "
+        "recall@10 of a random order."
+    )
+    return _with_heading("Images", intro, _table(header, rows))
+
+
+def _chance(task: Mapping[str, Any]) -> float:
+    return min(1.0, 10 / task["n_documents"])
 
 
 def _dimensions(results: Mapping[str, Any]) -> str:
@@ -306,6 +338,15 @@ def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
             verdict = [word(against, f"{against['mean']:+.3f} ")] if against else []
             by_task.add_row(f"  {name}", str(tasks[name]["n_queries"]), *means(tasks[name]), *verdict)
         by_task.add_section()
+    seen = {name: task for name, task in sorted(tasks.items()) if task.get("images")}
+    if seen:
+        images = table("tasks of images", "task", "queries", "recall@10", "95% interval", "by chance")
+        for name, task in seen.items():
+            score = task["systems"][last]["recall@10"]
+            low, high = score["ci95"]
+            numbers = (f"{score['mean']:.3f}", f"[{low:.3f}, {high:.3f}]", f"{_chance(task):.3f}")
+            images.add_row(name, str(task["n_queries"]), *numbers)
+        return Group(by_task, by_role, *([differences] if other else []), images)
     return Group(by_task, by_role, differences) if other else Group(by_task, by_role)
 
 

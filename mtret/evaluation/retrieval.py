@@ -66,7 +66,7 @@ def pool(tasks: Sequence[Task]) -> Pool:
     start = 0
     for task in tasks:
         mine = np.empty(len(task.document_ids), np.int32)
-        for row, (name, text) in enumerate(zip(task.document_ids, task.document_texts, strict=True)):
+        for row, (name, text) in enumerate(zip(task.document_ids, task.document_keys, strict=True)):
             mine[row] = place.setdefault(text, len(kept))
             if mine[row] == len(kept):
                 kept.append(start + row)
@@ -143,7 +143,7 @@ def build_results(
     """The results dictionary (schema `mtret.results/1`, see docs/results.md).
 
     Args:
-      outcomes: one per evaluated task, all with the same systems.
+      outcomes: one per evaluated task, all with the same systems; a task of images may have the last of them alone.
       protocol: what the numbers depend on; kept as it is.
       seed: of the bootstrap.
       mixture: what the model was trained on, None for an untuned one.
@@ -156,7 +156,7 @@ def build_results(
         "schema": SCHEMA,
         "protocol": dict(protocol),
         "bootstrap": {"seed": seed, "resamples": resamples, "level": statistics.LEVEL},
-        "systems": list(outcomes[0].scores.systems) if outcomes else [],
+        "systems": max((list(outcome.scores.systems) for outcome in outcomes), key=len, default=[]),
         "mixture": None if mixture is None else dict(mixture),
         "tasks": {outcome.task.name: _task_entry(outcome, own[outcome.task.name]) for outcome in outcomes},
         "roles": _by_role(own, roles),
@@ -183,10 +183,14 @@ def _resample(name: str, scores: TaskScores, seed: int, resamples: int) -> _Resa
 
 
 def _by_role(tasks: Mapping[str, _Resampled], roles: Mapping[str, str]) -> dict[str, Any]:
-    """Macro averages: every task counts the same, however many queries it has. Only metrics that all its tasks have."""
+    """Macro averages: every task counts the same, however many queries it has. Only metrics that all its tasks have.
+
+    Tasks that some systems cannot read are left out: those systems' means would be over other tasks.
+    """
     entries = {}
+    systems = max((one.systems for one in tasks.values()), key=len, default=())
     for role in ROLES:
-        members = {name: one for name, one in tasks.items() if roles[name] == role}
+        members = {name: one for name, one in tasks.items() if roles[name] == role and one.systems == systems}
         if not members:
             continue
         first = next(iter(members.values()))
@@ -208,6 +212,7 @@ def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
     return {
         "family": card.family,
         "domain": card.domain,
+        "images": outcome.task.images is not None,
         "role": outcome.role or "all",
         "n_documents": len(outcome.task.document_ids),
         "n_dropped": len(outcome.dropped_queries),

@@ -1,4 +1,5 @@
-"""Token arrays to vectors: every distinct text once, packed into rows of its own length class, cached by content."""
+"""Token arrays and images to vectors: every distinct text once, packed into rows of its own length class, cached by
+content."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, UInt8
 
+from mtret.data.images import Images
 from mtret.data.packing import Packing, fill, pack, stack, token_weights
 from mtret.data.tokenize import Tokens, concatenate, offsets_of
 from mtret.files import AnyPath, read_arrays, replace_arrays
@@ -20,10 +22,11 @@ from mtret.pytrees import Tree
 from mtret.types import TokenBatch
 
 BATCH_TOKENS = 4096  # of one device's share; on a CPU larger ones fall out of its caches
+BATCH_IMAGES = 64  # likewise
 SHORTEST_ROW = 64
 BLOCK_TOKENS = 500_000  # embedded between two writes to the cache: a minute or two on a CPU
 
-Progress = Callable[[int], None]  # is told how many more tokens are done
+Progress = Callable[[int], None]  # is told how many more tokens or images are done
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,12 @@ class Embedder:
         return [vectors[identity[end - len(part) : end]] for end, part in zip(ends, cut, strict=True)]
 
     def _distinct(self, texts: Tokens, on_progress: Progress) -> Float32[np.ndarray, "n D"]:
-        devices = jax.local_device_count()  # of several processes each embeds texts of its own
-        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.local_devices())
+        mesh = _local_mesh()
         sharding = NamedSharding(mesh, P(None, "data"))
         params = jax.device_put(self.params, NamedSharding(mesh, P()))
         vectors = np.zeros((len(texts), self.features), np.float32)
         waiting: tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Array, int] | None = None
-        for where, slots, batch, n_texts, tokens in _batches(texts, self.pooling, devices):
+        for where, slots, batch, n_texts, tokens in _batches(texts, self.pooling, mesh.size):
             found = _embed(self.tower, params, jax.device_put(batch, sharding), n_texts)
             if waiting is not None:  # fetched one batch late, so that the device never waits for the host
                 _fetch(vectors, waiting, on_progress)
@@ -72,6 +74,71 @@ class Embedder:
         return vectors
 
 
+@dataclass(frozen=True)
+class ImageEmbedder:
+    """An image tower with its parameters, ready to embed."""
+
+    tower: nn.Module
+    params: Tree
+
+    def __call__(self, images: Images, on_progress: Progress | None = None) -> Float32[np.ndarray, "n D"]:
+        """A unit vector of each image."""
+        mesh = _local_mesh()
+        params = jax.device_put(self.params, NamedSharding(mesh, P()))
+        sharding = NamedSharding(mesh, P(None, "data"))
+        size = BATCH_IMAGES * mesh.size
+        parts = []
+        for start in range(0, len(images), size):
+            rows = np.arange(start, min(start + size, len(images)))
+            batch = np.zeros((size, images.size, images.size, 3), np.uint8)
+            batch[: len(rows)] = images.take(rows)
+            placed = jax.device_put(batch.reshape(1, mesh.size, BATCH_IMAGES, *batch.shape[1:]), sharding)
+            found = np.asarray(_embed(self.tower, params, placed, BATCH_IMAGES))
+            parts.append(found.reshape(size, -1)[: len(rows)])
+            if on_progress:
+                on_progress(len(rows))
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Embedders:
+    """All towers of a model."""
+
+    queries: Embedder
+    documents: Embedder | None = None  # of document texts, where they have a tower of their own
+    images: ImageEmbedder | None = None
+
+    def __call__(
+        self,
+        tasks: Sequence[tuple[Texts, Texts | Images]],
+        run: Callable[[Embedder, Sequence[Texts]], list[np.ndarray]] = lambda embedder, parts: embedder(parts),
+        on_images: Progress | None = None,
+    ) -> list[tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]]:
+        """Vectors of the queries and documents of each task. `run` embeds texts, by default without a cache."""
+        documents = [side for _, side in tasks if isinstance(side, Texts)]
+        if self.documents is None:
+            together = iter(run(self.queries, [part for pair in tasks for part in pair if isinstance(part, Texts)]))
+            of_queries = of_documents = together  # they stand in turns, as they are taken below
+        else:
+            of_queries = iter(run(self.queries, [queries for queries, _ in tasks]))
+            of_documents = iter(run(self.documents, documents))
+        found = []
+        for _, side in tasks:
+            queries = next(of_queries)
+            if isinstance(side, Texts):
+                found.append((queries, next(of_documents)))
+            else:
+                assert self.images is not None
+                found.append((queries, self.images(side, on_images)))
+        return found
+
+
+def _local_mesh() -> jax.sharding.Mesh:
+    """Of several processes each embeds what is its own."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
 def _truncated(part: Texts) -> Tokens:
     every = np.arange(len(part.tokens))
     lengths = part.tokens.lengths(part.limit)
@@ -79,8 +146,10 @@ def _truncated(part: Texts) -> Tokens:
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def _embed(tower: nn.Module, params: Tree, batch: TokenBatch, n_texts: int) -> Float[Array, "G n_texts D"]:
-    return encode(tower, params, batch, n_texts)
+def _embed(
+    tower: nn.Module, params: Tree, batch: TokenBatch | UInt8[Array, "C G R S S 3"], slots: int
+) -> Float[Array, "G slots D"]:
+    return encode(tower, params, batch, slots)
 
 
 def _fetch(vectors: np.ndarray, waiting: tuple[np.ndarray, np.ndarray, Array, int], on_progress: Progress) -> None:

@@ -1,21 +1,24 @@
-"""One tower for queries and documents: packed tokens in, unit vectors out."""
+"""Towers for queries and documents: packed tokens or images in, unit vectors out."""
 
 from dataclasses import dataclass, field
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mtret.models.lora import LoraConfig
 from mtret.models.pooling import normalise, pool
+from mtret.models.vision import VisionConfig
 from mtret.pytrees import Tree
 from mtret.types import TokenBatch
+
+DOCUMENTS = ("shared", "frozen", "separate")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which encoder to start from, and how to run it."""
+    """Which encoders to start from, and how to run them."""
 
     source: str = "minilm"  # "minilm" (the installed package), a sentence-transformers folder, or a hub id
     dropout: float | None = 0.0  # None: as published (0.1 in BERT); drawn per row, so batches of any split agree
@@ -23,42 +26,60 @@ class ModelConfig:
     attention: str | None = None  # one of attention.IMPLEMENTATIONS; None: "cpu" or "xla", the faster here
     remat: bool = False  # keep a layer's input alone and run it again in the backward pass
     lora: LoraConfig = field(default_factory=LoraConfig)
+    # Document texts are read by the queries' tower ("shared"), by the encoder as it came, so that an index made with it
+    # stays valid ("frozen"), or by a second tower that is trained as well ("separate").
+    documents: str = "shared"
+    vision: VisionConfig = field(default_factory=VisionConfig)
 
 
 def encode(
     tower: nn.Module,
     params: Tree,
-    tokens: TokenBatch,
-    n_texts: int,
+    inputs: TokenBatch | UInt8[Array, "C G R S S 3"],
+    slots: int,
     dropout_key: Key[Array, ""] | None = None,
     first_group: Int[Array, ""] | int = 0,
-) -> Float[Array, "G n_texts D"]:
-    """Unit embeddings of a batch's texts, by group. Slots without a text hold zeros.
+) -> Float[Array, "G slots D"]:
+    """Unit embeddings of a batch's texts or images, by group. Slots without a text hold zeros.
 
-    `params` are the tower's. With a dropout key every row draws masks from its own place in the batch, in which these
-    groups are those from `first_group` on.
+    `params` are the tower's. With a dropout key every row, or image, draws masks from its own place in the batch, in
+    which these groups are those from `first_group` on.
     """
-    return normalise(pooled(tower, params, tokens, n_texts, dropout_key, first_group))
+    return normalise(pooled(tower, params, inputs, slots, dropout_key, first_group))
 
 
 def pooled(
     tower: nn.Module,
     params: Tree,
-    tokens: TokenBatch,
-    n_texts: int,
+    inputs: TokenBatch | UInt8[Array, "C G R S S 3"],
+    slots: int,
     dropout_key: Key[Array, ""] | None,
     first_group: Int[Array, ""] | int = 0,
     first_chunk: Int[Array, ""] | int = 0,
-) -> Float[Array, "G n_texts D"]:
-    """What `encode` normalises: sums over tokens, so those of several chunks add up."""
-    chunks, groups, rows, length = tokens.ids.shape
+) -> Float[Array, "G slots D"]:
+    """What `encode` normalises: sums over tokens, and zeros for images of other chunks, so that chunks add up."""
+    chunks, groups, rows = jax.tree.leaves(inputs)[0].shape[:3]
     keys = None
     if dropout_key is not None:
         keys = row_keys(dropout_key, (chunks, groups, rows), first_group, first_chunk).reshape(-1)
-    ids, position, segment = (x.reshape(-1, length) for x in (tokens.ids, tokens.position, tokens.segment))
+    if not isinstance(inputs, TokenBatch):
+        found = tower.apply({"params": params}, inputs.reshape(-1, *inputs.shape[3:]), keys)
+        assert isinstance(found, jax.Array)
+        return _placed(found.reshape(chunks, groups, rows, -1), slots, first_chunk)
+    length = inputs.ids.shape[-1]
+    ids, position, segment = (x.reshape(-1, length) for x in (inputs.ids, inputs.position, inputs.segment))
     states = tower.apply({"params": params}, ids, position, segment, keys)
     assert isinstance(states, jax.Array)
-    return pool(states.reshape(chunks, groups, rows, length, -1), tokens.pool, tokens.segment, n_texts)
+    return pool(states.reshape(chunks, groups, rows, length, -1), inputs.pool, inputs.segment, slots)
+
+
+def _placed(vectors: Float[Array, "C G R D"], slots: int, first_chunk: Int[Array, ""] | int) -> Float[Array, "G n D"]:
+    """An image's slot is its place in its group, counted over all chunks."""
+    chunks, groups, rows, features = vectors.shape
+    ours = vectors.swapaxes(0, 1).reshape(groups, chunks * rows, features)
+    # The last chunk may reach beyond the slots, and a slice is moved rather than cut where it does not fit.
+    room = jnp.zeros((groups, slots + chunks * rows, features), vectors.dtype)
+    return jax.lax.dynamic_update_slice(room, ours, (0, first_chunk * rows, 0))[:, :slots]
 
 
 def row_keys(

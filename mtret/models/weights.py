@@ -86,7 +86,7 @@ def read(folder: AnyPath) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     paths = files(folder)
     for path in paths:
-        found = _read_file(path)
+        found = read_file(path)
         twice = sorted(found.keys() & tensors.keys())
         if twice:
             raise UserError(f"{path}: holds the tensor '{twice[0]}', which another file of the folder holds as well")
@@ -100,11 +100,12 @@ def read(folder: AnyPath) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read_file(path: AnyPath) -> dict[str, np.ndarray]:
+def read_file(path: AnyPath) -> dict[str, np.ndarray]:
+    """Every tensor of one file. Raises UserError where it is missing or damaged."""
     try:
         return load_arrays(path)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: missing, but the index names it; fetch it") from error
+        raise UserError(f"{path}: missing, but another file speaks of it; fetch it") from error
     except (SafetensorError, OSError, ValueError, KeyError, MemoryError) as error:
         raise UserError(f"{path}: damaged or truncated ({error}); fetch it again") from error
 

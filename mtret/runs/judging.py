@@ -16,6 +16,7 @@ from rich.console import Console
 from mtret.artefact.folder import Artefact, load_artefact
 from mtret.console import Bar, say, timed
 from mtret.data.formats import Suite
+from mtret.data.images import Images
 from mtret.data.roles import check_leakage, role_of, seen_document_share
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
@@ -30,9 +31,10 @@ from mtret.index.exact import Run, cut, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.models.weights import file_sha256
-from mtret.runs.setting import check_writable, load_suite, versions
+from mtret.runs.setting import check_writable, load_suite, read_all_pixels, versions
 
 DEPTH = 100  # results of every search
+NEEDS_TOWER = "its documents are images, and the model has no image tower"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class _Asked:
         return [self.task.query_texts[row] for row in self.rows]
 
 
-Vectors = Mapping[str, tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]]  # by task: queries, documents
+# By task: queries, documents. Of those tasks that the encoder can read.
+Vectors = Mapping[str, tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]]
 
 
 def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, console: Console) -> dict[str, Any]:
@@ -95,9 +98,14 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
             f"--dimensions: {too_many[0]} is not between 0 and the {artefact.encoder.features} features of this model"
         )
     vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
+    skipped = {
+        name: NEEDS_TOWER
+        for name, task in suite.tasks.items()
+        if not _reads(artefact, task) and config.split in task.splits and (not config.tasks or name in config.tasks)
+    }
     with timed(console, "searching"):
-        lexical = {one.task.name: _lexical(one, config, cache) for one in asked}
-        outcomes = [_outcome(one, lexical[one.task.name], vectors, artefact, config) for one in asked]
+        lexical = {one.task.name: _lexical(one, config, cache) for one in asked if one.task.images is None}
+        outcomes = [_outcome(one, lexical.get(one.task.name), vectors, artefact, config) for one in asked]
     pooled = None
     if config.pooled:
         with timed(console, "searching the pooled index"):
@@ -108,7 +116,7 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
         seed=config.seed,
         mixture=_mixture(artefact),
         pooled=pooled,
-        skipped=suite.skipped,
+        skipped=skipped,
     )
     if config.dimensions:
         with timed(console, "searching cut vectors"):
@@ -120,15 +128,15 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
 
 def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked]:
     for name in config.tasks:
-        if name in suite.skipped:
-            raise UserError(f"--tasks: '{name}' cannot be judged: {suite.skipped[name]}")
         if name not in suite.tasks:
             raise UserError(f"--tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
+        if not _reads(artefact, suite.tasks[name]):
+            raise UserError(f"--tasks: '{name}' cannot be judged: {NEEDS_TOWER}")
         suite.tasks[name].split(config.split)
     chosen = [
         task
         for name, task in suite.tasks.items()
-        if config.split in task.splits and (not config.tasks or name in config.tasks)
+        if config.split in task.splits and (not config.tasks or name in config.tasks) and _reads(artefact, task)
     ]
     if not chosen:
         raise UserError(f"{suite.folder}: no task has a {config.split} split (qrels/{config.split}.tsv)")
@@ -140,6 +148,10 @@ def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked
         kept = rows[~np.isin(rows, dropped)]
         asked.append(_Asked(task, suite.task_sha256[task.name], kept, tuple(task.query_ids[row] for row in dropped)))
     return asked
+
+
+def _reads(artefact: Artefact, task: Task) -> bool:
+    return task.images is None or artefact.model.images is not None
 
 
 def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
@@ -159,19 +171,34 @@ def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
 def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPath, console: Console) -> Vectors:
     encoder = artefact.encoder
     tokenizer = Tokenizer(encoder.folder, cache)
-    parts: list[Texts] = []
+    readable = [one for one in asked if _reads(artefact, one.task)]
+    images = artefact.model.images
+    pixels = read_all_pixels([one.task for one in readable], images.config.image_size, cache, console) if images else {}
+    sides: list[tuple[Texts, Texts | Images]] = []
     with timed(console, f"{name}: tokenising"):
-        for one in asked:
+        for one in readable:
             queries = artefact.templates.render_queries(one.texts, one.task.card.instruction)
-            documents = artefact.templates.render_documents(one.task.document_texts)
-            parts += [Texts(tokenizer(texts), encoder.max_length) for texts in (queries, documents)]
-    embedder = Embedder(encoder.tower, encoder.params, encoder.pooling, encoder.features)
-    fingerprint = f"{encoder.weights_sha256} {encoder.pooling} {encoder.config.operands} {encoder.config.attention}"
-    total = sum(int(part.tokens.lengths(part.limit).sum()) for part in parts)
+            documents: Texts | Images
+            if one.task.images:
+                documents = Images(pixels[one.task.name], np.arange(len(one.task.document_ids)))
+            else:
+                texts = artefact.templates.render_documents(one.task.document_texts)
+                documents = Texts(tokenizer(texts), encoder.max_length)
+            sides.append((Texts(tokenizer(queries), encoder.max_length), documents))
+    every = [part for pair in sides for part in pair if isinstance(part, Texts)]
+    total = sum(int(part.tokens.lengths(part.limit).sum()) for part in every)
+    embedders = artefact.model.embedders()
+    documents_encoder = artefact.model.documents or encoder
     with Bar(console, f"{name}: encoding, tokens", total) as bar:
-        found = cached(embedder, parts, fingerprint, cache, bar.advance)
+
+        def run(embedder: Embedder, parts: Sequence[Texts]) -> list[np.ndarray]:
+            by = encoder if embedder is embedders.queries else documents_encoder
+            fingerprint = f"{by.weights_sha256} {by.pooling} {by.config.operands} {by.config.attention}"
+            return cached(embedder, parts, fingerprint, cache, bar.advance)
+
+        found = embedders(sides, run)
         bar.finish()
-    return {one.task.name: (found[2 * i], found[2 * i + 1]) for i, one in enumerate(asked)}
+    return {one.task.name: vectors for one, vectors in zip(readable, found, strict=True)}
 
 
 def _lexical(one: _Asked, config: JudgeConfig, cache: AnyPath) -> Run:
@@ -206,12 +233,14 @@ def _systems(lexical: Run, dense: Mapping[str, Run], order: Int32[np.ndarray, "m
 
 
 def _outcome(
-    one: _Asked, lexical: Run, vectors: Mapping[str, Vectors], artefact: Artefact, config: JudgeConfig
+    one: _Asked, lexical: Run | None, vectors: Mapping[str, Vectors], artefact: Artefact, config: JudgeConfig
 ) -> TaskOutcome:
+    """`lexical`: None where documents are images, in which case the judged model is the only one that can read them."""
     task = one.task
     order = tie_order(task.document_ids)
     pairs = excluded_pairs(task.exclude, one.rows)
-    dense = {name: search(*each[task.name], DEPTH, order=order, exclude=pairs) for name, each in vectors.items()}
+    readers = {name: each[task.name] for name, each in vectors.items() if task.name in each}
+    dense = {name: search(*each, DEPTH, order=order, exclude=pairs) for name, each in readers.items()}
     judged, approximate = list(vectors)[-1], None
     if config.scann:
         run, approximate = _approximate(*vectors[judged][task.name], dense[judged], order, pairs)
@@ -219,7 +248,7 @@ def _outcome(
         approximate |= {PRIMARY: float(found[PRIMARY].mean())}
     return TaskOutcome(
         task=task,
-        scores=evaluate_task(task, config.split, one.rows, _systems(lexical, dense, order)),
+        scores=evaluate_task(task, config.split, one.rows, _systems(lexical, dense, order) if lexical else dense),
         role=role_of(task, artefact.record) if artefact.record else None,
         dropped_queries=one.dropped,
         seen_document_share=seen_document_share(task, config.split, artefact.record) if artefact.record else None,
@@ -278,18 +307,26 @@ def _pooled(
         key += [one.sha256, *map(str, one.rows.tolist())]
     dense, corpus, queries = {}, np.zeros(0), np.zeros(0)
     for name, each in vectors.items():
-        queries = np.concatenate([each[one.task.name][0] for one in asked])
-        corpus = np.concatenate([each[one.task.name][1] for one in asked])[pooled.kept]
+        sides = [each.get(one.task.name) or _unread(one, each) for one in asked]
+        queries = np.concatenate([queries for queries, _ in sides])
+        corpus = np.concatenate([documents for _, documents in sides])[pooled.kept]
         dense[name] = search(queries, corpus, DEPTH, order=order, exclude=pairs)
     systems = _systems(_cached_run(cache, key, lexical), dense, order)
     approximate = _approximate(queries, corpus, dense[list(vectors)[-1]], order, pairs)[1] if config.scann else None
     scores, start = {}, 0
     for one in asked:
         stop = start + len(one.rows)
-        runs = {name: Run(run.documents[start:stop], run.scores[start:stop]) for name, run in systems.items()}
+        readers = [list(vectors)[-1]] if one.task.images else list(systems)
+        runs = {name: Run(systems[name].documents[start:stop], systems[name].scores[start:stop]) for name in readers}
         scores[one.task.name] = evaluate_task(one.task, config.split, one.rows, runs, pooled.rows[one.task.name])
         start = stop
     return PooledOutcome(len(pooled.kept), scores, approximate)
+
+
+def _unread(one: _Asked, vectors: Vectors) -> tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]:
+    """Vectors of a task that an encoder cannot read: zeros, which are near to nothing."""
+    features = next(iter(vectors.values()))[0].shape[1]
+    return np.zeros((len(one.rows), features), np.float32), np.zeros((len(one.task.document_ids), features), np.float32)
 
 
 def _pooled_exclusions(asked: Sequence[_Asked], pooled: Pool) -> Int32[np.ndarray, "n 2"]:

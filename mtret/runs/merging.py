@@ -48,7 +48,7 @@ def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agr
         raise UserError("--models: none of them was trained by mtret, so there are no prompts to write")
     _check_alike(models)
     first = next(iter(trained.values()))
-    params = _mean([model.encoder.params for model in models.values()], shares)
+    params = _mean([model.model.params for model in models.values()], shares)
     merged = [
         {"model": name, "weight": float(share), "weights_sha256": model.encoder.weights_sha256}
         for (name, model), share in zip(models.items(), shares, strict=True)
@@ -56,7 +56,8 @@ def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agr
     steps = max(int(model.details.get("step", 0)) for model in trained.values())
     kept = {key: first.details.get(key) for key in ("source", "source_sha256", "config")}
     details = {"mtret": versions()["mtret"], **kept, "step": steps, "merged": merged}
-    return save_artefact(out, first.encoder, params, first.templates, _prompts(trained), _record(trained), details)
+    merged_model = first.model.with_params(params)
+    return save_artefact(out, merged_model, first.templates, _prompts(trained), _record(trained), details)
 
 
 def _check_alike(models: Mapping[str, Artefact]) -> None:
@@ -69,6 +70,7 @@ def _check_alike(models: Mapping[str, Artefact]) -> None:
             ("architecture", ours.config == theirs.config),
             ("pooling", ours.pooling == theirs.pooling),
             ("tokenizer", _vocabulary(ours) == _vocabulary(theirs)),
+            ("towers of documents or images", _geometry(first) == _geometry(model)),
         ):
             if not same:
                 raise UserError(f"--models: '{name}' and '{other}' differ in their {what}; merge models of one encoder")
@@ -76,6 +78,10 @@ def _check_alike(models: Mapping[str, Artefact]) -> None:
     for name, model in trained[1:]:
         if model.templates != trained[0][1].templates:
             raise UserError(f"--models: '{trained[0][0]}' and '{name}' differ in their templates")
+
+
+def _geometry(artefact: Artefact) -> dict[str, Any]:
+    return {path: np.shape(leaf) for path, leaf in flatten(artefact.model.params).items()}
 
 
 def _vocabulary(encoder: hf.Pretrained) -> Any:

@@ -8,13 +8,19 @@ import secrets
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
+from rich.console import Console
 
+from mtret.console import Bar
 from mtret.data.formats import Suite, read_suite
+from mtret.data.images import read_pixels
 from mtret.data.tasks import Task
 from mtret.errors import UserError
 from mtret.files import AnyPath, locate, reaching, remove, replace_bytes
@@ -36,7 +42,18 @@ def load_suite(name: str) -> Suite:
     tasks = build_suite()
     hashes = {name: content_sha256(task) for name, task in tasks.items()}
     whole = hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
-    return Suite(Path("enterprise"), tasks, {}, whole, hashes)
+    return Suite(Path("enterprise"), tasks, whole, hashes)
+
+
+def read_all_pixels(
+    tasks: Sequence[Task], size: int, cache: AnyPath, console: Console
+) -> dict[str, UInt8[np.ndarray, "_ S S 3"]]:
+    """The images of those tasks that have some, by task."""
+    seeing = [task for task in tasks if task.images]
+    with Bar(console, "reading images", sum(len(task.document_ids) for task in seeing)) as bar:
+        found = {task.name: read_pixels(task.images, size, cache, bar.advance) for task in seeing if task.images}
+        bar.finish()
+    return found
 
 
 def check_writable(folder: AnyPath, flag: str) -> None:
@@ -60,7 +77,7 @@ def is_probe(path: AnyPath) -> bool:
 def content_sha256(task: Task) -> str:
     """A fingerprint of everything in a task that is not read from files."""
     sha = hashlib.sha256(repr((task.card, task.query_ids, task.query_texts, task.document_ids)).encode())
-    sha.update(repr(task.document_texts).encode())
+    sha.update(repr(task.document_keys).encode())
     relations = {f"qrels/{name}": split for name, split in task.splits.items()}
     relations |= {f"negatives/{name}": split for name, split in task.negatives.items()}
     relations |= {"exclude": task.exclude} if task.exclude else {}

@@ -13,11 +13,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from rich.console import Console
 
 from mtret.artefact.folder import prompts_of, save_artefact
+from mtret.artefact.retriever import Retriever
 from mtret.console import TrainingBar, duration, say, timed
 from mtret.data.formats import Suite
+from mtret.data.images import Images
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner, Shape, TrainingTask, training_task
 from mtret.data.roles import training_record
@@ -29,13 +32,13 @@ from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.evaluation.report import role_tables
 from mtret.evaluation.results import read_results
 from mtret.files import AnyPath, inside, load_arrays, read_arrays, read_metadata, replace_json, written_locally
-from mtret.index.encode import Embedder, Texts
+from mtret.index.encode import Texts
 from mtret.index.exact import cut
-from mtret.models import attention, hf
+from mtret.models import attention, hf, hf_images
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.run_config import RunConfig, as_json, build, differences
-from mtret.runs.setting import check_writable, is_probe, load_suite, this_start, versions
+from mtret.runs.setting import check_writable, is_probe, load_suite, read_all_pixels, this_start, versions
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
@@ -55,12 +58,18 @@ def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
 
     Raises UserError for a name that the suite does not have.
     """
-    names = config.mixture.tasks or tuple(name for name, task in suite.tasks.items() if "train" in task.splits)
+    sees = bool(config.model.vision.source)
+    names = config.mixture.tasks or tuple(
+        name for name, task in suite.tasks.items() if "train" in task.splits and (sees or task.images is None)
+    )
     for name in names:
-        if name in suite.skipped:
-            raise UserError(f"mixture.tasks: '{name}' is not trainable: {suite.skipped[name]}")
         if name not in suite.tasks:
             raise UserError(f"mixture.tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
+        if suite.tasks[name].images is not None and not sees:
+            raise UserError(
+                f"mixture.tasks: '{name}' is a task of images, which needs an image tower; name one in "
+                "model.vision.source, or 'scratch'"
+            )
     if reserved := {"query", "document"} & set(names):
         raise UserError(f"mixture.tasks: '{reserved.pop()}' is the name of a prompt of every model; rename the task")
     if len(set(names)) < len(names):
@@ -91,17 +100,17 @@ def train(
     programs, programs_made = keep_compilations(), count_compilations()
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
-    encoder = hf.load(config.model.source, config.model)
+    encoder, images = _start_models(config, tasks)
     attention.choose(config.model.attention, encoder.config.attention_dropout_rate)
     say(console, attention.in_words(encoder.config.attention))
-    identity = _identity(config, suite, tasks, encoder)
+    identity = _identity(config, suite, tasks, encoder, images)
     _check_same(peers, identity)
     if peers.first:
         _claim(workdir, identity, write=False)
     if peers.share("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")
         return workdir / "model"
-    run = _prepare(config, tasks, encoder, cache, console, peers)
+    run = _prepare(config, tasks, encoder, images, cache, console, peers)
     if peers.first:
         _claim(workdir, identity, write=True)
     _check_shared(peers, workdir)
@@ -134,7 +143,7 @@ def train(
         checkpoints.close()
     if peers.first:
         params, chosen = _chosen(best, latest, int(state.step))
-        _save_model(workdir / "model", encoder, params["tower"], tasks, config, chosen)
+        _save_model(workdir / "model", encoder, images, params, tasks, config, chosen)
     return workdir / "model"
 
 
@@ -153,11 +162,23 @@ def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str 
     path, arrays = _parameters(workdir, step)
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
-    encoder = hf.load(config.model.source, config.model)
-    _claim(workdir, _identity(config, suite, tasks, encoder), write=False)
+    encoder, images = _start_models(config, tasks)
+    _claim(workdir, _identity(config, suite, tasks, encoder, images), write=False)
     step = int(read_metadata(path).get("step", -1))
     scores = partial(_scores, workdir)
-    return _save_model(out, encoder, unflatten(arrays)["tower"], tasks, config, step, scores, target)
+    return _save_model(out, encoder, images, unflatten(arrays), tasks, config, step, scores, target)
+
+
+def _start_models(config: RunConfig, tasks: Sequence[Task]) -> tuple[hf.Pretrained, hf_images.PretrainedImages | None]:
+    """The text encoder, and the image tower where a task has images."""
+    encoder = hf.load(config.model.source, config.model)
+    if not any(task.images for task in tasks):
+        if config.model.vision.source:
+            raise UserError(
+                "model.vision.source: names an image tower, but no task of the mixture has images; leave it out"
+            )
+        return encoder, None
+    return encoder, hf_images.begin(config.model.vision, encoder.features, config.seed, config.model.operands)
 
 
 def _scores(workdir: AnyPath, weights_sha256: str) -> str:
@@ -192,6 +213,7 @@ def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints | ObjectCheckpoints:
 def _save_model(
     folder: AnyPath,
     encoder: hf.Pretrained,
+    images: hf_images.PretrainedImages | None,
     params: Tree,
     tasks: Sequence[Task],
     config: RunConfig,
@@ -207,7 +229,8 @@ def _save_model(
         "config": as_json(config),
     }
     prompts = prompts_of(config.templates, {task.card.name: task.card.instruction for task in tasks})
-    save_artefact(folder, encoder, params, config.templates, prompts, training_record(tasks), details, scores, target)
+    model = Retriever(encoder, images=images).with_params(params)
+    save_artefact(folder, model, config.templates, prompts, training_record(tasks), details, scores, target)
     return folder
 
 
@@ -224,12 +247,21 @@ class _Run:
 
 
 def _prepare(
-    config: RunConfig, tasks: Sequence[Task], encoder: hf.Pretrained, cache: AnyPath, console: Console, peers: Peers
+    config: RunConfig,
+    tasks: Sequence[Task],
+    encoder: hf.Pretrained,
+    images: hf_images.PretrainedImages | None,
+    cache: AnyPath,
+    console: Console,
+    peers: Peers,
 ) -> _Run:
     mesh = make_mesh(config.batch.groups, config.mesh.fsdp)
     tokenizer = Tokenizer(encoder.folder, cache)
+    pixels = read_all_pixels(tasks, images.config.image_size, cache, console) if images else {}
     with timed(console, "tokenising"):
-        training = [training_task(task, tokenizer, config.templates, config.batch) for task in tasks]
+        training = [
+            training_task(task, tokenizer, config.templates, config.batch, pixels.get(task.name)) for task in tasks
+        ]
     _check_lengths(training, encoder)
     if any(dimension >= encoder.features for dimension in config.loss.dimensions):
         raise UserError(
@@ -241,16 +273,29 @@ def _prepare(
             f"dev.dimensions: {config.dev.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
             "features; name smaller numbers"
         )
-    planner = Planner(training, config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps)
+    apart = config.model.documents != "shared"
+    patches = images.config.patches if images else 1
+    arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, apart, patches
+    planner = Planner(training, *arguments)
     with timed(console, "planning"):
         shapes = planner.shapes
     _print_plan(planner, shapes, tasks, training, config, console)
-    params = initial_params(encoder.params, config.loss, config.model.lora, config.seed)
-    frozen = frozen_paths(params, config.optim)
+    params = initial_params(
+        encoder.params,
+        config.loss,
+        config.model.lora,
+        config.seed,
+        documents=encoder.params if apart else None,
+        vision=images.params if images else None,
+    )
+    optim = config.optim
+    if config.model.documents == "frozen":
+        optim = replace(optim, train=(("documents/.*", False), *optim.train))
+    frozen = frozen_paths(params, optim)
     specs = param_specs(params, config.mesh)
     step = StepConfig(
         tower=encoder.tower,
-        optimizer=optimizer(config.optim, params, config.loop.steps),
+        optimizer=optimizer(optim, params, config.loop.steps),
         loss=config.loss,
         group_queries=planner.group_queries,
         group_texts=planner.group_texts,
@@ -259,17 +304,19 @@ def _prepare(
         seed=config.seed,
         lora=config.model.lora,
         frozen=frozen,
+        vision=images.tower if images else None,
     )
     _print_trained(params, frozen, console)
     samples = dev_samples(tasks, config.dev, config.seed)
-    evaluate = _dev_evaluator(samples, encoder, tokenizer, config, peers) if samples else None
+    evaluate = _dev_evaluator(samples, encoder, images, tokenizer, pixels, config, peers) if samples else None
     return _Run(planner, step, params, mesh, specs, evaluate)
 
 
 def _check_lengths(training: Sequence[TrainingTask], encoder: hf.Pretrained) -> None:
     """Nor would anyone embed so long a text later: what is deployed truncates it."""
     for task in training:
-        for name in ("query_length", "document_length"):
+        texts = ("query_length",) if isinstance(task.documents, Images) else ("query_length", "document_length")
+        for name in texts:
             if getattr(task.config, name) > encoder.max_length:
                 raise UserError(
                     f"batch.{name}: {getattr(task.config, name)} tokens for task '{task.name}', but the encoder in "
@@ -296,9 +343,16 @@ def _print_plan(
         f"batch {batch.queries} queries, {batch.positives} positive(s) and {batch.negatives} hard negatives each, at "
         f"most {batch.query_length}/{batch.document_length} tokens, in {batch.groups} group(s)",
     )
-    words = ", ".join(f"{rows} x {length} ({count})" for (rows, length), count in shapes.items())
+    words = ", ".join(f"{_in_words(shape)} ({count})" for shape, count in shapes.items())
     chunks = f", in chunks of {batch.chunk_tokens:,} tokens" if batch.chunk_tokens else ""
     say(console, f"{len(shapes)} shapes{chunks}, rows x tokens (steps): {words}")
+
+
+def _in_words(shape: Shape) -> str:
+    words = f"{shape.rows} x {shape.length}"
+    if shape.document_length:
+        return f"{words} and {shape.document_rows} x {shape.document_length}"
+    return f"{words} and {shape.document_rows} images" if shape.document_rows else words
 
 
 def _print_trained(params: Tree, frozen: Collection[str], console: Console) -> None:
@@ -318,22 +372,33 @@ def _bytes(tree: Any) -> int:
 
 
 def _dev_evaluator(
-    samples: Mapping[str, DevSample], encoder: hf.Pretrained, tokenizer: Tokenizer, config: RunConfig, peers: Peers
+    samples: Mapping[str, DevSample],
+    encoder: hf.Pretrained,
+    images: hf_images.PretrainedImages | None,
+    tokenizer: Tokenizer,
+    pixels: Mapping[str, UInt8[np.ndarray, "_ S S 3"]],
+    config: RunConfig,
+    peers: Peers,
 ) -> Evaluate:
-    """Scores of a tower's parameters on the dev samples, by task, and their mean, which of cut vectors alone is kept
+    """Scores of parameters on the dev samples, by task, and their mean, which of cut vectors alone is kept
     (`mean@128`). Processes share out the tasks."""
-    parts: list[Texts] = []
+    parts: list[tuple[Texts, Texts | Images]] = []
+    started = Retriever(encoder, images=images)
     own = list(samples.items())[peers.index :: peers.count]
     rounds = count()
     for _, sample in own:
         task = sample.task
         queries = config.templates.render_queries([task.query_texts[i] for i in sample.queries], task.card.instruction)
-        documents = config.templates.render_documents([task.document_texts[i] for i in sample.documents])
-        parts += [Texts(tokenizer(queries), encoder.max_length), Texts(tokenizer(documents), encoder.max_length)]
+        side: Texts | Images
+        if task.images:
+            side = Images(pixels[task.name], sample.documents.astype(np.int64))
+        else:
+            documents = config.templates.render_documents([task.document_texts[i] for i in sample.documents])
+            side = Texts(tokenizer(documents), encoder.max_length)
+        parts.append((Texts(tokenizer(queries), encoder.max_length), side))
 
     def evaluate(params: Tree) -> dict[str, float]:
-        vectors = Embedder(encoder.tower, params, encoder.pooling, encoder.features)(parts)
-        sides = [(vectors[2 * i], vectors[2 * i + 1]) for i in range(len(own))]
+        sides = started.with_params(params).embedders()(parts)
         mine = {name: sample.ndcg_at_10(*side) for (name, sample), side in zip(own, sides, strict=True)}
         for features in config.dev.dimensions:
             for (name, sample), (queries, documents) in zip(own, sides, strict=True):
@@ -346,14 +411,20 @@ def _dev_evaluator(
     return evaluate
 
 
-def _identity(config: RunConfig, suite: Suite, tasks: Sequence[Task], encoder: hf.Pretrained) -> dict[str, Any]:
+def _identity(
+    config: RunConfig,
+    suite: Suite,
+    tasks: Sequence[Task],
+    encoder: hf.Pretrained,
+    images: hf_images.PretrainedImages | None,
+) -> dict[str, Any]:
     """Configuration, data and starting weights: what makes two runs the same."""
     data = {task.name: suite.task_sha256[task.name] for task in tasks}
     return {
         "config": as_json(config),
         "data": data,
         "data_sha256": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
-        "weights_sha256": encoder.weights_sha256,
+        "weights_sha256": " ".join([encoder.weights_sha256, *([images.sha256] if images else [])]),
     }
 
 

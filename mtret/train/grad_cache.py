@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mtret.models.dual_encoder import pooled
 from mtret.models.pooling import normalise
@@ -22,45 +22,43 @@ from mtret.types import TokenBatch
 def encode_in_chunks(
     tower: nn.Module,
     params: Tree,
-    tokens: TokenBatch,
-    n_texts: int,
+    inputs: TokenBatch | UInt8[Array, "C G R S S 3"],
+    slots: int,
     dropout_key: Key[Array, ""] | None,
     first_group: Int[Array, ""] | int,
     chunks: Int[Array, ""],
-) -> Float[Array, "G n_texts D"]:
+) -> Float[Array, "G slots D"]:
     """As `encode`, of the first `chunks` chunks, with the activations of one chunk at a time."""
-    return normalise(_pooled(tower, n_texts, params, tokens, dropout_key, jnp.asarray(first_group), chunks))
+    return normalise(_pooled(tower, slots, params, inputs, dropout_key, jnp.asarray(first_group), chunks))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _pooled(
-    tower: nn.Module, n_texts: int, params: Tree, tokens: TokenBatch, key: Any, first_group: Array, chunks: Array
+    tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_group: Array, chunks: Array
 ) -> Array:
     def add(chunk: Array, sums: Array) -> Array:
-        return sums + _one(tower, n_texts, params, tokens, key, first_group, chunk)
+        return sums + _one(tower, slots, params, inputs, key, first_group, chunk)
 
-    like = jax.eval_shape(lambda: _one(tower, n_texts, params, tokens, key, first_group, chunks))
+    like = jax.eval_shape(lambda: _one(tower, slots, params, inputs, key, first_group, chunks))
     return jax.lax.fori_loop(0, chunks, add, jnp.zeros_like(like))
 
 
-def _one(
-    tower: nn.Module, n_texts: int, params: Tree, tokens: TokenBatch, key: Any, first_group: Array, chunk: Array
-) -> Array:
-    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, chunk, 1), tokens)
-    return pooled(tower, params, part, n_texts, key, first_group, chunk)
+def _one(tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_group: Array, chunk: Array) -> Array:
+    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, chunk, 1), inputs)
+    return pooled(tower, params, part, slots, key, first_group, chunk)
 
 
 def _forward(
-    tower: nn.Module, n_texts: int, params: Tree, tokens: TokenBatch, key: Any, first_group: Array, chunks: Array
+    tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_group: Array, chunks: Array
 ) -> tuple[Array, Any]:
-    return _pooled(tower, n_texts, params, tokens, key, first_group, chunks), (params, tokens, key, first_group, chunks)
+    return _pooled(tower, slots, params, inputs, key, first_group, chunks), (params, inputs, key, first_group, chunks)
 
 
-def _backward(tower: nn.Module, n_texts: int, saved: Any, cotangent: Array) -> tuple[Any, ...]:
-    params, tokens, key, first_group, chunks = saved
+def _backward(tower: nn.Module, slots: int, saved: Any, cotangent: Array) -> tuple[Any, ...]:
+    params, inputs, key, first_group, chunks = saved
 
     def add(chunk: Array, gradients: Tree) -> Tree:
-        _, back = jax.vjp(lambda p: _one(tower, n_texts, p, tokens, key, first_group, chunk), params)
+        _, back = jax.vjp(lambda p: _one(tower, slots, p, inputs, key, first_group, chunk), params)
         return jax.tree.map(jnp.add, gradients, back(cotangent)[0])
 
     nothing = jax.tree.map(jnp.zeros_like, params)

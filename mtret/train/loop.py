@@ -335,7 +335,7 @@ class Loop:
     def _dev(self, step: int, state: TrainState) -> None:
         assert self.evaluate is not None
         params = self.deployed(state)
-        scores = self.evaluate(params["tower"])
+        scores = self.evaluate(params)
         is_best = self.best.offer(scores["mean"], step, params)
         self.sinks.file.write({"step": step, "dev": dict(scores), "best": is_best})
         for name, score in scores.items():

@@ -1,5 +1,6 @@
 """AdamW with warm-up, decay of the rate, weight decay by parameter name, and clipping."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,11 +25,12 @@ class OptimConfig:
     weight_decay: float = 0.01
     # (expression for the parameter's whole path, decayed or not); the first match counts, every parameter needs one
     decay: tuple[tuple[str, bool], ...] = (
-        (r".*/(kernel|embedding|a|b)", True),
-        (r".*/(bias|scale)", False),
+        (r".*/(kernel|embedding|in_proj_weight|a|b)", True),
+        (r".*/(bias|in_proj_bias|scale|probe)", False),
         (r"log_scale", False),
     )
     train: tuple[tuple[str, bool], ...] = ((r".*", True),)  # the same of: trained, or frozen as it was loaded
+    rates: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # the same of: its learning rate, times this
     average: float = 0.0  # above 0, e.g. 0.999: evaluated and kept is the moving average of the parameters
     clip_norm: float = 1.0  # global gradient norm; 0: no clipping
 
@@ -67,7 +69,7 @@ def frozen_paths(params: Tree, config: OptimConfig) -> frozenset[str]:
 def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTransformation:
     """The update rule for `params` (shapes are enough), whose frozen ones have gradients of zero.
 
-    Raises UserError where a parameter matches no rule of `optim.decay` or `optim.train`.
+    Raises UserError where a parameter matches no rule of `optim.decay`, `optim.train` or `optim.rates`.
     """
     frozen = frozen_paths(params, config)
     trained = unflatten({path: path not in frozen for path in flatten(params)})
@@ -83,9 +85,24 @@ def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTr
             lambda path, _: decayed["/".join(k.key for k in path)], tree
         ),
     )
-    rule = optax.chain(adam, moving_average(config.average)) if config.average else adam
+    rates = flatten(match_rules(params, config.rates, "optim.rates"))
+    parts = [adam]
+    if any(rate != 1.0 for rate in rates.values()):
+        parts.append(scaled(rates))
+    if config.average:
+        parts.append(moving_average(config.average))
+    rule = optax.chain(*parts) if len(parts) > 1 else adam
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, optax.masked(rule, trained) if frozen else rule)
+
+
+def scaled(rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies each update by the rate of its parameter's path."""
+
+    def scale(path: Any, update: Any) -> Any:
+        return rates["/".join(key.key for key in path)] * update
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
 class AverageState(NamedTuple):

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from mtret.errors import UserError
 from mtret.pytrees import Tree, flatten, match_rules, unflatten
-from mtret.types import PairBatch, TokenBatch
+from mtret.types import PairBatch
 
 AXES = ("data", "fsdp")  # a batch's groups are shared out over both
 
@@ -40,11 +40,12 @@ def make_mesh(groups: int, fsdp: int = 1, devices: Sequence[Any] | None = None) 
 
 
 def batch_specs() -> PairBatch:
-    """A PartitionSpec for each array: groups, and the relation's rows with them, over all devices."""
+    """A PartitionSpec for each array, or for several: groups, and the relation's rows with them, over all devices."""
     groups: Any = P(None, AXES)
     rows, everywhere = P(AXES), P()
     specs: dict[str, Any] = {
-        "texts": TokenBatch(groups, groups, groups, groups),
+        "texts": groups,
+        "documents": groups,
         "target": rows,
         "known": rows,
         "query_ok": rows,

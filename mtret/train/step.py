@@ -24,14 +24,15 @@ from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.grad_cache import encode_in_chunks
 from mtret.train.optim import averaged
 from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, named, replicated, summed, whole
-from mtret.types import PairBatch
+from mtret.types import PairBatch, TokenBatch
 
 METRICS = ("loss", "accuracy", "gradient_norm", "temperature", "skipped")
+OF_DOCUMENTS = 2**31 - 1  # folded into the key of documents that stand apart; no group has this number
 LOG_SCALE_RANGE = tuple(-math.log(temperature) for temperature in reversed(LEARNED_TEMPERATURES))
 
 
 class TrainState(NamedTuple):
-    """All that changes in training. `params`: {"tower": ..., "log_scale": ...}."""
+    """All that changes in training. `params`: see `initial_params`."""
 
     step: Int[Array, ""]
     params: Tree
@@ -53,19 +54,33 @@ class StepConfig:
     seed: int
     lora: LoraConfig = field(default_factory=LoraConfig)
     frozen: frozenset[str] = frozenset()  # paths of parameters that are not trained
+    vision: nn.Module | None = None  # the tower of images
 
 
-def initial_params(tower_params: Tree, loss: LossConfig, lora: LoraConfig | None = None, seed: int = 0) -> Tree:
-    """The tower's parameters, the logarithm of 1/temperature and, if there are any, the tower's adapters."""
-    params = {"tower": tower_params, "log_scale": jnp.log(jnp.float32(1 / loss.temperature))}
-    return params | {"lora": initial_adapters(tower_params, lora, seed)} if lora and lora.rank else params
+def initial_params(
+    tower: Tree,
+    loss: LossConfig,
+    lora: LoraConfig | None = None,
+    seed: int = 0,
+    documents: Tree | None = None,
+    vision: Tree | None = None,
+) -> Tree:
+    """{"tower": ..., "log_scale": ...}: the tower's parameters and the logarithm of 1/temperature. Where there are any,
+    also "lora", the tower's adapters; "documents", those of a tower of its own; "vision", those of the image tower.
+    """
+    params: dict[str, Any] = {"tower": tower, "log_scale": jnp.log(jnp.float32(1 / loss.temperature))}
+    if lora and lora.rank:
+        params["lora"] = initial_adapters(tower, lora, seed)
+    others = {"documents": documents, "vision": vision}
+    return params | {name: tree for name, tree in others.items() if tree is not None}
 
 
 def deployed(params: Tree, lora: LoraConfig) -> Tree:
     """As `initial_params` without adapters: they are added to the tower."""
     if "lora" not in params:
         return params
-    return {"tower": adapted(params["tower"], params["lora"], lora), "log_scale": params["log_scale"]}
+    rest = {name: tree for name, tree in params.items() if name != "lora"}
+    return {**rest, "tower": adapted(params["tower"], params["lora"], lora)}
 
 
 def deployed_of(state: TrainState, lora: LoraConfig) -> Tree:
@@ -80,23 +95,45 @@ def batch_loss(
 
     `axes`: inside `shard_map`, the mesh axes that share out the batch; both are then the part of this device.
     """
-    key = jax.random.fold_in(jax.random.key(config.seed), step) if config.dropout else None
-    first_group = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
-    arguments = config.tower, deployed(params, config.lora)["tower"], batch.texts, config.group_texts, key, first_group
-    vectors = encode_in_chunks(*arguments, batch.chunks) if config.chunked else encode(*arguments)
+    queries, documents = _vectors(params, batch, step, config, axes)
     log_scale = params["log_scale"] if config.loss.learn_temperature else jax.lax.stop_gradient(params["log_scale"])
     relation = batch.target, batch.known, batch.query_ok, batch.doc_ok
 
-    def of_vectors(vectors: Float[Array, "G N D"]) -> tuple[Array, Array]:
-        features = vectors.shape[-1]
-        queries = vectors[:, : config.group_queries].reshape(-1, features)
-        documents = vectors[:, config.group_queries :].reshape(-1, features)
-        return contrastive(queries, documents, jnp.exp(log_scale), *relation, config.loss.symmetric, axes=axes)
+    def of_features(count: int | None) -> tuple[Array, Array]:
+        # Kusupati et al., 2205.13147 (Matryoshka): what is cut off a vector is not there when it is searched.
+        sides = [side if count is None else normalise(side[..., :count]) for side in (queries, documents)]
+        sides = [side.reshape(-1, side.shape[-1]) for side in sides]
+        return contrastive(*sides, jnp.exp(log_scale), *relation, config.loss.symmetric, axes=axes)
 
-    whole, accuracy = of_vectors(vectors)
-    # Kusupati et al., 2205.13147 (Matryoshka): what is cut off a vector is not there when it is searched.
-    cut = [of_vectors(normalise(vectors[..., :dimension]))[0] for dimension in config.loss.dimensions]
+    whole, accuracy = of_features(None)
+    cut = [of_features(count)[0] for count in config.loss.dimensions]
     return (whole + sum(cut)) / (1 + len(cut)), accuracy
+
+
+def _vectors(
+    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, axes: Sequence[str]
+) -> tuple[Float[Array, "G Nq D"], Float[Array, "G Nd D"]]:
+    """Of queries and documents, each read by its tower."""
+    params = deployed(params, config.lora)
+    key = jax.random.fold_in(jax.random.key(config.seed), step) if config.dropout else None
+    first_group = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
+
+    def read(tower: nn.Module | None, part: str, inputs: Any, slots: int, key: Any, chunks: Array) -> Array:
+        assert tower is not None
+        arguments = tower, params[part], inputs, slots, key, first_group
+        return encode_in_chunks(*arguments, chunks) if config.chunked else encode(*arguments)
+
+    if batch.documents is None:
+        both = read(config.tower, "tower", batch.texts, config.group_texts, key, batch.chunks[0])
+        return both[:, : config.group_queries], both[:, config.group_queries :]
+    queries = read(config.tower, "tower", batch.texts, config.group_queries, key, batch.chunks[0])
+    tower, part = (config.tower, "documents") if isinstance(batch.documents, TokenBatch) else (config.vision, "vision")
+    frozen = config.frozen.issuperset(f"{part}/{path}" for path in flatten(params[part]))
+    # What is not trained is an index that stands already: no dropout, and nothing to derive.
+    key = None if frozen or key is None else jax.random.fold_in(key, OF_DOCUMENTS)
+    slots = config.group_texts - config.group_queries
+    documents = read(tower, part, batch.documents, slots, key, batch.chunks[1])
+    return queries, jax.lax.stop_gradient(documents) if frozen else documents
 
 
 def gradients(
@@ -194,19 +231,16 @@ def compile_steps(
         out_shardings=(places, replicated(mesh)),
     )
     abstract_state = jax.eval_shape(lambda: state)
-    example = jax.eval_shape(lambda: planner.fill(planner.plan(0)))
 
-    def compile_one(shape: tuple[int, int, int]) -> Step:
-        chunks, rows, length = shape
+    def compile_one(batch: PairBatch) -> Step:
+        return jitted.lower(abstract_state, batch).compile()
 
-        def resized(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((chunks, x.shape[1], rows, length), x.dtype)
+    def size(batch: PairBatch) -> int:
+        return sum(math.prod(x.shape) for x in jax.tree.leaves((batch.texts, batch.documents)))
 
-        return jitted.lower(abstract_state, example._replace(texts=jax.tree.map(resized, example.texts))).compile()
-
-    of = {shape: planner.array_shape(shape) for shape in planner.shapes}
-    distinct = sorted(set(of.values()), key=math.prod, reverse=True)  # the longest compilation first
+    of = {shape: planner.abstract(shape) for shape in planner.shapes}
+    distinct = sorted(set(of.values()), key=size, reverse=True)  # the longest compilation first
     with ThreadPoolExecutor(max_workers=4) as pool:
         executables = dict(zip(distinct, pool.map(compile_one, distinct), strict=True))
-    compiled = {shape: executables[array_shape] for shape, array_shape in of.items()}
+    compiled = {shape: executables[batch] for shape, batch in of.items()}
     return compiled, time.monotonic() - began

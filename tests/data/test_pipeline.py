@@ -10,7 +10,7 @@ from mtret.data.mixture import MixtureConfig
 from mtret.data.pipeline import batches
 from mtret.data.planning import BatchConfig, Planner, Relation, TrainingTask
 from mtret.data.tokenize import Tokens, offsets_of
-from mtret.types import PairBatch, TokenBatch
+from mtret.types import PairBatch
 
 STEPS = 30
 
@@ -35,7 +35,7 @@ def planner() -> Planner:
 def on_mesh(devices: int) -> PairBatch:
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     groups, rows, everywhere = (NamedSharding(mesh, spec) for spec in (P(None, "data"), P("data"), P()))
-    return PairBatch(TokenBatch(*[groups] * 4), rows, rows, rows, *[everywhere] * 3)  # type: ignore[arg-type]
+    return PairBatch(groups, groups, rows, rows, rows, rows, everywhere, everywhere)  # type: ignore[arg-type]
 
 
 def assert_same(batch: PairBatch, wanted: PairBatch) -> None:
@@ -72,7 +72,7 @@ def test_each_device_holds_its_own_groups_and_queries(planner: Planner):
     loaded = next(batches(planner, sharding, 0))
     wanted = planner.fill(loaded.plan)
     ids = loaded.batch.texts.ids
-    assert ids.sharding == sharding.texts.ids
+    assert ids.sharding == sharding.texts
     for shard in ids.addressable_shards:
         assert shard.data.shape[1] == 2  # of 8 groups
         np.testing.assert_array_equal(shard.data, wanted.texts.ids[shard.index])

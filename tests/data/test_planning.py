@@ -120,13 +120,13 @@ def check_rows(planner: Planner, plan: Plan) -> None:
     texts = filled.texts
     groups = batch.groups
     assert texts.ids.shape[1] == groups
-    rows, row_length = plan.shape
+    rows, row_length, *_ = plan.shape
     chunks, _, size, length = texts.ids.shape
     assert length == row_length == (batch.row_length or row_length)
     if batch.chunk_tokens is None:
         assert (chunks, size) == (1, rows) and plan.shape in planner.shapes
     else:
-        assert size == max(batch.chunk_tokens // length, 1) and rows == filled.chunks * size <= chunks * size
+        assert size == max(batch.chunk_tokens // length, 1) and rows == filled.chunks[0] * size <= chunks * size
     assert rows >= max(p.rows for p in plan.packings)
     assert plan.slots == rows * row_length * groups
     real = 0
@@ -280,8 +280,9 @@ def test_the_digest_sees_every_part_of_a_plan():
     others = [
         replace(plan, step=1),
         replace(plan, task=plan.task + 1),
-        replace(plan, shape=(plan.shape[0] + 1, plan.shape[1])),
-        replace(plan, shape=(plan.shape[0], 2 * plan.shape[1])),
+        replace(plan, shape=plan.shape._replace(rows=plan.shape.rows + 1)),
+        replace(plan, shape=plan.shape._replace(length=2 * plan.shape.length)),
+        replace(plan, shape=plan.shape._replace(document_rows=1)),
         replace(plan, target=plan.target + 1),
         replace(plan, known=plan.known + 1),
         replace(plan, queries=plan.queries[::-1]),

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from mtret.data.packing import Packing
 from mtret.data.pipeline import Loaded
-from mtret.data.planning import Plan
+from mtret.data.planning import Plan, Shape
 from mtret.errors import UserError
 from mtret.files import read_arrays, read_metadata
 from mtret.train.checkpoint import Checkpoints
@@ -54,14 +54,15 @@ class Events:
 def plan_at(step: int) -> Plan:
     none = np.zeros((1, 1), np.int32)
     packing = Packing(np.zeros(1, np.int64), np.zeros(1, np.int64), 1)
-    shape = 1 + step % 2, 8
-    return Plan(step, step % 2, none, none, none, none, (packing,), shape, tokens=30, slots=40, pairs=3, generic=False)
+    shape = Shape(1 + step % 2, 8)
+    rest = {"shape": shape, "tokens": 30, "slots": 40, "pairs": 3, "generic": False}
+    return Plan(step, step % 2, none, none, none, none, (packing,), (), **rest)
 
 
 def batch() -> PairBatch:
     ids, column, ok = jnp.zeros((1, 1, 1, 2), jnp.int32), jnp.zeros((1, 1), jnp.int32), jnp.ones(1, bool)
     return PairBatch(
-        TokenBatch(ids, ids, ids, ids.astype(jnp.float32)), column, column, ok, ok, jnp.int32(1), jnp.int32(0)
+        TokenBatch(ids, ids, ids, ids.astype(jnp.float32)), None, column, column, ok, ok, jnp.ones(2, int), jnp.int32(0)
     )
 
 
@@ -113,7 +114,7 @@ class Run:
             return (Loaded(plan_at(step), batch()) for step in range(first, config.steps))
 
         self.loop = Loop(
-            config, {(1, 8): toy_step(1, bad), (2, 8): toy_step(2, bad)}, batches, self.checkpoints, self.best,
+            config, {Shape(1, 8): toy_step(1, bad), Shape(2, 8): toy_step(2, bad)}, batches, self.checkpoints, self.best,
             self.sinks, None if scores is None else evaluate, lambda plan: self.skipped.append(plan.step),
         )  # fmt: skip
 

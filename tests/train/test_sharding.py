@@ -39,11 +39,11 @@ def test_a_batch_lies_by_groups_and_its_relation_with_their_queries():
     tokens = np.arange(8 * 6).reshape(1, 8, 2, 3)
     relation, flags = np.arange(32).reshape(16, 2), np.arange(16) % 3 == 0
     one = np.array(3)
-    batch = PairBatch(TokenBatch(*[tokens] * 4), relation, relation, flags, flags, one, one)  # type: ignore[arg-type]
+    batch = PairBatch(TokenBatch(*[tokens] * 4), None, relation, relation, flags, flags, one, one)  # type: ignore[arg-type]
     placed = jax.device_put(batch, batch_sharding(mesh))
     specs = jax.tree.map(lambda x: x.sharding.spec, placed)
     assert list(specs.texts) == [P(None, AXES)] * 4
-    assert list(specs[1:]) == [P(AXES)] * 4 + [P()] * 2
+    assert list(specs[2:]) == [P(AXES)] * 4 + [P()] * 2
     # A device's queries are those of its groups: 16 queries of 8 groups, two to a group.
     for array, group_shard in zip(placed.target.addressable_shards, placed.texts.ids.addressable_shards, strict=True):
         groups, rows = group_shard.index[1], array.index[0]

@@ -1,0 +1,46 @@
+"""All towers of one model, with the parameters that are deployed."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mtret.index.encode import Embedder, Embedders, ImageEmbedder
+from mtret.models import hf, hf_images
+from mtret.pytrees import Tree
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """What reads queries and, unless they have a tower of their own, document texts; and what reads images."""
+
+    encoder: hf.Pretrained
+    documents: hf.Pretrained | None = None
+    images: hf_images.PretrainedImages | None = None
+
+    def with_params(self, params: Tree) -> "Retriever":
+        """The same towers with other parameters: {"tower": ...} and, where there are such, "documents" and "vision"."""
+        documents = replace(self.encoder, params=params["documents"]) if "documents" in params else None
+        images = replace(self.images, params=params["vision"]) if self.images and "vision" in params else None
+        return Retriever(replace(self.encoder, params=params["tower"]), documents, images)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """As `with_params` takes them."""
+        found = {"tower": self.encoder.params}
+        if self.documents:
+            found["documents"] = self.documents.params
+        if self.images:
+            found["vision"] = self.images.params
+        return found
+
+    def embedders(self) -> Embedders:
+        """Ready to embed."""
+        return Embedders(
+            queries=embedder(self.encoder),
+            documents=embedder(self.documents) if self.documents else None,
+            images=ImageEmbedder(self.images.tower, self.images.params) if self.images else None,
+        )
+
+
+def embedder(encoder: hf.Pretrained) -> Embedder:
+    """A text tower, ready to embed."""
+    return Embedder(encoder.tower, encoder.params, encoder.pooling, encoder.features)

@@ -1,0 +1,158 @@
+"""Image towers in and out: SigLIP's published files, with the projection to the text tower's space beside them."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from mtret.errors import UserError
+from mtret.files import AnyPath
+from mtret.models import hf, weights
+from mtret.models.siglip import PREFIXES, UNUSED, SiglipConfig
+from mtret.models.vision import SCRATCH, ImageTower, VisionConfig
+from mtret.models.weights import file_sha256, read_json
+from mtret.pytrees import Tree, flatten
+
+PROJECTION = "projection.safetensors"
+MODEL_TYPES = ("siglip", "siglip_vision_model")
+
+
+@dataclass(frozen=True)
+class PretrainedImages:
+    """An image tower as loaded or begun. `params`: {"vision_model": ..., "projection": ...}."""
+
+    tower: ImageTower
+    params: Tree
+    sha256: str  # of its files; of an untrained one, what it was drawn from
+
+    @property
+    def config(self) -> SiglipConfig:
+        """The tower's."""
+        return self.tower.config
+
+
+def begin(config: VisionConfig, features: int, seed: int, operands: str = "float32") -> PretrainedImages:
+    """The tower that a training starts from: published weights or random ones, and a random projection.
+
+    Raises UserError where the source is none, or the sizes do not fit together.
+    """
+    if config.source == SCRATCH:
+        return _untrained(config, features, seed, operands)
+    folder = hf.resolve(config.source)
+    own = _read_config(folder, operands)
+    tower = ImageTower(own, features)
+    drawn = _drawn(tower, seed)
+    params = {**drawn, "vision_model": _read_tower(folder, tower)}
+    return PretrainedImages(tower, params, weights.sha256(folder))
+
+
+def _untrained(config: VisionConfig, features: int, seed: int, operands: str) -> PretrainedImages:
+    sizes = ("image_size", "patch_size", "width", "layers", "heads")
+    small = next((name for name in sizes if getattr(config, name) < 1), None)
+    if small:
+        raise UserError(f"model.vision.{small}: {getattr(config, small)} is not a positive number")
+    if config.image_size < config.patch_size:
+        raise UserError(
+            f"model.vision.image_size: {config.image_size} pixels are less than one patch of {config.patch_size}"
+        )
+    if config.width % config.heads:
+        raise UserError(f"model.vision.width: {config.width} is no multiple of {config.heads} attention heads")
+    tower = ImageTower(replace(config.siglip(), operands=operands), features)
+    return PretrainedImages(tower, _drawn(tower, seed), f"{SCRATCH}, seed {seed}")
+
+
+def load(folder: AnyPath, operands: str = "float32") -> PretrainedImages:
+    """What `write` wrote. Raises UserError where it is damaged."""
+    path = folder / PROJECTION
+    kernel = weights.read_file(path).get("weight")
+    own = _read_config(folder, operands)
+    if kernel is None or kernel.ndim != 2 or kernel.shape[1] != own.hidden_size:
+        raise UserError(f"{path}: holds no projection of {own.hidden_size} features; export the model again")
+    tower = ImageTower(own, kernel.shape[0])
+    params = {"vision_model": _read_tower(folder, tower), "projection": {"kernel": np.ascontiguousarray(kernel.T)}}
+    return PretrainedImages(tower, params, weights.sha256(folder) + file_sha256(path))
+
+
+def _read_config(folder: AnyPath, operands: str) -> SiglipConfig:
+    where = folder / "config.json"
+    published = read_json(where)
+    if published.get("model_type") not in MODEL_TYPES:
+        raise UserError(
+            f"{where}: model_type '{published.get('model_type')}' is no image tower; known: {', '.join(MODEL_TYPES)}"
+        )
+    return replace(SiglipConfig.from_json(published, str(where)), operands=operands)
+
+
+def _read_tower(folder: AnyPath, tower: ImageTower) -> Tree:
+    wanted = flatten(_abstract(tower)["vision_model"])
+    return weights.match(weights.read(folder), wanted, PREFIXES, UNUSED, folder / weights.SINGLE).params
+
+
+def _abstract(tower: ImageTower) -> dict[str, Any]:
+    return jax.eval_shape(tower.init, jax.random.key(0), _one_image(tower))["params"]
+
+
+def _drawn(tower: ImageTower, seed: int) -> dict[str, Any]:
+    init = jax.jit(nn.Module.init, static_argnums=0)
+    return jax.device_get(init(tower, jax.random.key(seed), _one_image(tower))["params"])
+
+
+def _one_image(tower: ImageTower) -> jax.Array:
+    size = tower.config.image_size
+    return jnp.zeros((1, size, size, 3), jnp.uint8)
+
+
+def write(folder: Path, images: PretrainedImages, params: Tree) -> None:
+    """Writes `params` in the form of transformers' SiglipVisionModel, and the projection, into an empty folder."""
+    config = images.config
+    save_file(
+        weights.published(params["vision_model"], PREFIXES[0]), folder / weights.SINGLE, metadata={"format": "pt"}
+    )
+    save_file({"weight": np.ascontiguousarray(np.asarray(params["projection"]["kernel"]).T)}, folder / PROJECTION)
+    _dump(
+        folder / "config.json",
+        {
+            "architectures": ["SiglipVisionModel"],
+            "model_type": "siglip_vision_model",
+            "hidden_act": "gelu_pytorch_tanh",
+            "num_channels": 3,
+            **{
+                name: getattr(config, name)
+                for name in (
+                    "hidden_size",
+                    "num_hidden_layers",
+                    "num_attention_heads",
+                    "intermediate_size",
+                    "image_size",
+                    "patch_size",
+                    "layer_norm_eps",
+                    "attention_dropout",
+                )
+            },
+        },
+    )
+    _dump(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "SiglipImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"height": config.image_size, "width": config.image_size},
+            "resample": 3,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        },
+    )
+
+
+def _dump(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,52 @@
+"""The tower of images: SigLIP's, and a projection to the space of the text tower's vectors."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt8
+
+from mtret.models.layers import Dense
+from mtret.models.siglip import SiglipConfig, SiglipTower
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Where the image tower comes from. Without one, tasks of images are left out."""
+
+    source: str = ""  # "": none; a SigLIP folder or hub id; "scratch": untrained, of the sizes below
+    image_size: int = 96  # pixels of a side; images are scaled to it
+    patch_size: int = 12
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+
+    def siglip(self) -> SiglipConfig:
+        """The tower of these sizes."""
+        return SiglipConfig(
+            vocab_size=1,
+            max_position_embeddings=1,
+            hidden_size=self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=4 * self.width,
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            layer_norm_eps=1e-6,
+        )
+
+
+class ImageTower(nn.Module):
+    """One vector an image, of as many features as a text's, not yet of length 1."""
+
+    config: SiglipConfig
+    features: int
+
+    @nn.compact
+    def __call__(
+        self, images: UInt8[Array, "images S S 3"], keys: Key[Array, "images"] | None = None
+    ) -> Float[Array, "images D"]:
+        seen = SiglipTower(self.config, name="vision_model")(images, keys)
+        return Dense(self.features, self.config.operands, bias=False, name="projection")(jnp.asarray(seen))
