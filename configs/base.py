@@ -22,6 +22,17 @@ def get_config() -> ConfigDict:
                     "alpha": 16.0,  # an adapter is scaled by alpha / rank
                     "targets": ".*/(query|value|qkv_proj|Wqkv)/kernel",  # expression for the tower's parameters
                 },
+                # Who reads document texts: "shared", the queries' tower; "frozen", the encoder as it came, so that an index
+                # made with it stays valid; "separate", a second tower, trained as well.
+                "documents": "shared",
+                "vision": {  # the tower of images; without one, tasks of images are left out
+                    "source": "",  # a SigLIP folder or hub id; "scratch": untrained, of the sizes below
+                    "image_size": 96,  # pixels of a side; images are scaled to it
+                    "patch_size": 12,
+                    "width": 192,
+                    "layers": 4,
+                    "heads": 6,
+                },
                 "remat": False,  # run each layer again in the backward pass, to keep less (not measured; see LOG)
             },
             "mixture": {
@@ -61,13 +72,16 @@ def get_config() -> ConfigDict:
                 "epsilon": 1e-8,
                 "weight_decay": 0.01,
                 "decay": (  # (expression for a parameter's path, decayed or not); the first match counts
-                    (".*/(kernel|embedding|a|b)", True),
-                    (".*/(bias|scale)", False),
+                    (".*/(kernel|embedding|in_proj_weight|a|b)", True),
+                    (".*/(bias|in_proj_bias|scale|probe)", False),
                     ("log_scale", False),
                 ),
                 "train": (
                     (".*", True),
                 ),  # the same of: trained or frozen, e.g. (("tower/embeddings/.*", False), (".*", True))
+                "rates": (
+                    (".*", 1.0),
+                ),  # the same of: its learning rate, times this, e.g. (("vision/.*", 10.0), (".*", 1.0))
                 "average": 0.0,  # above 0, e.g. 0.999: the parameters' moving average is what is judged and kept
                 "clip_norm": 1.0,  # global gradient norm; 0: no clipping
             },

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mtret.data.mixture import MixtureConfig
-from mtret.data.planning import BatchConfig
 from mtret.data.templates import Templates
+from mtret.data.training_tasks import BatchConfig
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevConfig
 from mtret.losses import LossConfig

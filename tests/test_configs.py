@@ -36,7 +36,7 @@ def test_every_configuration_is_found() -> None:
 def test_every_configuration_loads_as_it_is_written(path: Path) -> None:
     given = keys(literal(path.name))
     changed = {line.split(":")[0] for line in differences(as_json(read_config(str(path))), as_json(RunConfig()))}
-    assert changed <= given
+    assert {key for key in changed if not any(f"{one}.".startswith(f"{key}.") for one in given)} == set()
 
 
 def test_the_quickstart_needs_no_data() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mtret.data.planning import TaskBatch
+from mtret.data.training_tasks import TaskBatch
 from mtret.errors import UserError
 from mtret.run_config import RunConfig, as_json, build, differences, read_config
 

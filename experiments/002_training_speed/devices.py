@@ -90,8 +90,9 @@ def work(arguments: argparse.Namespace) -> None:
 def _planner(arguments: argparse.Namespace) -> Any:
     """A task of short documents, one of long ones; lengths have the long tail of real texts."""
     from mtret.data.mixture import MixtureConfig
-    from mtret.data.planning import BatchConfig, Planner, Relation, TrainingTask
+    from mtret.data.planning import Planner
     from mtret.data.tokenize import Tokens, offsets_of
+    from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
 
     random = np.random.default_rng(SEED)
     config = BatchConfig(

@@ -91,9 +91,9 @@ def attentions(platform: str) -> list[str]:
 def measure(suite: Path) -> dict[str, Any]:
     """Histograms of each mixture task's train split: of its queries, and of the first positive of each."""
     from mtret.data.formats import read_task
-    from mtret.data.planning import BatchConfig, training_task
     from mtret.data.templates import Templates
     from mtret.data.tokenize import Tokenizer
+    from mtret.data.training_tasks import BatchConfig, training_task
     from mtret.devices import cache_folder
     from mtret.models import hf
     from mtret.run_config import read_config
@@ -222,8 +222,9 @@ class Ours:
 def plan(geometry: Geometry, arguments: argparse.Namespace) -> Any:
     """A planner whose one epoch is all pairs, in chunks where the batch is larger than one."""
     from mtret.data.mixture import MixtureConfig
-    from mtret.data.planning import BatchConfig, Planner, Relation, TrainingTask
+    from mtret.data.planning import Planner
     from mtret.data.tokenize import Tokens, offsets_of
+    from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
 
     pairs = draw_pairs(arguments.batch * arguments.steps, geometry.vocabulary)
 

@@ -33,8 +33,9 @@ def step(pairs: int, operands: str) -> dict[str, Any]:
     import jax
 
     from mtret.data.mixture import MixtureConfig
-    from mtret.data.planning import BatchConfig, Planner, Relation, TrainingTask
+    from mtret.data.planning import Planner
     from mtret.data.tokenize import Tokens, offsets_of
+    from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
     from mtret.losses import LossConfig
     from mtret.models import hf
     from mtret.models.dual_encoder import ModelConfig

@@ -59,9 +59,10 @@ def load(suite: Path, tasks: list[str], batch: int, length: int, per_task: int) 
     """Plans the batches, one planner a task so that every task has as many. Cached tokens are used again."""
     from mtret.data.formats import read_task
     from mtret.data.mixture import MixtureConfig
-    from mtret.data.planning import BatchConfig, Planner, training_task
+    from mtret.data.planning import Planner
     from mtret.data.templates import Templates
     from mtret.data.tokenize import Tokenizer
+    from mtret.data.training_tasks import BatchConfig, training_task
     from mtret.devices import cache_folder
     from mtret.models import hf
     from mtret.models.dual_encoder import ModelConfig

@@ -23,14 +23,16 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from mtret.artefact.folder import load_artefact, prompts_of, save_artefact
+from mtret.artefact.retriever import Retriever
 from mtret.data.formats import read_suite
 from mtret.data.mixture import MixtureConfig
 from mtret.data.packing import Packing, fill, token_weights
-from mtret.data.planning import BatchConfig, Planner, Relation, TrainingTask, training_task
+from mtret.data.planning import Planner
 from mtret.data.roles import training_record
 from mtret.data.tasks import Judgements, Task
 from mtret.data.templates import Templates
 from mtret.data.tokenize import Tokenizer, Tokens
+from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask, training_task
 from mtret.files import replace_json
 from mtret.index.encode import Embedder, Texts
 from mtret.losses import LossConfig
@@ -278,7 +280,7 @@ def export(folder: Path, curve: Curve, encoder: hf.Pretrained, params: Tree) -> 
     record = training_record([curve.task])
     card = curve.task.card
     prompts = prompts_of(Templates(), {card.name: card.instruction})
-    save_artefact(folder, encoder, params, Templates(), prompts, record, details)
+    save_artefact(folder, Retriever(encoder).with_params({"tower": params}), Templates(), prompts, record, details)
 
 
 def exported_agreement(folder: Path, task: Task, texts: Sequence[str]) -> dict[str, dict[str, float]]:

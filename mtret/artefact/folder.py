@@ -37,6 +37,12 @@ class Artefact:
         """Of queries."""
         return self.model.encoder
 
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Of all its text towers."""
+        documents = self.model.documents
+        return {**self.encoder.prompts, **(documents.prompts if documents else {})}
+
 
 def load_artefact(source: str, operands: str = "float32") -> Artefact:
     """From a run's folder, an exported folder, any sentence-transformers folder, a hub id or `minilm`.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mtret.data.formats import Suite
+from mtret.data.images import decode
 from mtret.data.roles import document_hashes
 from mtret.data.tasks import SPLITS, Judgements, Task, query_key
 
@@ -87,8 +88,12 @@ def _repeated_queries(task: Task, judgements: Judgements) -> int:
 def check(suite: Suite, long_characters: int = LONG_CHARACTERS) -> list[str]:
     """One line per remark, each beginning with its task, and a verdict as the last line.
 
-    A suite that could be read breaks no rule, so that remarks are things to know, not errors.
+    A suite that could be read breaks no rule, so that remarks are things to know, not errors. Images are looked at here
+    only: raises UserError for the first that cannot be decoded.
     """
+    for task in suite.tasks.values():
+        for path in task.images.paths if task.images else ():
+            decode(path, 8)
     rows = stats(suite, long_characters)
     remarks = [f"{row.name}: {remark}" for row in rows for remark in _remarks(row, long_characters)]
     splits = " / ".join(f"{sum(row.queries[split] for row in rows):,}" for split in SPLITS)

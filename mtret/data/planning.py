@@ -2,10 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,184 +13,11 @@ from jaxtyping import Int, Int32, Int64, UInt8
 from mtret.data.images import Images
 from mtret.data.mixture import MixtureConfig, schedule, shares
 from mtret.data.packing import Packing, Rows, fill, pack, stack, token_weights
-from mtret.data.tasks import Judgements, Task
-from mtret.data.templates import Templates
-from mtret.data.tokenize import Tokenizer, Tokens, offsets_of, ranges
+from mtret.data.shapes import Shape, best_row_length, declared_rows
+from mtret.data.tokenize import Tokens, ranges
+from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
 from mtret.errors import UserError, nearest
 from mtret.types import PairBatch, TokenBatch
-
-MOST_SHAPES = 24  # that a run compiles; each takes seconds
-SMALL_WASTE = 0.002  # of a run's places: what a shape must save to be worth having
-COMPILE_STEPS = 0.5  # average steps: what it must save to be worth compiling, which counts in a short run
-SHORTEST_ROW = 32
-# Attention over a row costs as much as everything else does at this many tokens (MiniLM on a CPU: experiments/LOG.md).
-EVEN_LENGTH = 490
-
-
-class Shape(NamedTuple):
-    """What a group of a batch holds."""
-
-    rows: int  # of texts
-    length: int  # tokens of such a row
-    document_rows: int = 0  # of documents that stand apart; where they are images, how many
-    document_length: int = 0  # 0: images, or no documents apart
-
-
-@dataclass(frozen=True)
-class TaskBatch:
-    """What a single task may have of its own; None: as the batch has it."""
-
-    queries: int | None = None
-    negatives: int | None = None
-    query_length: int | None = None
-    document_length: int | None = None
-    row_length: int | None = None
-
-
-@dataclass(frozen=True)
-class BatchConfig:
-    """One task per global batch; texts packed into rows."""
-
-    queries: int = 64  # distinct queries per batch; a task with fewer gets smaller batches
-    positives: int = 1  # documents sampled per query
-    negatives: int = 0  # given hard negatives sampled per query, from negatives/train.tsv
-    query_length: int = 128  # tokens, special ones included; longer texts are truncated
-    document_length: int = 256
-    row_length: int | None = None  # tokens of a row, at least the two above; None: by task, what costs least
-    groups: int = 1  # the batch is made of so many independent parts; the number of devices divides it
-    chunk_tokens: int | None = None  # of a group, encoded at a time and each twice (GradCache); None: all, once
-    tasks: Mapping[str, TaskBatch] = field(default_factory=dict)  # by task name, what differs there
-
-    def of(self, task: str) -> "BatchConfig":
-        """The settings that hold for one task."""
-        own = self.tasks.get(task, TaskBatch())
-        given = {name: value for name, value in vars(own).items() if value is not None}
-        return replace(self, tasks={}, **given)
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Documents by query, `documents[offsets[q]:offsets[q + 1]]`; unlike judgements', they may be none."""
-
-    offsets: Int64[np.ndarray, "bounds"]  # one more than there are queries
-    documents: Int32[np.ndarray, "pairs"]
-
-    def sizes(self) -> Int64[np.ndarray, "queries"]:
-        """How many documents each query has."""
-        return np.diff(self.offsets)
-
-    def of(self, queries: Int[np.ndarray, "n"]) -> Int32[np.ndarray, "pairs"]:
-        """The documents of the chosen queries, end to end."""
-        sizes = self.sizes()[queries]
-        return self.documents[np.repeat(self.offsets[queries], sizes) + ranges(sizes)]
-
-
-@dataclass(frozen=True)
-class TrainingTask:
-    """A task's train split over distinct texts: equal (truncated) texts are one query or one document."""
-
-    name: str
-    queries: Tokens
-    documents: Tokens | Images
-    positives: Relation  # of every query at least one
-    known: Relation  # what is no negative of a query: its positives, and the documents that exclude.tsv names
-    negatives: Relation | None
-    config: BatchConfig
-    query_rows: Int64[np.ndarray, "q"] | None = None  # in the task, of the first of the equal ones; None: as they are
-    document_rows: Int64[np.ndarray, "d"] | None = None
-    generic: Tokens | None = None  # the queries, with the generic instruction
-
-    def query_tokens(self, generic: bool) -> Tokens:
-        """The queries, with their task's instruction or with the generic one."""
-        return self.generic if generic and self.generic is not None else self.queries
-
-    def document_lengths(self) -> Int64[np.ndarray, "d"]:
-        """Tokens of each document; every image counts the same."""
-        if isinstance(self.documents, Images):
-            return np.ones(len(self.documents), np.int64)
-        return self.documents.lengths(self.config.document_length)
-
-
-def training_task(
-    task: Task,
-    tokenizer: Tokenizer,
-    templates: Templates,
-    batch: BatchConfig,
-    pixels: UInt8[np.ndarray, "m S S 3"] | None = None,
-) -> TrainingTask:
-    """Tokenises and deduplicates the train split of `task`. `pixels`: of all documents of a task of images.
-
-    Raises UserError where there is no train split, or no negatives although the batch asks for some.
-    """
-    if "train" not in task.splits:
-        raise UserError(f"task '{task.name}' is in the mixture but has no train split (qrels/train.tsv)")
-    config = batch.of(task.name)
-    train = task.splits["train"]
-    relations = [train]
-    if config.negatives:
-        if "train" not in task.negatives:
-            raise UserError(
-                f"task '{task.name}': {config.negatives} hard negatives per query are asked for, but it has no "
-                f"negatives/train.tsv; batch.tasks.{task.name}.negatives=0 trains it without"
-            )
-        relations.append(task.negatives["train"])
-    whole_queries = tokenizer(
-        templates.render_queries([task.query_texts[i] for i in train.queries], task.card.instruction)
-    )
-    generic = tokenizer(templates.render_queries([task.query_texts[i] for i in train.queries], templates.generic))
-    query_rows, query_identity = whole_queries.distinct(config.query_length)
-    corpus_rows = np.unique(np.concatenate([relation.documents for relation in relations]))
-    documents: Tokens | Images
-    if pixels is None:
-        whole_documents = tokenizer(templates.render_documents([task.document_texts[i] for i in corpus_rows]))
-        document_rows, document_identity = whole_documents.distinct(config.document_length)
-        documents = whole_documents.subset(document_rows)
-    else:
-        keys = np.array([task.document_keys[i] for i in corpus_rows])
-        _, document_rows, document_identity = np.unique(keys, return_index=True, return_inverse=True)
-        documents = Images(pixels, corpus_rows[document_rows].astype(np.int64))
-
-    def over_distinct(relation: Judgements) -> Int64[np.ndarray, "2 pairs"]:
-        queries = query_identity[np.searchsorted(train.queries, relation.pair_queries())]
-        documents = document_identity[np.searchsorted(corpus_rows, relation.documents)]
-        return np.unique(np.stack([queries, documents]).astype(np.int64), axis=1)
-
-    def trained(relation: Judgements) -> Judgements:
-        # What is said of other queries and other documents does not matter.
-        matters = np.isin(relation.pair_queries(), train.queries) & np.isin(relation.documents, corpus_rows)
-        return Judgements.from_pairs(
-            relation.pair_queries()[matters], relation.documents[matters], relation.scores[matters]
-        )
-
-    positives = known = over_distinct(train.positives())
-    if task.exclude is not None:
-        known = np.unique(np.concatenate([known, over_distinct(trained(task.exclude))], axis=1), axis=1)
-    negatives = None
-    if config.negatives:
-        negatives = _by_query(_without(over_distinct(trained(relations[1])), known), len(query_rows))
-    return TrainingTask(
-        task.name,
-        whole_queries.subset(query_rows),
-        documents,
-        _by_query(positives, len(query_rows)),
-        _by_query(known, len(query_rows)),
-        negatives,
-        config,
-        train.queries[query_rows].astype(np.int64),
-        corpus_rows[document_rows].astype(np.int64),
-        generic.subset(query_rows),
-    )
-
-
-def _by_query(pairs: Int64[np.ndarray, "2 pairs"], n_queries: int) -> Relation:
-    """Distinct (query, document) pairs, sorted, as a relation of `n_queries` queries."""
-    return Relation(offsets_of(np.bincount(pairs[0], minlength=n_queries)), pairs[1].astype(np.int32))
-
-
-def _without(pairs: Int64[np.ndarray, "2 pairs"], other: Int64[np.ndarray, "2 others"]) -> Int64[np.ndarray, "2 left"]:
-    """Those of `pairs` that are not in `other`: merging equal texts can make a negative a positive."""
-    width = max(pairs[1].max(initial=0), other[1].max(initial=0)) + 1
-    return pairs[:, ~np.isin(pairs[0] * width + pairs[1], other[0] * width + other[1])]
 
 
 @dataclass(frozen=True)
@@ -561,16 +387,6 @@ class Planner:
         return PairBatch(tokens(*texts), apart, **relation)
 
 
-def best_row_length(lengths: Int[np.ndarray, "texts"], longest: int) -> int:
-    """A power of two for texts like these: short rows are cheap to attend over, long ones pack better."""
-    shortest = max(SHORTEST_ROW, 1 << (longest - 1).bit_length())
-    costs = {
-        length: pack(lengths, length).rows * length * (length + EVEN_LENGTH)
-        for length in (shortest, 2 * shortest, 4 * shortest)
-    }
-    return min(costs, key=lambda length: costs[length])
-
-
 def _fill_images(
     images: Images, chosen: Int32[np.ndarray, "own Nd"], shape: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "C own R S S 3"]:
@@ -581,35 +397,6 @@ def _fill_images(
         there = np.flatnonzero(slots >= 0)
         filled[group, there] = images.take(slots[there])
     return filled.reshape(len(chosen), chunks, rows, *filled.shape[2:]).swapaxes(0, 1)
-
-
-def declared_rows(needed: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
-    """(row length, rows) -> rows to round up to, chosen for one run.
-
-    Each count of rows that occurs begins as a shape of its own. Then the one that wastes least is rounded up to the
-    next of the same length, again and again, while that wastes next to nothing or there are more than MOST_SHAPES.
-
-    Args:
-      needed: (row length, rows) -> steps.
-    """
-    places = sum(length * rows * steps for (length, rows), steps in needed.items())
-    small = max(SMALL_WASTE, COMPILE_STEPS / max(sum(needed.values()), 1)) * places
-    steps = dict(needed)
-    declared = {key: key[1] for key in needed}
-    while True:
-        kept = sorted(steps)
-        waste = {
-            (here, after): steps[here] * here[0] * (after[1] - here[1])
-            for here, after in pairwise(kept)
-            if here[0] == after[0]
-        }
-        if not waste:
-            return declared
-        here, after = min(waste, key=lambda pair: waste[pair])
-        if waste[here, after] > small and len(kept) <= MOST_SHAPES:
-            return declared
-        steps[after] += steps.pop(here)
-        declared = {key: after[1] if (key[0], rows) == here else rows for key, rows in declared.items()}
 
 
 def _sample(

@@ -79,7 +79,7 @@ def _placed(vectors: Float[Array, "C G R D"], slots: int, first_chunk: Int[Array
     ours = vectors.swapaxes(0, 1).reshape(groups, chunks * rows, features)
     # The last chunk may reach beyond the slots, and a slice is moved rather than cut where it does not fit.
     room = jnp.zeros((groups, slots + chunks * rows, features), vectors.dtype)
-    return jax.lax.dynamic_update_slice(room, ours, (0, first_chunk * rows, 0))[:, :slots]
+    return jax.lax.dynamic_update_slice_in_dim(room, ours, first_chunk * rows, axis=1)[:, :slots]
 
 
 def row_keys(

@@ -323,7 +323,7 @@ def _pooled(
     return PooledOutcome(len(pooled.kept), scores, approximate)
 
 
-def _unread(one: _Asked, vectors: Vectors) -> tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]:
+def _unread(one: _Asked, vectors: Vectors) -> tuple[Float32[np.ndarray, "own D"], Float32[np.ndarray, "owned D"]]:
     """Vectors of a task that an encoder cannot read: zeros, which are near to nothing."""
     features = next(iter(vectors.values()))[0].shape[1]
     return np.zeros((len(one.rows), features), np.float32), np.zeros((len(one.task.document_ids), features), np.float32)

@@ -104,7 +104,7 @@ def _prompts(models: Mapping[str, Artefact]) -> dict[str, str]:
     """Of all; `query` and `document` last."""
     found: dict[str, str] = {}
     for name, model in models.items():
-        for task, prompt in model.encoder.prompts.items():
+        for task, prompt in model.prompts.items():
             if found.setdefault(task, prompt) != prompt:
                 raise UserError(f"--models: the task '{task}' has another instruction in '{name}'")
     last = {name: found.pop(name) for name in ("query", "document") if name in found}

@@ -1,8 +1,5 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
-import hashlib
-import json
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,23 +19,26 @@ from mtret.console import TrainingBar, duration, say, timed
 from mtret.data.formats import Suite
 from mtret.data.images import Images
 from mtret.data.pipeline import batches
-from mtret.data.planning import Plan, Planner, Shape, TrainingTask, training_task
+from mtret.data.planning import Plan, Planner
 from mtret.data.roles import training_record
+from mtret.data.shapes import Shape
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
+from mtret.data.training_tasks import TrainingTask, training_task
 from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, prepare_gpu
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.evaluation.report import role_tables
 from mtret.evaluation.results import read_results
-from mtret.files import AnyPath, inside, load_arrays, read_arrays, read_metadata, replace_json, written_locally
+from mtret.files import AnyPath, load_arrays, read_arrays, read_metadata, replace_json, written_locally
 from mtret.index.encode import Texts
 from mtret.index.exact import cut
 from mtret.models import attention, hf, hf_images
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, flatten, unflatten
-from mtret.run_config import RunConfig, as_json, build, differences
-from mtret.runs.setting import check_writable, is_probe, load_suite, read_all_pixels, this_start, versions
+from mtret.run_config import RunConfig, as_json, build
+from mtret.runs.identity import check_same, check_shared, claim, identity_of, read_identity
+from mtret.runs.setting import check_writable, load_suite, read_all_pixels, versions
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
@@ -47,10 +47,6 @@ from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.optim import frozen_paths, optimizer
 from mtret.train.sharding import batch_sharding, layout, layout_lines, make_mesh, param_specs
 from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create_state, deployed_of, initial_params
-
-RUN_FILE = "config.json"
-SEEN_WITHIN_S = 30.0
-IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same, less the mesh
 
 
 def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
@@ -103,17 +99,17 @@ def train(
     encoder, images = _start_models(config, tasks)
     attention.choose(config.model.attention, encoder.config.attention_dropout_rate)
     say(console, attention.in_words(encoder.config.attention))
-    identity = _identity(config, suite, tasks, encoder, images)
-    _check_same(peers, identity)
+    identity = identity_of(config, suite, tasks, encoder, images)
+    check_same(peers, identity)
     if peers.first:
-        _claim(workdir, identity, write=False)
+        claim(workdir, identity, write=False)
     if peers.share("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")
         return workdir / "model"
     run = _prepare(config, tasks, encoder, images, cache, console, peers)
     if peers.first:
-        _claim(workdir, identity, write=True)
-    _check_shared(peers, workdir)
+        claim(workdir, identity, write=True)
+    check_shared(peers, workdir)
 
     checkpoints = _checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)
     try:
@@ -157,13 +153,13 @@ def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str 
     check_writable(out, "--out")
     if out.exists():
         raise UserError(f"{out}: exists already; export never overwrites, give another --out")
-    there = _read_identity(workdir)
+    there = read_identity(workdir)
     config = build(RunConfig, there["config"], "")
     path, arrays = _parameters(workdir, step)
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     encoder, images = _start_models(config, tasks)
-    _claim(workdir, _identity(config, suite, tasks, encoder, images), write=False)
+    claim(workdir, identity_of(config, suite, tasks, encoder, images), write=False)
     step = int(read_metadata(path).get("step", -1))
     scores = partial(_scores, workdir)
     return _save_model(out, encoder, images, unflatten(arrays), tasks, config, step, scores, target)
@@ -409,87 +405,6 @@ def _dev_evaluator(
         return {name: float(np.mean(each)) for name, each in means.items()} | {name: found[name] for name in samples}
 
     return evaluate
-
-
-def _identity(
-    config: RunConfig,
-    suite: Suite,
-    tasks: Sequence[Task],
-    encoder: hf.Pretrained,
-    images: hf_images.PretrainedImages | None,
-) -> dict[str, Any]:
-    """Configuration, data and starting weights: what makes two runs the same."""
-    data = {task.name: suite.task_sha256[task.name] for task in tasks}
-    return {
-        "config": as_json(config),
-        "data": data,
-        "data_sha256": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
-        "weights_sha256": " ".join([encoder.weights_sha256, *([images.sha256] if images else [])]),
-    }
-
-
-def _check_same(peers: Peers, identity: Mapping[str, Any]) -> None:
-    """That all processes train the same, or their batches would not fit together."""
-    ours = {key: identity[key] for key in IDENTITY} | {"versions": versions()}
-    found = differences(ours, peers.share("identity", ours))
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(
-            f"process {peers.index} trains something else than process 0: {found[0]}{more}; start every process with "
-            "the same command, configuration, data and versions"
-        )
-
-
-def _check_shared(peers: Peers, workdir: AnyPath) -> None:
-    """That all processes see one folder: each writes its share of a checkpoint. A network's may be seconds late."""
-    token = peers.share("claimed", (workdir / RUN_FILE).read_text(encoding="utf-8") if peers.first else None)
-    end = time.monotonic() + SEEN_WITHIN_S
-    while not (workdir / RUN_FILE).exists() or (workdir / RUN_FILE).read_text(encoding="utf-8") != token:
-        if time.monotonic() > end:
-            raise UserError(
-                f"--workdir={workdir}: process {peers.index} does not see what process 0 writes there; give a folder "
-                "that all processes share"
-            )
-        time.sleep(0.5)
-
-
-def _claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
-    """Refuses a workdir that belongs to another run; when told to write, marks a fresh one as ours, and notes in both
-    cases what this start of the run depends on beside its identity."""
-    path, there = workdir / RUN_FILE, {"starts": []}
-    if path.exists():
-        there = _read_identity(workdir)
-        found = differences(_compared(identity), _compared(there))
-        if found:
-            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
-        if write and "starts" not in there:
-            raise UserError(f"{workdir}: was begun by an older mtret, whose batches were others; use another --workdir")
-    elif workdir.exists() and (not workdir.is_dir() or any(not is_probe(path) for path in inside(workdir))):
-        raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
-    if write:
-        start = {**this_start(), "mesh": identity["config"]["mesh"]}  # may be another than the first one's
-        replace_json(path, {**identity, **there, "starts": [*there.get("starts", []), start]})
-
-
-def _compared(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same. Not how their state lies on devices: a checkpoint restores on any mesh."""
-    complete = as_json(build(RunConfig, identity["config"], ""))  # an older run lacks keys that are new since
-    config = {key: value for key, value in complete.items() if key != "mesh"}
-    return {key: identity[key] for key in IDENTITY} | {"config": config}
-
-
-def _read_identity(workdir: AnyPath) -> dict[str, Any]:
-    path = workdir / RUN_FILE
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{workdir}: holds no run (no {RUN_FILE}); give the --workdir of a training") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); use a new workdir") from error
-    if not isinstance(there, dict) or not {"config", *IDENTITY} <= set(there):
-        raise UserError(f"{path}: is not that of a run; give the --workdir of a training, or a new one to train")
-    return there
 
 
 def _start(

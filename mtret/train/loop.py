@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array
 
 from mtret.data.pipeline import Loaded
-from mtret.data.planning import Plan, Shape
+from mtret.data.planning import Plan
+from mtret.data.shapes import Shape
 from mtret.errors import UserError
 from mtret.files import AnyPath, inside, remove, replace_arrays, replace_text
 from mtret.pytrees import Tree, flatten

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from mtret.data.planning import Planner, Shape
+from mtret.data.planning import Planner
+from mtret.data.shapes import Shape
 from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
 from mtret.models.dual_encoder import encode
 from mtret.models.lora import LoraConfig, adapted, initial_adapters

@@ -362,17 +362,21 @@ def image_folder(write_folder, path: str) -> Path:
     return write_folder("icons", files, modality="image")
 
 
-def test_image_tasks_are_validated_and_skipped(write_folder):
+def test_an_image_task_goes_by_what_its_images_hold(write_folder):
     folder = image_folder(write_folder, "images/a.png")
     write_folder("helpdesk")
     suite = read_suite(folder.parent)
-    assert list(suite.tasks) == ["helpdesk"]
-    assert suite.skipped == {"icons": "needs an image tower"}
-    assert list(suite.task_sha256) == ["helpdesk", "icons"]
-    with pytest.raises(UserError, match=r"task 'icons' is of modality 'image', which needs an image tower. Choose"):
-        read_task(folder)
+    assert list(suite.tasks) == list(suite.task_sha256) == ["helpdesk", "icons"]
+    task = suite.tasks["icons"]
+    assert task.images is not None and task.images.paths == (folder / "images/a.png",)
+    assert task.document_keys == task.images.sha256 == (hashlib.sha256(b"\x89PNG").hexdigest(),)
+    assert task.document_texts == ("",)
+    assert suite.tasks["helpdesk"].images is None
+    assert suite.tasks["helpdesk"].document_keys == suite.tasks["helpdesk"].document_texts
     (folder / "images/a.png").write_bytes(b"other")
-    assert read_suite(folder.parent).task_sha256["icons"] != suite.task_sha256["icons"]
+    again = read_suite(folder.parent)
+    assert again.task_sha256["icons"] != suite.task_sha256["icons"]
+    assert read_task(folder).document_keys != task.document_keys
 
 
 @pytest.mark.parametrize(
@@ -411,7 +415,6 @@ def test_a_suite_is_read_in_name_order_beside_loose_files(write_folder):
     suite = read_suite(folder)
     assert list(suite.tasks) == ["alpha", "mid_2", "zeta"]
     assert suite.folder == folder
-    assert suite.skipped == {}
     assert list(read_suite(folder, ["zeta", "alpha"]).tasks) == ["alpha", "zeta"]
     with pytest.raises(UserError, match=r"no task 'alpa'. Did you mean 'alpha'\? It holds: alpha, mid_2, zeta."):
         read_suite(folder, ["alpa"])

@@ -1,12 +1,17 @@
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from mtret.data.formats import Suite, read_suite
 from mtret.data.inspection import check, stats, stats_table
+from mtret.errors import UserError
 
 HEADER = "query-id\tcorpus-id\tscore\n"
+PNG = BytesIO()
+Image.new("L", (3, 3)).save(PNG, "PNG")
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def suite(write_folder) -> Suite:
     folder = write_folder("odd", odd, languages=["en", "[de]"])
     image = {
         "corpus.jsonl": '{"_id": "kb1", "image": "a.png"}\n',
-        "a.png": b"",
+        "a.png": PNG.getvalue(),
         "queries.jsonl": QUERIES,
         "qrels/train.tsv": None,
     }
@@ -45,7 +50,9 @@ QUERIES = (
 
 
 def test_figures_of_a_task(suite: Suite):
-    clean, odd = stats(suite, long_characters=100)
+    clean, icons, odd = stats(suite, long_characters=100)
+    assert (icons.images, icons.documents, icons.distinct_documents) == (True, 1, 1)
+    assert not clean.images
     assert (clean.name, clean.family, clean.domain, clean.languages) == (
         "clean",
         "article",
@@ -69,13 +76,15 @@ def test_figures_of_a_task(suite: Suite):
 
 def test_the_check_names_what_deserves_a_look_and_ends_in_a_verdict(suite: Suite):
     assert check(suite, long_characters=100) == [
-        "icons: skipped, needs an image tower.",
+        "icons: 2 queries without a positive in any split, left out.",
+        "icons: its documents are images, which only a model with an image tower (model.vision) can read.",
+        "icons: no train and no dev queries, so it can only be evaluated and it cannot guide training.",
         "odd: 1 document with the text of another one: no encoder can tell them apart.",
         "odd: 1 query with the text of another one of the split.",
         "odd: 2 queries without a positive in any split, left out.",
         "odd: 25% of the documents are longer than 100 characters.",
         "odd: no train and no dev queries, so it can only be evaluated and it cannot guide training.",
-        f"OK: 2 text tasks, 7 documents, 1 / 1 / 4 train / dev / test queries; no error, 6 remarks; "
+        f"OK: 3 tasks, 8 documents, 1 / 1 / 5 train / dev / test queries; no error, 8 remarks; "
         f"content {suite.sha256[:12]}.",
     ]
 
@@ -84,9 +93,7 @@ def test_a_suite_without_remarks(write_folder):
     queries = QUERIES + '{"_id": "q4", "text": "vpn?"}\n'
     folder: Path = write_folder("clean", {"queries.jsonl": queries, "qrels/dev.tsv": HEADER + "q4\tkb2\t1\n"})
     (verdict,) = check(read_suite(folder.parent))
-    assert verdict.startswith(
-        "OK: 1 text task, 3 documents, 1 / 1 / 2 train / dev / test queries; no error, 0 remarks;"
-    )
+    assert verdict.startswith("OK: 1 task, 3 documents, 1 / 1 / 2 train / dev / test queries; no error, 0 remarks;")
 
 
 def rendered(suite: Suite, names: tuple[str, ...]) -> list[str]:
@@ -109,3 +116,15 @@ def test_brackets_in_names_are_no_markup(write_folder):
     text = "".join(rendered(read_suite(folder.parent), ("clean",)))
     assert "[red]" in text
     assert "[bold]x" in text
+
+
+def test_an_image_that_cannot_be_decoded_is_named(write_folder):
+    files = {
+        "corpus.jsonl": '{"_id": "kb1", "image": "a.png"}\n',
+        "a.png": PNG.getvalue()[:20],
+        "qrels/train.tsv": None,
+        "qrels/test.tsv": HEADER + "q1\tkb1\t1\n",
+    }
+    suite = read_suite(write_folder("icons", files, modality="image").parent)
+    with pytest.raises(UserError, match=r"a\.png: no readable image"):
+        check(suite)

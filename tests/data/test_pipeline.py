@@ -8,8 +8,9 @@ from jax.sharding import PartitionSpec as P
 
 from mtret.data.mixture import MixtureConfig
 from mtret.data.pipeline import batches
-from mtret.data.planning import BatchConfig, Planner, Relation, TrainingTask
+from mtret.data.planning import Planner
 from mtret.data.tokenize import Tokens, offsets_of
+from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
 from mtret.types import PairBatch
 
 STEPS = 30

@@ -6,27 +6,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, processors
 
+from mtret.data.images import ImageFiles, Images
 from mtret.data.mixture import MixtureConfig
-from mtret.data.planning import (
-    MOST_SHAPES,
-    BatchConfig,
-    Plan,
-    Planner,
-    Relation,
-    TaskBatch,
-    TrainingTask,
-    declared_rows,
-    training_task,
-)
+from mtret.data.planning import Plan, Planner
+from mtret.data.shapes import MOST_SHAPES, declared_rows
 from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.data.templates import Templates
 from mtret.data.tokenize import Tokenizer, Tokens, offsets_of
+from mtret.data.training_tasks import BatchConfig, Relation, TaskBatch, TrainingTask, training_task
 from mtret.errors import UserError
+from mtret.types import PairBatch, TokenBatch
 
 BATCH = BatchConfig(queries=16, query_length=12, document_length=24, row_length=32, groups=4)
 
@@ -464,3 +459,96 @@ def test_settings_that_cannot_be_are_refused_by_name(batch: BatchConfig, said: s
     with pytest.raises(UserError) as caught:
         Planner([make_task("a", 5, 9, BATCH)], MixtureConfig(), batch, "mean", 0, 1)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def make_images(task: TrainingTask, size: int = 2) -> TrainingTask:
+    """The same task, each of its documents an image that shows its number."""
+    count = len(task.documents)
+    pixels = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, size, size, 3), np.uint8)
+    order = np.random.default_rng(5).permutation(count)
+    return replace(task, documents=Images(pixels[np.argsort(order)], order))
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 96])
+def test_documents_that_stand_apart_are_the_same_batch_in_two_parts(chunk_tokens: int | None):
+    batch = replace(BATCH, chunk_tokens=chunk_tokens, negatives=2)
+    tasks = [make_task(name, *size, batch) for name, size in SIZES.items()]
+    together, apart = (Planner(tasks, MixtureConfig(), batch, "mean", 0, 40, apart=each) for each in (False, True))
+    for step in range(40):
+        ours, theirs = apart.plan(step), together.plan(step)
+        for name in ("task", "generic", "pairs", "tokens"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        for name in ("queries", "documents", "target", "known"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        assert ours.digest != theirs.digest
+        filled, whole = apart.fill(ours), together.fill(theirs)
+        assert isinstance(filled.documents, TokenBatch) and whole.documents is None
+        check_abstract(apart, ours, filled)
+        check_abstract(together, theirs, whole)
+        found = [texts_of(filled.texts, group) for group in range(batch.groups)]
+        others = [texts_of(filled.documents, group) for group in range(batch.groups)]
+        wanted = [texts_of(whole.texts, group) for group in range(batch.groups)]
+        for queries, documents, both in zip(found, others, wanted, strict=True):
+            moved = {apart.group_queries + slot: text for slot, text in documents.items()}
+            assert queries | moved == both
+        assert any(others)
+        slots = sum(np.prod(part.ids.shape[2:]) * n for part, n in zip(filled[:2], filled.chunks, strict=True))
+        assert slots * batch.groups == ours.slots
+
+
+def texts_of(tokens: TokenBatch, group: int) -> dict[int, tuple[list[int], list[float]]]:
+    """Ids and weights of each text of a group, by segment."""
+    ids, segment, pool = (np.asarray(x)[:, group].reshape(-1) for x in (tokens.ids, tokens.segment, tokens.pool))
+    there = {int(one): segment == one for one in np.unique(segment[pool > 0])}
+    return {one: (ids[places].tolist(), pool[places].tolist()) for one, places in there.items()}
+
+
+def check_abstract(planner: Planner, plan: Plan, filled: PairBatch) -> None:
+    """What was declared is what is filled."""
+    declared, there = jax.tree.leaves(planner.abstract(plan.shape)), jax.tree.leaves(filled)
+    assert [(x.shape, x.dtype) for x in declared] == [(np.shape(x), x.dtype) for x in there]
+    assert plan.shape in planner.shapes
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 96])
+def test_images_stand_in_the_places_of_their_slots(chunk_tokens: int | None):
+    batch = replace(BATCH, chunk_tokens=chunk_tokens, positives=2)
+    texts = [make_task(name, *size, batch) for name, size in SIZES.items()]
+    tasks = [make_images(texts[0]), *texts[1:]]
+    planner = Planner(tasks, MixtureConfig(), batch, "mean", 0, 40, patches=30)
+    plain = Planner(texts, MixtureConfig(), batch, "mean", 0, 40)
+    seen = 0
+    for step in range(40):
+        plan = planner.plan(step)
+        filled = planner.fill(plan)
+        check_abstract(planner, plan, filled)
+        if plan.task:
+            assert filled.documents is None and plan.digest == plain.plan(step).digest
+            continue
+        seen += 1
+        images = np.asarray(filled.documents)
+        chunks, groups, rows = images.shape[:3]
+        assert groups == batch.groups and (rows == 3 if chunk_tokens else chunks == 1)
+        assert filled.chunks[1] * rows >= (plan.documents >= 0).sum(axis=1).max()
+        shown = images.swapaxes(0, 1).reshape(groups, chunks * rows, -1)
+        for group, documents in enumerate(plan.documents):
+            there = np.flatnonzero(documents >= 0)
+            assert len(there) and (shown[group, there] == documents[there, None]).all()
+            assert not shown[group, len(there) :].any()
+        own = planner.fill(plan, range(1, 3))
+        np.testing.assert_array_equal(own.documents, images[:, 1:3])
+    assert seen > 5
+    assert len({(shape.rows, shape.document_rows) for shape in planner.shapes if shape.document_rows}) == 1
+
+
+def test_equal_images_are_one_document(tokenizer: Tokenizer):
+    train = judged((0, 0, 1), (1, 1, 1), (2, 2, 1), (2, 3, 1))
+    keys = ("x", "y", "x", "z", "w")
+    text = make_text_task(train)
+    found = replace(text, images=ImageFiles(tuple(Path(key) for key in text.document_ids), keys))
+    pixels = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    task = training_task(found, tokenizer, PLAIN, BatchConfig(), pixels)
+    assert isinstance(task.documents, Images) and len(task.documents) == 3  # the last is no positive
+    shown = [sorted(task.documents.take(task.positives.of(np.array([q])))[:, 0, 0, 0].tolist()) for q in range(3)]
+    assert shown == [[0], [1], [0, 3]]
+    assert task.document_rows is not None and sorted(task.document_rows.tolist()) == [0, 1, 3]

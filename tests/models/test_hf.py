@@ -180,7 +180,7 @@ def test_several_files_are_read_as_one(write_model: Callable[..., Path], publish
         ({"other": "model-00001-of-00002.safetensors"}, "disagrees with the files, the tensor 'other' is in no file"),
         (
             {QUERY: "model-00003-of-00002.safetensors"},
-            "model-00003-of-00002.safetensors: missing, but the index names it",
+            "model-00003-of-00002.safetensors: missing, but another file speaks of it",
         ),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from mtret.artefact.folder import check, prompts_of, save_artefact
 from mtret.artefact.golden import encoder_of
+from mtret.artefact.retriever import Retriever
 from mtret.data.roles import TrainedTask, TrainingRecord
 from mtret.data.templates import Templates
 from mtret.models import hf
@@ -120,11 +121,11 @@ def test_sentence_transformers_reads_it_and_answers_alike(source: Path, tmp_path
     encoder, templates = hf.load(str(source)), Templates(document="text: {document}")
     prompts = prompts_of(templates, INSTRUCTIONS)
     out = tmp_path / "model"
-    save_artefact(out, encoder, encoder.params, templates, prompts, RECORD, DETAILS)
+    save_artefact(out, Retriever(encoder), templates, prompts, RECORD, DETAILS)
     for through in (False, True):
         assert check(out, through_sentence_transformers=through).cosine >= 0.9999
     model = SentenceTransformer(str(out), device="cpu")
-    ours = encoder_of(encoder, encoder.params, prompts)
+    ours = encoder_of(encoder, prompts)
     texts = ["how do I reset it", "Rückgabe einer Bestellung", "x"]
     # Random vectors lie close together: those of different prompts and texts must still be told apart.
     for name, method in (("desk", None), ("shop", None), ("query", "encode_query"), ("document", "encode_document")):
@@ -139,7 +140,7 @@ def test_the_export_is_read_again_here(source: Path, tmp_path: Path) -> None:
     """What GTE is exported as has other fields, and is the same tower."""
     encoder = hf.load(str(source))
     save_artefact(
-        tmp_path / "model", encoder, encoder.params, Templates(), prompts_of(Templates(), INSTRUCTIONS), RECORD, DETAILS
+        tmp_path / "model", Retriever(encoder), Templates(), prompts_of(Templates(), INSTRUCTIONS), RECORD, DETAILS
     )
     again = hf.load(str(tmp_path / "model"))
     assert again.config == encoder.config
@@ -151,7 +152,7 @@ def test_the_target_tei_gets_the_fields_that_it_reads(source: Path, tmp_path: Pa
     encoder = hf.load(str(source))
     prompts = prompts_of(Templates(), INSTRUCTIONS)
     out = tmp_path / "model"
-    save_artefact(out, encoder, encoder.params, Templates(), prompts, RECORD, DETAILS, target="tei")
+    save_artefact(out, Retriever(encoder), Templates(), prompts, RECORD, DETAILS, target="tei")
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     if encoder.model_type == "new":
         assert config["model_type"] == "gte" and "rope_parameters" not in config

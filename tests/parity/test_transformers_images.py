@@ -10,7 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtret.data.images import ImageFiles, Images, read_pixels
+from mtret.index.encode import ImageEmbedder
+from mtret.models import hf_images
 from mtret.models.siglip import PREFIXES, UNUSED, SiglipConfig, SiglipTower
+from mtret.models.vision import VisionConfig
 from mtret.models.weights import match, published, read
 from mtret.pytrees import flatten
 
@@ -91,3 +95,31 @@ def test_every_tensor_comes_back(model: Any, tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     for name, value in before.items():
         np.testing.assert_array_equal(value, after[name])
+
+
+def test_an_exported_tower_is_called_as_its_folder_says(tmp_path: Path) -> None:
+    """Through transformers, from files of images: preprocessing, tower and projection."""
+    import torch
+    from PIL import Image
+    from safetensors.torch import load_file
+    from transformers import SiglipImageProcessor, SiglipVisionModel
+
+    config = VisionConfig(source="scratch", image_size=24, patch_size=8, width=24, layers=2, heads=3)
+    made = hf_images.begin(config, 16, seed=0)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + random.normal(0, 0.2, x.shape).astype(np.float32), made.params)
+    (tmp_path / "vision").mkdir()
+    hf_images.write(tmp_path / "vision", made, params)
+    paths = tuple(tmp_path / f"{size}.png" for size in (10, 24, 57))
+    for path, size in zip(paths, (10, 24, 57), strict=True):
+        Image.fromarray(random.integers(0, 256, (size, size + 3, 3)).astype(np.uint8)).save(path)
+    ours = ImageEmbedder(made.tower, params)(Images(read_pixels(ImageFiles(paths, ("a", "b", "c")), 24), np.arange(3)))
+
+    tower = SiglipVisionModel.from_pretrained(tmp_path / "vision").eval()
+    processor = SiglipImageProcessor.from_pretrained(tmp_path / "vision")
+    projection = load_file(tmp_path / "vision" / "projection.safetensors")["weight"]
+    with torch.no_grad():
+        given = processor(images=[Image.open(path) for path in paths], return_tensors="pt")
+        theirs = torch.nn.functional.normalize(tower(**given).pooler_output @ projection.T).numpy()
+    assert (ours * theirs).sum(axis=1).min() >= 0.9999
+    assert np.abs(theirs[0] - theirs[1]).max() > 0.01

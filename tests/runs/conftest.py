@@ -237,6 +237,12 @@ def console() -> Console:
 
 
 @pytest.fixture(scope="session")
+def words() -> list[str]:
+    """What the tiny model's tokenizer knows."""
+    return WORDS
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("encoder") / "tiny")
 

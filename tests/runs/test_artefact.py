@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mtret.artefact.folder import BARE, check, load_artefact, prompts_of, save_artefact
+from mtret.artefact.retriever import Retriever
 from mtret.data.formats import read_task
 from mtret.data.roles import role_of, training_record
 from mtret.data.templates import Templates
@@ -29,7 +30,14 @@ def saved(tmp_path: Path, tiny_model: Path, tiny_suite: Path) -> Path:
     params = unflatten({path: np.asarray(value) + 1 for path, value in flatten(encoder.params).items()})
     tasks = [read_task(tiny_suite / name) for name in ("alpha", "beta")]
     prompts = prompts_of(TEMPLATES, {task.name: task.card.instruction for task in tasks})
-    save_artefact(tmp_path / "model", encoder, params, TEMPLATES, prompts, training_record(tasks), DETAILS)
+    save_artefact(
+        tmp_path / "model",
+        Retriever(encoder).with_params({"tower": params}),
+        TEMPLATES,
+        prompts,
+        training_record(tasks),
+        DETAILS,
+    )
     return tmp_path / "model"
 
 
@@ -88,7 +96,7 @@ def test_damaged_details_are_named(saved: Path, content: str) -> None:
 def test_an_existing_model_is_replaced_whole(saved: Path, tiny_model: Path, tiny_suite: Path) -> None:
     (saved / "left over").write_text("x", encoding="utf-8")
     encoder, tasks = hf.load(str(tiny_model)), [read_task(tiny_suite / "alpha")]
-    save_artefact(saved, encoder, encoder.params, Templates(), PROMPTS, training_record(tasks), {**DETAILS, "step": 9})
+    save_artefact(saved, Retriever(encoder), Templates(), PROMPTS, training_record(tasks), {**DETAILS, "step": 9})
     assert load_artefact(str(saved)).details["step"] == 9
     assert not (saved / "left over").exists()
     assert [path.name for path in saved.parent.iterdir()] == ["model"]  # and no draft stays
@@ -99,7 +107,7 @@ def test_a_failure_leaves_what_was_there(saved: Path, tiny_model: Path, tiny_sui
     before = {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_artefact(
-            saved, encoder, encoder.params, Templates(), PROMPTS, training_record(tasks),
+            saved, Retriever(encoder), Templates(), PROMPTS, training_record(tasks),
             {**DETAILS, "config": {"x": float("nan")}},
         )  # fmt: skip
     assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before
@@ -160,7 +168,7 @@ def test_nothing_is_written_that_does_not_answer_alike(
     real = hf.write
     monkeypatch.setattr(hf, "write", lambda folder, model, params, *rest: real(folder, model, moved, *rest))
     with pytest.raises(UserError, match="this is not the model that was exported"):
-        save_artefact(saved, encoder, encoder.params, Templates(), PROMPTS, training_record(tasks), DETAILS)
+        save_artefact(saved, Retriever(encoder), Templates(), PROMPTS, training_record(tasks), DETAILS)
     assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before
 
 
@@ -170,11 +178,11 @@ def test_a_target_gets_what_it_needs_or_nothing(
     encoder, tasks = hf.load(str(tiny_model)), [read_task(tiny_suite / "alpha")]
     record = training_record(tasks)
     for target in ("tei", "elastic"):
-        save_artefact(saved, encoder, encoder.params, Templates(), PROMPTS, record, DETAILS, target=target)
+        save_artefact(saved, Retriever(encoder), Templates(), PROMPTS, record, DETAILS, target=target)
     bare = shutil.copytree(tiny_model, tmp_path / "bare")
     config = json.loads((bare / "config.json").read_text(encoding="utf-8"))
     (bare / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "hidden_act"}))
     before = {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"--target=tei: config\.json has None for 'hidden_act', where a str is needed"):
-        save_artefact(saved, hf.load(str(bare)), encoder.params, Templates(), PROMPTS, record, DETAILS, target="tei")
+        save_artefact(saved, Retriever(hf.load(str(bare))), Templates(), PROMPTS, record, DETAILS, target="tei")
     assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mtret.artefact.folder import check, load_artefact, prompts_of, save_artefact
+from mtret.artefact.retriever import Retriever
 from mtret.data.formats import read_task
 from mtret.data.roles import training_record
 from mtret.data.templates import Templates
@@ -26,7 +27,9 @@ def write(
     params = unflatten({path: np.asarray(value) + moved for path, value in flatten(encoder.params).items()})
     tasks = [read_task(suite / name) for name in names]
     prompts = prompts_of(templates, {task.name: task.card.instruction for task in tasks})
-    save_artefact(folder, encoder, params, templates, prompts, training_record(tasks), DETAILS)
+    save_artefact(
+        folder, Retriever(encoder).with_params({"tower": params}), templates, prompts, training_record(tasks), DETAILS
+    )
     return str(folder)
 
 

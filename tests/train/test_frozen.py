@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mtret.data.mixture import MixtureConfig
-from mtret.data.planning import BatchConfig, Planner, Relation, TrainingTask
+from mtret.data.planning import Planner
 from mtret.data.tokenize import Tokens, offsets_of
+from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
 from mtret.errors import UserError
 from mtret.losses import LossConfig
 from mtret.models.bert import BertConfig, BertTower

@@ -14,7 +14,8 @@ from jaxtyping import Array
 
 from mtret.data.packing import Packing
 from mtret.data.pipeline import Loaded
-from mtret.data.planning import Plan, Shape
+from mtret.data.planning import Plan
+from mtret.data.shapes import Shape
 from mtret.errors import UserError
 from mtret.files import read_arrays, read_metadata
 from mtret.train.checkpoint import Checkpoints
@@ -106,7 +107,7 @@ class Run:
 
         def evaluate(params: Any) -> dict[str, float]:
             assert scores is not None
-            self.asked.append(float(params["x"]))
+            self.asked.append(float(params["tower"]["x"]))
             mean = scores[len(self.asked) - 1]
             return {"mean": mean, "alpha": mean}
 
@@ -114,7 +115,7 @@ class Run:
             return (Loaded(plan_at(step), batch()) for step in range(first, config.steps))
 
         self.loop = Loop(
-            config, {Shape(1, 8): toy_step(1, bad), Shape(2, 8): toy_step(2, bad)}, batches, self.checkpoints, self.best,
+            config, {Shape(rows, 8): toy_step(rows, bad) for rows in (1, 2)}, batches, self.checkpoints, self.best,
             self.sinks, None if scores is None else evaluate, lambda plan: self.skipped.append(plan.step),
         )  # fmt: skip
 

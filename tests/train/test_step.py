@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 from mtret.data.mixture import MixtureConfig
 from mtret.data.pipeline import batches
-from mtret.data.planning import BatchConfig, Plan, Planner, Relation, TrainingTask
+from mtret.data.planning import Plan, Planner
 from mtret.data.tokenize import Tokens, offsets_of
+from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
 from mtret.losses import LossConfig
 from mtret.models.bert import BertConfig, BertTower
 from mtret.pytrees import Tree, flatten, unflatten

@@ -1,0 +1,65 @@
+"""The few shapes of batches that a run compiles."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from mtret.data.packing import pack
+
+MOST_SHAPES = 24  # that a run compiles; each takes seconds
+SMALL_WASTE = 0.002  # of a run's places: what a shape must save to be worth having
+COMPILE_STEPS = 0.5  # average steps: what it must save to be worth compiling, which counts in a short run
+SHORTEST_ROW = 32
+# Attention over a row costs as much as everything else does at this many tokens (MiniLM on a CPU: experiments/LOG.md).
+EVEN_LENGTH = 490
+
+
+class Shape(NamedTuple):
+    """What a group of a batch holds."""
+
+    rows: int  # of texts
+    length: int  # tokens of such a row
+    document_rows: int = 0  # of documents that stand apart; where they are images, how many
+    document_length: int = 0  # 0: images, or no documents apart
+
+
+def best_row_length(lengths: Int[np.ndarray, "texts"], longest: int) -> int:
+    """A power of two for texts like these: short rows are cheap to attend over, long ones pack better."""
+    shortest = max(SHORTEST_ROW, 1 << (longest - 1).bit_length())
+    costs = {
+        length: pack(lengths, length).rows * length * (length + EVEN_LENGTH)
+        for length in (shortest, 2 * shortest, 4 * shortest)
+    }
+    return min(costs, key=lambda length: costs[length])
+
+
+def declared_rows(needed: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """(row length, rows) -> rows to round up to, chosen for one run.
+
+    Each count of rows that occurs begins as a shape of its own. Then the one that wastes least is rounded up to the
+    next of the same length, again and again, while that wastes next to nothing or there are more than MOST_SHAPES.
+
+    Args:
+      needed: (row length, rows) -> steps.
+    """
+    places = sum(length * rows * steps for (length, rows), steps in needed.items())
+    small = max(SMALL_WASTE, COMPILE_STEPS / max(sum(needed.values()), 1)) * places
+    steps = dict(needed)
+    declared = {key: key[1] for key in needed}
+    while True:
+        kept = sorted(steps)
+        waste = {
+            (here, after): steps[here] * here[0] * (after[1] - here[1])
+            for here, after in pairwise(kept)
+            if here[0] == after[0]
+        }
+        if not waste:
+            return declared
+        here, after = min(waste, key=lambda pair: waste[pair])
+        if waste[here, after] > small and len(kept) <= MOST_SHAPES:
+            return declared
+        steps[after] += steps.pop(here)
+        declared = {key: after[1] if (key[0], rows) == here else rows for key, rows in declared.items()}

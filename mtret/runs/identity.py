@@ -1,0 +1,102 @@
+"""What makes a run this run and no other: its configuration, data and starting weights; kept in its folder."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtret.data.formats import Suite
+from mtret.data.tasks import Task
+from mtret.errors import UserError
+from mtret.files import AnyPath, inside, replace_json
+from mtret.models import hf, hf_images
+from mtret.processes import Peers
+from mtret.run_config import RunConfig, as_json, build, differences
+from mtret.runs.setting import is_probe, this_start, versions
+
+RUN_FILE = "config.json"
+SEEN_WITHIN_S = 30.0
+IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same, less the mesh
+
+
+def identity_of(
+    config: RunConfig,
+    suite: Suite,
+    tasks: Sequence[Task],
+    encoder: hf.Pretrained,
+    images: hf_images.PretrainedImages | None,
+) -> dict[str, Any]:
+    """Configuration, data and starting weights: what makes two runs the same."""
+    data = {task.name: suite.task_sha256[task.name] for task in tasks}
+    return {
+        "config": as_json(config),
+        "data": data,
+        "data_sha256": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
+        "weights_sha256": " ".join([encoder.weights_sha256, *([images.sha256] if images else [])]),
+    }
+
+
+def check_same(peers: Peers, identity: Mapping[str, Any]) -> None:
+    """That all processes train the same, or their batches would not fit together."""
+    ours = {key: identity[key] for key in IDENTITY} | {"versions": versions()}
+    found = differences(ours, peers.share("identity", ours))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(
+            f"process {peers.index} trains something else than process 0: {found[0]}{more}; start every process with "
+            "the same command, configuration, data and versions"
+        )
+
+
+def check_shared(peers: Peers, workdir: AnyPath) -> None:
+    """That all processes see one folder: each writes its share of a checkpoint. A network's may be seconds late."""
+    token = peers.share("claimed", (workdir / RUN_FILE).read_text(encoding="utf-8") if peers.first else None)
+    end = time.monotonic() + SEEN_WITHIN_S
+    while not (workdir / RUN_FILE).exists() or (workdir / RUN_FILE).read_text(encoding="utf-8") != token:
+        if time.monotonic() > end:
+            raise UserError(
+                f"--workdir={workdir}: process {peers.index} does not see what process 0 writes there; give a folder "
+                "that all processes share"
+            )
+        time.sleep(0.5)
+
+
+def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
+    """Refuses a workdir that belongs to another run; when told to write, marks a fresh one as ours, and notes in both
+    cases what this start of the run depends on beside its identity."""
+    path, there = workdir / RUN_FILE, {"starts": []}
+    if path.exists():
+        there = read_identity(workdir)
+        found = differences(_compared(identity), _compared(there))
+        if found:
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
+        if write and "starts" not in there:
+            raise UserError(f"{workdir}: was begun by an older mtret, whose batches were others; use another --workdir")
+    elif workdir.exists() and (not workdir.is_dir() or any(not is_probe(path) for path in inside(workdir))):
+        raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
+    if write:
+        start = {**this_start(), "mesh": identity["config"]["mesh"]}  # may be another than the first one's
+        replace_json(path, {**identity, **there, "starts": [*there.get("starts", []), start]})
+
+
+def _compared(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same. Not how their state lies on devices: a checkpoint restores on any mesh."""
+    complete = as_json(build(RunConfig, identity["config"], ""))  # an older run lacks keys that are new since
+    config = {key: value for key, value in complete.items() if key != "mesh"}
+    return {key: identity[key] for key in IDENTITY} | {"config": config}
+
+
+def read_identity(workdir: AnyPath) -> dict[str, Any]:
+    """Of the run in this folder. Raises UserError where there is none."""
+    path = workdir / RUN_FILE
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir}: holds no run (no {RUN_FILE}); give the --workdir of a training") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); use a new workdir") from error
+    if not isinstance(there, dict) or not {"config", *IDENTITY} <= set(there):
+        raise UserError(f"{path}: is not that of a run; give the --workdir of a training, or a new one to train")
+    return there
