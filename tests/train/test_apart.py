@@ -132,12 +132,16 @@ def test_loss_and_gradient_are_those_of_the_definition(task: int, chunk_tokens: 
             else:
                 documents = encode(TEXTS, params["documents"], batch.documents, plans.group_documents).reshape(-1, 16)  # type: ignore[arg-type]
             scale = jax.lax.stop_gradient(jnp.exp(params["log_scale"]))
-            return contrastive(queries, documents, scale, batch.target, batch.known, batch.query_ok, batch.doc_ok, False)[0]
+            return contrastive(
+                queries, documents, scale, batch.target, batch.known, batch.query_ok, batch.doc_ok, False
+            )[0]
 
         wanted_loss, wanted = jax.jit(jax.value_and_grad(defined))(params)
-        assert loss == pytest.approx(float(wanted_loss), rel=1e-9)
+        # Pixels become float32 first, and how that is rounded depends on what it is compiled with.
+        exact = 1e-7 if task else 1e-9
+        assert loss == pytest.approx(float(wanted_loss), rel=exact)
         for path, value in flatten(wanted).items():
-            np.testing.assert_allclose(found[path], value, atol=1e-9, err_msg=path)
+            np.testing.assert_allclose(found[path], value, atol=exact, err_msg=path)
         moved = {path.split("/")[0] for path, value in found.items() if np.abs(value).max() > 1e-6}
         assert moved == {"tower", "vision" if task else "documents"}
 
