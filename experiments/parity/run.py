@@ -77,7 +77,7 @@ def sample_texts(tasks: Sequence[Task], n: int, seed: int) -> list[str]:
     templates = Templates()
     sources = []
     for task in tasks:
-        instructed = templates.render_queries(task.query_texts, task.card.instruction)
+        instructed = [templates.query_prefix(task.card.instruction) + text for text in task.query_texts]
         sources += [task.document_texts, task.query_texts, instructed]
     counts = np.full(len(sources), n // len(sources))
     counts[: n - counts.sum()] += 1
@@ -173,8 +173,8 @@ def unshared(task: Task, tokenizer: Tokenizer, templates: Templates, limit: int)
     """
     train = task.split("train").positives()
     rows = train.pair_queries()
-    rendered = templates.render_queries([task.query_texts[i] for i in rows], task.card.instruction)
-    documents = templates.render_documents([task.document_texts[i] for i in train.documents])
+    rendered = [templates.query_prefix(task.card.instruction) + task.query_texts[i] for i in rows]
+    documents = [templates.document_prefix + task.document_texts[i] for i in train.documents]
     single = np.ones(len(rows), bool)
     for texts in (rendered, documents):
         _, identity = tokenizer(texts).distinct(limit)
@@ -196,8 +196,8 @@ def make_curve(task: Task, encoder: hf.Pretrained, pairs: int, steps: int, seed:
     return Curve(
         task,
         Planner([training], MixtureConfig(generic=0.0), config, encoder.pooling, seed, steps),
-        templates.render_queries([task.query_texts[i] for i in train.queries], task.card.instruction),
-        templates.render_documents([task.document_texts[i] for i in of_query]),
+        [templates.query_prefix(task.card.instruction) + task.query_texts[i] for i in train.queries],
+        [templates.document_prefix + task.document_texts[i] for i in of_query],
         limit,
     )
 
@@ -288,7 +288,7 @@ def exported_agreement(folder: Path, task: Task, texts: Sequence[str]) -> dict[s
     artefact = load_artefact(str(folder))
     encoder, tokenizer = artefact.encoder, Tokenizer(artefact.encoder.folder)
     queries = [task.query_texts[i] for i in task.split("train").queries][: len(texts)]
-    rendered = artefact.templates.render_queries(queries, task.card.instruction)
+    rendered = [artefact.templates.query_prefix(task.card.instruction) + text for text in queries]
     limit = encoder.max_length
     return {
         "exported, bare texts": agreement(packed(encoder, tokenizer(texts)), reference(folder, texts, limit)),

@@ -45,11 +45,11 @@ class Agreement:
 
 def encoder_of(encoder: hf.Pretrained, prompts: Mapping[str, str]) -> Encode:
     """Embeds as what is deployed must: the prompt before the text."""
-    tokenizer = Tokenizer(encoder.folder, None)
+    tokenizer = Tokenizer(encoder.folder, None, encoder.pools_prompt)
     embed = embedder(encoder)
 
     def encode(texts: Sequence[str], prompt: str) -> Float32[np.ndarray, "n D"]:
-        return embed([Texts(tokenizer([prompts[prompt] + text for text in texts]), encoder.max_length)])[0]
+        return embed([Texts(tokenizer.after(prompts[prompt], texts), encoder.max_length)])[0]
 
     return encode
 

@@ -56,6 +56,11 @@ ELASTIC_TYPES = ("bert", "xlm-roberta")
 
 def check_target(target: str, encoder: hf.Pretrained) -> None:
     """Raises UserError where a server would refuse the model, or serve it wrong without a word."""
+    if target and not encoder.pools_prompt:
+        raise UserError(
+            f"--target={target}: this encoder leaves prompts out of the mean (include_prompt in {hf.POOLING}), which "
+            "that server does not do; its vectors would be others"
+        )
     if target == "elastic" and encoder.model_type not in ELASTIC_TYPES:
         raise UserError(
             f"--target=elastic: Elasticsearch's importer knows {' and '.join(ELASTIC_TYPES)}, not "

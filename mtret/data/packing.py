@@ -54,16 +54,23 @@ def pack(lengths: Int[np.ndarray, "texts"], row_length: int) -> Packing:
     return Packing(row, start, rows)
 
 
-def token_weights(lengths: Int[np.ndarray, "texts"], pooling: str) -> Float32[np.ndarray, "tokens"]:
+def token_weights(
+    lengths: Int[np.ndarray, "texts"], pooling: str, skip: Int[np.ndarray, "texts"] | int = 0
+) -> Float32[np.ndarray, "tokens"]:
     """Pooling weights of texts laid end to end: for each text they sum to 1.
 
-    `mean`: 1/length each; `cls`: the first token; `last`: the last one.
+    `mean`: the same for each token; `cls`: the first one; `last`: the last one. The first `skip` tokens of a text count
+    as not there, but for its last token.
     """
-    if pooling == "mean":
-        return np.repeat(1.0 / lengths, lengths).astype(np.float32)
-    weights = np.zeros(int(lengths.sum()), np.float32)
+    skip = np.minimum(skip, lengths - 1)
     ends = np.cumsum(lengths)
-    weights[ends - lengths if pooling == "cls" else ends - 1] = 1.0
+    if pooling == "mean":
+        within = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
+        return np.where(within >= np.repeat(skip, lengths), np.repeat(1.0 / (lengths - skip), lengths), 0).astype(
+            np.float32
+        )
+    weights = np.zeros(int(lengths.sum()), np.float32)
+    weights[ends - lengths + skip if pooling == "cls" else ends - 1] = 1.0
     return weights
 
 

@@ -290,7 +290,8 @@ class Planner:
         chunks, rows, row_length = shape
         ids = np.concatenate([tokens.take(chosen, limit) for tokens, chosen, limit in parts])
         lengths = np.concatenate([tokens.lengths(limit)[chosen] for tokens, chosen, limit in parts])
-        weights = token_weights(lengths, self.pooling)
+        skip = np.concatenate([tokens.skipped(chosen) for tokens, chosen, _ in parts])
+        weights = token_weights(lengths, self.pooling, skip)
         return fill(ids, weights, lengths, segments, packing, (chunks * rows, row_length), padding)
 
     @cached_property

@@ -1,6 +1,5 @@
 """How a document, a query and its instruction become the text that the encoder reads."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter
 
@@ -35,14 +34,6 @@ class Templates:
 
     def query_prefix(self, instruction: str) -> str:
         return self.query.format(instruction=instruction, query="")
-
-    def render_queries(self, texts: Sequence[str], instruction: str) -> list[str]:
-        prefix = self.query_prefix(instruction)
-        return [prefix + text for text in texts]
-
-    def render_documents(self, texts: Sequence[str]) -> list[str]:
-        prefix = self.document_prefix
-        return [prefix + text for text in texts]
 
 
 def _check(template: str, text: str, known: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,14 @@ class Tokens:
     ids: Int32[np.ndarray, "tokens"]
     offsets: Int64[np.ndarray, "bounds"]  # of the texts, one more than there are
     suffix: int  # special tokens at the end of every text, kept by a truncation
+    skip: Int32[np.ndarray, "texts"] | None = None  # of each text, tokens at its start that pooling leaves out
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def skipped(self, texts: Int[np.ndarray, "n"]) -> Int32[np.ndarray, "n"]:
+        """Tokens at the start of each chosen text that pooling leaves out."""
+        return np.zeros(len(texts), np.int32) if self.skip is None else self.skip[texts]
 
     def lengths(self, limit: int) -> Int64[np.ndarray, "texts"]:
         """Tokens of each text, truncated to `limit`."""
@@ -45,11 +50,12 @@ class Tokens:
         flat = self.take(np.arange(len(self)), limit)
         ends = np.cumsum(self.lengths(limit))
         starts = ends - self.lengths(limit)
-        first: dict[bytes, int] = {}
+        first: dict[tuple[int, bytes], int] = {}
         rows: list[int] = []
         identity = np.empty(len(self), np.int32)
-        for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-            found = first.setdefault(flat[start:end].tobytes(), len(rows))
+        skips = self.skipped(np.arange(len(self))).tolist()
+        for i, (start, end, skip) in enumerate(zip(starts.tolist(), ends.tolist(), skips, strict=True)):
+            found = first.setdefault((skip, flat[start:end].tobytes()), len(rows))
             if found == len(rows):
                 rows.append(i)
             identity[i] = found
@@ -59,7 +65,7 @@ class Tokens:
         """The chosen texts, whole."""
         lengths = self.offsets[texts + 1] - self.offsets[texts]
         whole = int(lengths.max(initial=0))
-        return Tokens(self.take(texts, whole), offsets_of(lengths), self.suffix)
+        return Tokens(self.take(texts, whole), offsets_of(lengths), self.suffix, self.skipped(texts))
 
 
 def ranges(lengths: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "total"]:
@@ -76,18 +82,31 @@ def offsets_of(lengths: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "n+1"]:
 def concatenate(parts: Sequence[Tokens]) -> Tokens:
     """All texts of all parts (of one tokenizer), in order."""
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-    return Tokens(np.concatenate([part.ids for part in parts]), offsets_of(lengths), parts[0].suffix)
+    skip = np.concatenate([part.skipped(np.arange(len(part))) for part in parts])
+    return Tokens(np.concatenate([part.ids for part in parts]), offsets_of(lengths), parts[0].suffix, skip)
 
 
 class Tokenizer:
-    """A published fast tokenizer, without truncation or padding, and with a cache of what it has done."""
+    """A published fast tokenizer, without truncation or padding, and with a cache of what it has done.
 
-    def __init__(self, folder: AnyPath, cache: AnyPath | None = None):
-        self.cache = cache
+    With `pools_prompt` False, the prompt before a text is read by the encoder, but left out of the text's vector.
+    """
+
+    def __init__(self, folder: AnyPath, cache: AnyPath | None = None, pools_prompt: bool = True):
+        self.cache, self.pools_prompt = cache, pools_prompt
         self._backend, content = _load(folder)
         self._fingerprint = hashlib.sha256(content).digest()
         mask = self._backend.encode("a").special_tokens_mask
         self._suffix = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
+
+    def after(self, prompt: str, texts: Sequence[str]) -> Tokens:
+        """Token arrays of texts with a prompt before each."""
+        tokens = self([prompt + text for text in texts])
+        if self.pools_prompt or not prompt:
+            return tokens
+        # As sentence-transformers counts it: with the special token before it, without the one behind.
+        length = len(self._backend.encode(prompt).ids) - min(self._suffix, 1)
+        return replace(tokens, skip=np.full(len(texts), length, np.int32))
 
     def __call__(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Tokens:
         """Token arrays of whole texts; read from the cache where the same texts were tokenised before."""

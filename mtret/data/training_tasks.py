@@ -111,15 +111,14 @@ def training_task(
                 f"negatives/train.tsv; batch.tasks.{task.name}.negatives=0 trains it without"
             )
         relations.append(task.negatives["train"])
-    whole_queries = tokenizer(
-        templates.render_queries([task.query_texts[i] for i in train.queries], task.card.instruction)
-    )
-    generic = tokenizer(templates.render_queries([task.query_texts[i] for i in train.queries], templates.generic))
+    texts = [task.query_texts[i] for i in train.queries]
+    whole_queries = tokenizer.after(templates.query_prefix(task.card.instruction), texts)
+    generic = tokenizer.after(templates.query_prefix(templates.generic), texts)
     query_rows, query_identity = whole_queries.distinct(config.query_length)
     corpus_rows = np.unique(np.concatenate([relation.documents for relation in relations]))
     documents: Tokens | Images
     if pixels is None:
-        whole_documents = tokenizer(templates.render_documents([task.document_texts[i] for i in corpus_rows]))
+        whole_documents = tokenizer.after(templates.document_prefix, [task.document_texts[i] for i in corpus_rows])
         document_rows, document_identity = whole_documents.distinct(config.document_length)
         documents = whole_documents.subset(document_rows)
     else:

@@ -142,7 +142,9 @@ def _local_mesh() -> jax.sharding.Mesh:
 def _truncated(part: Texts) -> Tokens:
     every = np.arange(len(part.tokens))
     lengths = part.tokens.lengths(part.limit)
-    return Tokens(part.tokens.take(every, part.limit), offsets_of(lengths), part.tokens.suffix)
+    return Tokens(
+        part.tokens.take(every, part.limit), offsets_of(lengths), part.tokens.suffix, part.tokens.skipped(every)
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -193,7 +195,7 @@ def _batches(
                 groups.append(
                     fill(
                         texts.take(chosen, int(length)),
-                        token_weights(sizes, pooling),
+                        token_weights(sizes, pooling, texts.skipped(chosen)),
                         sizes,
                         segments,
                         Packing(local[inside], packing.start[inside], group_rows),
@@ -250,4 +252,6 @@ def _key(part: Texts, fingerprint: str) -> str:
     sha = hashlib.sha256(f"{fingerprint} {part.limit}".encode())
     sha.update(part.tokens.ids.tobytes())
     sha.update(part.tokens.offsets.tobytes())
+    if part.tokens.skip is not None:
+        sha.update(part.tokens.skip.tobytes())
     return sha.hexdigest()[:32]

@@ -43,6 +43,7 @@ TOKENIZER_FILES = (
 )
 # A folder without the first is read neither here nor elsewhere; the second says that a run is finished.
 LAST = ("config.json", "modules.json")
+POOLING = "1_Pooling/config.json"
 POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
 ALL_POOLING_KEYS = (
     "pooling_mode_cls_token",
@@ -65,6 +66,7 @@ class Pretrained:
     unused: Mapping[str, np.ndarray]  # published tensors that the tower has no use for
     prefix: str  # of the published tensor names
     pooling: str
+    pools_prompt: bool  # whether a text's prompt is part of its vector
     max_length: int  # tokens of a text, special ones included
     prompts: Mapping[str, str]
     weights_sha256: str
@@ -153,6 +155,7 @@ def load(source: str, config: ModelConfig | None = None) -> Pretrained:
         unused=found.unused,
         prefix=found.prefix,
         pooling=_read_pooling(folder),
+        pools_prompt=bool(read_json(folder / POOLING, optional=True).get("include_prompt", True)),
         max_length=min(int(sentence.get("max_seq_length") or own.max_length), own.max_length),
         prompts=read_json(folder / "config_sentence_transformers.json", optional=True).get("prompts") or {},
         weights_sha256=weights.sha256(folder),
@@ -160,7 +163,7 @@ def load(source: str, config: ModelConfig | None = None) -> Pretrained:
 
 
 def _read_pooling(folder: AnyPath) -> str:
-    path = folder / "1_Pooling" / "config.json"
+    path = folder / POOLING
     config = read_json(path, optional=True)
     chosen = [key for key in ALL_POOLING_KEYS if config.get(key)] or ["pooling_mode_mean_tokens"]
     modes = [mode for mode, key in POOLING_KEYS.items() if [key] == chosen]
@@ -207,10 +210,11 @@ def write(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, s
         for i, (kind, path) in enumerate(zip(types, paths, strict=True))
     ]
     pooling = {key: key == POOLING_KEYS[model.pooling] for key in ALL_POOLING_KEYS}
+    pooling |= {} if model.pools_prompt else {"include_prompt": False}
     (folder / "1_Pooling").mkdir()
     (folder / "2_Normalize").mkdir()
     _dump(folder / "modules.json", modules)
-    _dump(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": model.features, **pooling})
+    _dump(folder / POOLING, {"word_embedding_dimension": model.features, **pooling})
     _dump(folder / "sentence_bert_config.json", {"max_seq_length": model.max_length, "do_lower_case": False})
     _dump(
         folder / "config_sentence_transformers.json",

@@ -170,21 +170,21 @@ def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
 
 def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPath, console: Console) -> Vectors:
     encoder = artefact.encoder
-    tokenizer = Tokenizer(encoder.folder, cache)
+    tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
     readable = [one for one in asked if _reads(artefact, one.task)]
     images = artefact.model.images
     pixels = read_all_pixels([one.task for one in readable], images.config.image_size, cache, console) if images else {}
     sides: list[tuple[Texts, Texts | Images]] = []
     with timed(console, f"{name}: tokenising"):
         for one in readable:
-            queries = artefact.templates.render_queries(one.texts, one.task.card.instruction)
+            queries = tokenizer.after(artefact.templates.query_prefix(one.task.card.instruction), one.texts)
             documents: Texts | Images
             if one.task.images:
                 documents = Images(pixels[one.task.name], np.arange(len(one.task.document_ids)))
             else:
-                texts = artefact.templates.render_documents(one.task.document_texts)
-                documents = Texts(tokenizer(texts), encoder.max_length)
-            sides.append((Texts(tokenizer(queries), encoder.max_length), documents))
+                texts = tokenizer.after(artefact.templates.document_prefix, one.task.document_texts)
+                documents = Texts(texts, encoder.max_length)
+            sides.append((Texts(queries, encoder.max_length), documents))
     every = [part for pair in sides for part in pair if isinstance(part, Texts)]
     total = sum(int(part.tokens.lengths(part.limit).sum()) for part in every)
     embedders = artefact.model.embedders()

@@ -68,7 +68,7 @@ def _check_alike(models: Mapping[str, Artefact]) -> None:
         for what, same in (
             # Not by model_type: GTE is published under one name and exported under another.
             ("architecture", ours.config == theirs.config),
-            ("pooling", ours.pooling == theirs.pooling),
+            ("pooling", (ours.pooling, ours.pools_prompt) == (theirs.pooling, theirs.pools_prompt)),
             ("tokenizer", _vocabulary(ours) == _vocabulary(theirs)),
             ("towers of documents or images", _geometry(first) == _geometry(model)),
         ):

@@ -252,7 +252,7 @@ def _prepare(
     peers: Peers,
 ) -> _Run:
     mesh = make_mesh(config.batch.groups, config.mesh.fsdp)
-    tokenizer = Tokenizer(encoder.folder, cache)
+    tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
     pixels = read_all_pixels(tasks, images.config.image_size, cache, console) if images else {}
     with timed(console, "tokenising"):
         training = [
@@ -384,14 +384,15 @@ def _dev_evaluator(
     rounds = count()
     for _, sample in own:
         task = sample.task
-        queries = config.templates.render_queries([task.query_texts[i] for i in sample.queries], task.card.instruction)
+        prompt = config.templates.query_prefix(task.card.instruction)
+        queries = tokenizer.after(prompt, [task.query_texts[i] for i in sample.queries])
         side: Texts | Images
         if task.images:
             side = Images(pixels[task.name], sample.documents.astype(np.int64))
         else:
-            documents = config.templates.render_documents([task.document_texts[i] for i in sample.documents])
-            side = Texts(tokenizer(documents), encoder.max_length)
-        parts.append((Texts(tokenizer(queries), encoder.max_length), side))
+            texts = [task.document_texts[i] for i in sample.documents]
+            side = Texts(tokenizer.after(config.templates.document_prefix, texts), encoder.max_length)
+        parts.append((Texts(queries, encoder.max_length), side))
 
     def evaluate(params: Tree) -> dict[str, float]:
         sides = started.with_params(params).embedders()(parts)

@@ -81,6 +81,19 @@ def test_pooling_weights_of_a_text_sum_to_one(pooling: str):
     np.testing.assert_allclose(sums, 1.0, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("pooling", "wanted"),
+    [
+        ("mean", [0, 0, 0.5, 0.5, 1, 0, 1, 1 / 3, 1 / 3, 1 / 3]),
+        ("cls", [0, 0, 1, 0, 1, 0, 1, 1, 0, 0]),
+        ("last", [0, 0, 0, 1, 1, 0, 1, 0, 0, 1]),
+    ],
+)
+def test_what_is_skipped_counts_as_not_there_but_for_a_texts_last_token(pooling: str, wanted: list[float]):
+    weights = token_weights(np.array([4, 1, 2, 3]), pooling, np.array([2, 5, 2, 0]))
+    np.testing.assert_array_equal(weights, np.array(wanted, np.float32))
+
+
 def test_filling_copies_each_token_to_its_place():
     random = np.random.default_rng(0)
     lengths = random.integers(1, 20, 30)

@@ -24,24 +24,19 @@ def test_title_is_left_out_where_the_text_begins_with_it(title: str, text: str, 
 def test_default_templates():
     templates = Templates()
     assert templates.query_prefix("Find it.") == "Instruct: Find it.\nQuery: "
-    assert templates.render_queries(["a", "b"], "Find it.") == [
-        "Instruct: Find it.\nQuery: a",
-        "Instruct: Find it.\nQuery: b",
-    ]
     assert templates.document_prefix == ""
-    assert templates.render_documents(["a {x} b"]) == ["a {x} b"]
 
 
 def test_templates_without_an_instruction_and_with_literal_braces():
     templates = Templates(query="{{q}} query: {query}", document="passage: {document}")
-    assert templates.render_queries(["a"], "unused") == ["{q} query: a"]
-    assert templates.render_documents(["a"]) == ["passage: a"]
+    assert templates.query_prefix("unused") == "{q} query: "
+    assert templates.document_prefix == "passage: "
 
 
 def test_braces_and_placeholders_in_an_instruction_or_a_query_stay_as_they_are():
     templates = Templates()
     assert templates.query_prefix("Return {query} or {{x}} }") == "Instruct: Return {query} or {{x}} }\nQuery: "
-    assert templates.render_queries(["{instruction} {0}"], "I") == ["Instruct: I\nQuery: {instruction} {0}"]
+    assert templates.query_prefix("{instruction} {0}") == "Instruct: {instruction} {0}\nQuery: "
 
 
 @pytest.mark.parametrize(

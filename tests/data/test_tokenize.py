@@ -144,3 +144,18 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path: Path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": 1}))
     with pytest.raises(UserError, match=r"no readable tokenizer \(.+\)$"):
         Tokenizer(tmp_path)
+
+
+def test_a_prompt_may_be_left_out_of_the_vector(tmp_path: Path):
+    folder = write_tokenizer(tmp_path / "t")
+    texts = ["a b", "c"]
+    pooled, left_out = (Tokenizer(folder, None, pools).after("d e ", texts) for pools in (True, False))
+    assert lists(pooled) == lists(left_out) == lists(Tokenizer(folder)(["d e a b", "d e c"]))
+    assert pooled.skip is None and left_out.skipped(np.arange(2)).tolist() == [3, 3]  # [CLS] d e
+    assert Tokenizer(folder, None, False).after("", texts).skip is None
+    bare = Tokenizer(folder)(["d e c"])
+    both = concatenate([left_out, bare])
+    assert both.skipped(np.array([2, 1])).tolist() == [0, 3]
+    assert both.subset(np.array([1, 2])).skipped(np.arange(2)).tolist() == [3, 0]
+    rows, identity = both.distinct(9)  # the same ids, but not the same vector
+    assert rows.tolist() == [0, 1, 2] and identity.tolist() == [0, 1, 2]

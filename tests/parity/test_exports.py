@@ -13,6 +13,7 @@ from mtret.artefact.golden import encoder_of
 from mtret.artefact.retriever import Retriever
 from mtret.data.roles import TrainedTask, TrainingRecord
 from mtret.data.templates import Templates
+from mtret.errors import UserError
 from mtret.models import hf
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
@@ -164,3 +165,27 @@ def test_the_target_tei_gets_the_fields_that_it_reads(source: Path, tmp_path: Pa
     assert again.max_length == encoder.config.max_length
     if encoder.model_type != "new":  # its rotations are computed back and forth
         assert again == encoder.config
+
+
+@pytest.mark.parametrize("source", ["bert", "gte"], indirect=True)  # pooled by mean, and by the first token
+def test_a_prompt_that_is_left_out_of_the_vector(source: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    path = source / "1_Pooling" / "config.json"
+    published = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**published, "include_prompt": False}), encoding="utf-8")
+    encoder = hf.load(str(source))
+    assert not encoder.pools_prompt
+    prompts = prompts_of(Templates(), INSTRUCTIONS)
+    save_artefact(tmp_path / "model", Retriever(encoder), Templates(), prompts, RECORD, DETAILS)
+    assert check(tmp_path / "model", through_sentence_transformers=True).cosine >= 0.9999
+    model, texts = SentenceTransformer(str(tmp_path / "model"), device="cpu"), ["how do I reset it", "x"]
+    ours, theirs = encoder_of(encoder, prompts)(texts, "desk"), model.encode(texts, prompt_name="desk")
+    assert (ours * theirs).sum(axis=1).min() >= 0.9999
+    path.write_text(json.dumps(published), encoding="utf-8")
+    whole = encoder_of(hf.load(str(source)), prompts)(texts, "desk")
+    assert (ours * whole).sum(axis=1).max() < 0.9999
+    for target in ("tei", "elastic"):
+        with pytest.raises(UserError, match=f"--target={target}: this encoder leaves prompts out of the mean"):
+            save_artefact(tmp_path / target, Retriever(encoder), Templates(), prompts, RECORD, DETAILS, target=target)
+        assert not (tmp_path / target).exists()
