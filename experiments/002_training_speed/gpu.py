@@ -106,7 +106,7 @@ def measure(suite: Path) -> dict[str, Any]:
         first = task.positives.documents[task.positives.offsets[:-1]]
         tasks[name] = {
             "query": np.bincount(task.queries.lengths(LIMIT)).tolist(),
-            "document": np.bincount(task.documents.lengths(LIMIT)[first]).tolist(),
+            "document": np.bincount(task.document_tokens.lengths(LIMIT)[first]).tolist(),
         }
     return {"tokenizer": "minilm", "limit": LIMIT, "counts by length, from 0": tasks}
 

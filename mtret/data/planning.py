@@ -264,18 +264,16 @@ class Planner:
         parts = [(task.query_tokens(plan.generic), queries[there], task.config.query_length)]
         segments, padding = there, self.group_queries
         if not self._stands_apart(task):
-            assert isinstance(task.documents, Tokens)
             documents = plan.documents[group]
             there = np.flatnonzero(documents >= 0)
-            parts.append((task.documents, documents[there], task.config.document_length))
+            parts.append((task.document_tokens, documents[there], task.config.document_length))
             segments, padding = np.concatenate([segments, self.group_queries + there]), self.group_texts
         return self._fill(parts, segments, plan.packings[group], shape, padding)
 
     def _fill_documents(self, task: TrainingTask, plan: Plan, group: int, shape: tuple[int, int, int]) -> Rows:
-        assert isinstance(task.documents, Tokens)
         documents = plan.documents[group]
         there = np.flatnonzero(documents >= 0)
-        parts = [(task.documents, documents[there], task.config.document_length)]
+        parts = [(task.document_tokens, documents[there], task.config.document_length)]
         return self._fill(parts, there, plan.document_packings[group], shape, self.group_documents)
 
     def _fill(

@@ -81,11 +81,17 @@ class TrainingTask:
         """The queries, with their task's instruction or with the generic one."""
         return self.generic if generic and self.generic is not None else self.queries
 
+    @property
+    def document_tokens(self) -> Tokens:
+        """The documents, of a task of texts."""
+        assert isinstance(self.documents, Tokens)
+        return self.documents
+
     def document_lengths(self) -> Int64[np.ndarray, "d"]:
         """Tokens of each document; every image counts the same."""
         if isinstance(self.documents, Images):
             return np.ones(len(self.documents), np.int64)
-        return self.documents.lengths(self.config.document_length)
+        return self.document_tokens.lengths(self.config.document_length)
 
 
 def training_task(

@@ -86,7 +86,7 @@ def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTr
         ),
     )
     rates = flatten(match_rules(params, config.rates, "optim.rates"))
-    parts = [adam]
+    parts: list[optax.GradientTransformation] = [adam]
     if any(rate != 1.0 for rate in rates.values()):
         parts.append(scaled(rates))
     if config.average:

@@ -102,9 +102,12 @@ def batch_loss(
 
     def of_features(count: int | None) -> tuple[Array, Array]:
         # Kusupati et al., 2205.13147 (Matryoshka): what is cut off a vector is not there when it is searched.
-        sides = [side if count is None else normalise(side[..., :count]) for side in (queries, documents)]
-        sides = [side.reshape(-1, side.shape[-1]) for side in sides]
-        return contrastive(*sides, jnp.exp(log_scale), *relation, config.loss.symmetric, axes=axes)
+        def kept(side: Float[Array, "G n D"]) -> Float[Array, "Gn d"]:
+            side = side if count is None else normalise(side[..., :count])
+            return side.reshape(-1, side.shape[-1])
+
+        scale = jnp.exp(log_scale)
+        return contrastive(kept(queries), kept(documents), scale, *relation, config.loss.symmetric, axes=axes)
 
     whole, accuracy = of_features(None)
     cut = [of_features(count)[0] for count in config.loss.dimensions]

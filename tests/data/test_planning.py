@@ -134,9 +134,8 @@ def check_rows(planner: Planner, plan: Plan) -> None:
             if text < 0:
                 assert len(at) == 0
                 continue
-            source, limit = (
-                (task.queries, task.config.query_length) if is_query else (task.documents, task.config.document_length)
-            )
+            source = task.queries if is_query else task.document_tokens
+            limit = task.config.query_length if is_query else task.config.document_length
             ids = source.take(np.array([text]), limit)
             real += len(ids)
             assert len(set(at.tolist())) == 1
@@ -236,7 +235,7 @@ def test_groups_hold_about_the_same_number_of_tokens():
     for step in range(5):
         plan = planner.plan(step)
         tokens = [
-            int(task.queries.lengths(12)[q[q >= 0]].sum() + task.documents.lengths(24)[d[d >= 0]].sum())
+            int(task.queries.lengths(12)[q[q >= 0]].sum() + task.document_tokens.lengths(24)[d[d >= 0]].sum())
             for q, d in zip(plan.queries, plan.documents, strict=True)
         ]
         assert max(tokens) - min(tokens) <= 6  # of 250; dealt always forth, never back, 25
@@ -358,7 +357,7 @@ def test_distinct_texts_and_their_positives(tokenizer: Tokenizer):
     train = judged((0, 0, 1), (0, 3, 2), (1, 1, 1), (2, 2, 0.5), (2, 0, 0))
     found = training_task(make_text_task(train), tokenizer, PLAIN, BatchConfig())
     assert spelled(found.queries) == ["a b", "a b c d e", "a b c d f"]
-    assert spelled(found.documents) == ["g a", "g b c d e", "g b c d f", "h"]  # what nobody judged is not there
+    assert spelled(found.document_tokens) == ["g a", "g b c d e", "g b c d f", "h"]  # what nobody judged is not there
     assert [of(found.positives, q) for q in range(3)] == [{0, 3}, {1}, {2}]  # a score of 0 is no positive
     assert found.negatives is None and found.name == "t"
 
@@ -368,7 +367,7 @@ def test_texts_that_are_equal_when_cut_become_one_with_the_union_of_their_positi
     cut = BatchConfig(query_length=5, document_length=5)  # both of each pair begin with three equal words
     found = training_task(make_text_task(train), tokenizer, PLAIN, cut)
     assert spelled(found.queries, 5) == ["a b", "a b c"]
-    assert spelled(found.documents, 5) == ["g a", "g b c", "h"]
+    assert spelled(found.document_tokens, 5) == ["g a", "g b c", "h"]
     assert [of(found.positives, q) for q in range(2)] == [{0}, {1, 2}]
     own = BatchConfig(tasks={"t": TaskBatch(query_length=5)})
     assert [len(x) for x in (training_task(make_text_task(train), tokenizer, PLAIN, own).queries, found.queries)] == [
@@ -384,7 +383,7 @@ def test_hard_negatives_are_never_positives_and_some_queries_have_none(tokenizer
     )  # their scores do not matter; query 3 is not trained on
     batch = BatchConfig(negatives=1)
     found = training_task(make_text_task(train, negatives), tokenizer, PLAIN, batch)
-    assert spelled(found.documents) == ["g a", "g b c d e", "g b c d f", "h", "a b"]
+    assert spelled(found.document_tokens) == ["g a", "g b c d e", "g b c d f", "h", "a b"]
     assert [of(found.negatives, q) for q in range(3)] == [set(), {2, 3, 4}, set()]
     # Cut, queries 1 and 2 are one, and so are documents 1 and 2: both former negatives are positives now.
     cut = replace(batch, query_length=5, document_length=5)
@@ -401,7 +400,7 @@ def test_excluded_documents_are_no_negatives(tokenizer: Tokenizer):
     # Document 3 is in no training pair, and query 3 is not trained on: what is said of them does not matter.
     exclude = judged((0, 1, 0), (1, 3, 0), (2, 0, 0), (3, 0, 0))
     found = training_task(make_text_task(train, exclude=exclude), tokenizer, PLAIN, BatchConfig())
-    assert spelled(found.documents) == ["g a", "g b c d e", "g b c d f"]
+    assert spelled(found.document_tokens) == ["g a", "g b c d e", "g b c d f"]
     assert [of(found.positives, q) for q in range(3)] == [{0}, {1}, {2}]
     assert [of(found.known, q) for q in range(3)] == [{0, 1}, {1}, {0, 2}]
     negatives = judged((0, 1, 0), (0, 3, 0), (1, 3, 0))
@@ -426,7 +425,7 @@ def test_templates_are_put_in_before_tokenising(tokenizer: Tokenizer):
     templates = Templates(query="h {query}", document="c {document}")
     found = training_task(make_text_task(train), tokenizer, templates, BatchConfig())
     assert spelled(found.queries) == ["h a b", "h a b c d e"]
-    assert spelled(found.documents) == ["c g a", "c g b c d e"]
+    assert spelled(found.document_tokens) == ["c g a", "c g b c d e"]
 
 
 def test_a_task_without_what_the_batch_needs_is_refused(tokenizer: Tokenizer):
@@ -492,7 +491,8 @@ def test_documents_that_stand_apart_are_the_same_batch_in_two_parts(chunk_tokens
             moved = {apart.group_queries + slot: text for slot, text in documents.items()}
             assert queries | moved == both
         assert any(others)
-        slots = sum(np.prod(part.ids.shape[2:]) * n for part, n in zip(filled[:2], filled.chunks, strict=True))
+        parts = zip((filled.texts, filled.documents), np.asarray(filled.chunks).tolist(), strict=True)
+        slots = sum(np.prod(part.ids.shape[2:]) * filled_chunks for part, filled_chunks in parts)
         assert slots * batch.groups == ours.slots
 
 

@@ -85,7 +85,9 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     padding = "<pad1>" if "roberta" in (folder / "config.json").read_text(encoding="utf-8") else "<pad>"
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 100, "pad_token": padding}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"unk_token": "<unk>"}), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config | {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}), encoding="utf-8"
+    )
 
 
 @pytest.fixture(params=BUILDERS)

@@ -23,7 +23,8 @@ from mtret.errors import UserError
 from mtret.files import AnyPath, inside, locate, remove
 from mtret.processes import Peers
 from mtret.run_config import read_config
-from mtret.runs.training import _check_same, train
+from mtret.runs.identity import check_same
+from mtret.runs.training import train
 
 pytestmark = pytest.mark.slow
 
@@ -178,8 +179,8 @@ def test_processes_that_train_different_things_are_told_in_which_part() -> None:
 
     identity = {"config": {"seed": 0, "suite": "x"}, "data": {"alpha": "one"}, "weights_sha256": "", "versions": {}}
     with pytest.raises(UserError, match=r"process 2 .* than process 0: config.seed: 0, there 5 \(and 1 more\); start"):
-        _check_same(Third(), identity)
-    _check_same(Peers(), identity)
+        check_same(Third(), identity)
+    check_same(Peers(), identity)
 
 
 def test_a_run_goes_on_with_other_devices(

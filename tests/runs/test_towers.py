@@ -109,10 +109,10 @@ def test_the_model_says_that_an_index_stays_valid_and_it_does(last: Path, tiny_m
     np.testing.assert_array_equal(embed.documents([texts])[0], of_source)
     assert np.abs(embed.queries([texts])[0] - of_source).max() > 1e-3
     for name in ("README.md", "INTEGRATE.md"):
-        words = (last / name).read_text(encoding="utf-8")
-        assert "An index of documents stays valid" in words
-        assert "/documents" in words and "SiglipVisionModel" in words
-        assert "model.encode_document" not in words
+        page = (last / name).read_text(encoding="utf-8")
+        assert "An index of documents stays valid" in page
+        assert "/documents" in page and "SiglipVisionModel" in page
+        assert "model.encode_document" not in page
     assert "document" not in model.encoder.prompts and set(model.documents.prompts) == {"document"}
 
 

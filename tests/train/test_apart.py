@@ -188,7 +188,7 @@ def test_frozen_documents_stay_bit_equal_and_the_queries_learn(chunk_tokens: int
     assert not {path for path in same if path.startswith("tower/") and path.endswith("kernel")}
     batch = jax.tree.map(jnp.asarray, plans.fill(plans.plan(0)))
     vectors = [encode(TEXTS, p["documents"], batch.documents, plans.group_documents) for p in (params, after)]  # type: ignore[arg-type]
-    np.testing.assert_array_equal(*map(np.asarray, vectors))
+    np.testing.assert_array_equal(np.asarray(vectors[0]), np.asarray(vectors[1]))
 
 
 def test_frozen_documents_have_no_dropout_and_no_gradient() -> None:

@@ -152,7 +152,7 @@ def plain_loss(
     columns = plan.documents.reshape(-1).tolist()
     rows = plan.queries.reshape(-1).tolist()
     texts = [task.queries.take(np.array([q]), task.config.query_length) for q in queries]
-    texts += [task.documents.take(np.array([d]), task.config.document_length) for d in documents]
+    texts += [task.document_tokens.take(np.array([d]), task.config.document_length) for d in documents]
     ids, position, segment = (np.zeros((len(texts), 16), np.int32) for _ in range(3))
     for i, text in enumerate(texts):
         ids[i, : len(text)], position[i, : len(text)], segment[i, len(text) :] = text, np.arange(len(text)), 1
