@@ -1,7 +1,7 @@
 #!/bin/sh
 # Usage: experiments/003_adapting/run.sh FOLDER_OF_TASKS [RUNS]
-# Five trainings on the sixteen tasks of configs/public_suite.py, two merged models, four judgements; then the tables beside
-# this file. What is finished already is not done again. Two CPU cores: see README.md.
+# Three trainings on the sixteen tasks of configs/public_suite.py, two merged models, three judgements; seven short trainings that show
+# what each way to train costs; then the tables beside this file. What is finished already is not done again. See README.md.
 set -eu
 here=$(dirname "$0")
 suite=$1
@@ -10,27 +10,40 @@ runs=${2:-runs/adapting}
 train() {
   name=$1
   shift
-  mtret train --config=configs/public_suite.py --suite="$suite" --workdir="$runs/$name" \
-    "--config.dev.dimensions=(256,128,64)" "$@"
+  mtret train --config=configs/public_suite.py --suite="$suite" --workdir="$runs/$name" "$@"
+}
+
+long() {
+  train "$@" "--config.dev.dimensions=(256,128,64)"
+}
+
+cost() {
+  train "cost/$@" --config.mixture.tasks=policyqa,spider_column --config.loop.steps=8 --config.dev.queries=4 \
+    --config.dev.distractors=4 --config.optim.warmup_steps=1
 }
 
 judge() {
-  test -e "$runs/judged/$2/results.json" ||
-    mtret evaluate --model="$1" --suite="$suite" --split=test --noscann --nopooled --out="$runs/judged/$2"
+  test -e "$runs/judged/$1/results.json" ||
+    mtret evaluate --model="$runs/$1" --suite="$suite" --split=test --noscann --nopooled --out="$runs/judged/$1"
 }
 
-train plain
-train other_seed --config.seed=1
-train matryoshka "--config.loss.dimensions=(256,128,64)"
+long plain
+long other_seed --config.seed=1
+long matryoshka "--config.loss.dimensions=(256,128,64)"
 
 test -e "$runs/half" || mtret merge --models="$runs/plain,minilm" --out="$runs/half"
 test -e "$runs/soup" || mtret merge --models="$runs/plain,$runs/other_seed" --out="$runs/soup"
-judge "$runs/plain" plain
-judge "$runs/half" half
-judge "$runs/soup" soup
+judge plain
+judge half
+judge soup
 
-train lora --config.model.lora.rank=8 --config.optim.learning_rate=1e-3
-train no_words "--config.optim.train=(('tower/embeddings/.*', False), ('.*', True))"
-judge "$runs/lora" lora
+words="--config.optim.train=(('tower/embeddings/.*', False), ('.*', True))"
+cost everything
+cost average --config.optim.average=0.99
+cost no_words "$words"
+cost lora --config.model.lora.rank=8
+cost lora_everywhere --config.model.lora.rank=8 "--config.model.lora.targets=encoder/.*/kernel"
+cost documents_frozen --config.model.documents=frozen
+cost lora_documents_frozen --config.model.documents=frozen --config.model.lora.rank=8
 
 python "$here/tables.py" "$runs"

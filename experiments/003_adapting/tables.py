@@ -9,71 +9,81 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-TRAINED = ("plain", "other_seed", "matryoshka", "lora", "no_words")
-JUDGED = ("plain", "half", "soup", "lora")
+TRAINED = ("plain", "other_seed", "matryoshka")
+JUDGED = ("plain", "half", "soup")
 PRIMARY = "ndcg@10"
 
 
-def lines(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+def dev_scores(workdir: Path) -> dict[str, Any]:
+    """Means by step, whole and cut."""
+    found = (json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    dev = {line["step"]: line["dev"] for line in found if "dev" in line}
+    return {str(step): {k: v for k, v in scores.items() if k.startswith("mean")} for step, scores in dev.items()}
 
 
-def training(workdir: Path) -> dict[str, Any]:
-    """Dev scores by step, whole and cut, and what the run cost."""
+def cost(workdir: Path) -> dict[str, Any]:
+    """What a run holds in memory."""
     summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
-    dev = {line["step"]: line["dev"] for line in lines(workdir) if "dev" in line}
-    return {
-        "dev": {step: {k: v for k, v in scores.items() if k.startswith("mean")} for step, scores in dev.items()},
-        "parameters": summary["parameters"],
-        "optimizer_bytes": summary["optimizer_bytes"],
-        "peak_memory_bytes": summary["peak_memory_bytes"],
-        "seconds_a_step": summary["seconds"] / summary["steps"],
-    }
+    return {key: summary[key] for key in ("parameters", "optimizer_bytes", "peak_memory_bytes")}
 
 
 def judged(folder: Path) -> dict[str, Any]:
-    """Mean nDCG@10 by role, of the model and of the encoder that it came from, with intervals."""
+    """Mean nDCG@10 by role, with intervals, and what it depends on."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return {
-        role: {system: one["systems"][system][PRIMARY] for system in ("untuned", "hybrid", "tuned")}
+    roles = {
+        role: {
+            "tasks": len(one["tasks"]),
+            "queries": one["n_queries"],
+            **{system: one["systems"][system][PRIMARY] for system in ("untuned", "hybrid", "tuned")},
+        }
         for role, one in results["roles"].items()
     }
+    tasks = {name: one["systems"]["tuned"][PRIMARY]["mean"] for name, one in results["tasks"].items()}
+    return {"protocol": results["protocol"], "roles": roles, "tasks": tasks}
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+    numeric = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, numeric, *rows])
 
 
 def main() -> None:
     runs = Path(sys.argv[1])
     found = {
-        "trained": {name: training(runs / name) for name in TRAINED},
+        "trained": {name: dev_scores(runs / name) for name in TRAINED},
         "judged": {name: judged(runs / "judged" / name) for name in JUDGED},
+        "cost": {folder.name: cost(folder) for folder in sorted((runs / "cost").iterdir())},
     }
     (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     cut = []
-    for name, one in found["trained"].items():
-        for step in (min(one["dev"]), max(one["dev"])):
-            scores = one["dev"][step]
-            cut.append([name, str(step), *(f"{scores[k]:.4f}" for k in ("mean", "mean@256", "mean@128", "mean@64"))])
+    for name, dev in found["trained"].items():
+        for step in (min(dev, key=int), max(dev, key=int)):
+            scores = (f"{dev[step][key]:.4f}" for key in ("mean", "mean@256", "mean@128", "mean@64"))
+            cut.append([name, step, *scores])
     print(table(["run", "step", "384", "256", "128", "64"], cut), end="\n\n")
-    cost = [
+    roles = found["judged"]["plain"]["roles"]
+    header = ["model", *(f"{role} ({one['tasks']} tasks)" for role, one in roles.items())]
+    means = [["untuned", *(interval(one["untuned"]) for one in roles.values())]]
+    means += [
+        [name, *(interval(one["roles"][role]["tuned"]) for role in roles)] for name, one in found["judged"].items()
+    ]
+    print(table(header, means), end="\n\n")
+    held = [
         [
             name,
             f"{one['parameters']['trained']:,}",
+            f"{one['parameters']['trained'] / one['parameters']['all']:.1%}",
             f"{one['optimizer_bytes'] / 2**20:,.1f}",
             f"{one['peak_memory_bytes'] / 2**30:.2f}",
-            f"{one['seconds_a_step']:.2f}",
         ]
-        for name, one in found["trained"].items()
+        for name, one in found["cost"].items()
     ]
-    print(table(["run", "trained parameters", "optimizer, MiB", "peak, GiB", "s a step"], cost), end="\n\n")
-    roles = list(found["judged"]["plain"])
-    means = [["untuned", *(f"{found['judged']['plain'][role]['untuned']['mean']:.3f}" for role in roles)]]
-    for name, one in found["judged"].items():
-        cells = (one[role]["tuned"] for role in roles)
-        means.append([name, *(f"{c['mean']:.3f} [{c['ci95'][0]:.3f}, {c['ci95'][1]:.3f}]" for c in cells)])
-    print(table(["model", *roles], means))
+    print(table(["run", "trained parameters", "of all", "optimizer, MiB", "peak of the process, GiB"], held))
+
+
+def interval(score: dict[str, Any]) -> str:
+    low, high = score["ci95"]
+    return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":
