@@ -122,9 +122,7 @@ def write_task(parts: TaskParts, folder: AnyPath) -> None:
 
 
 def _write_files(parts: TaskParts, folder: Path) -> None:
-    defaults = {one.name: one.default for one in fields(TaskCard) if one.default is not MISSING}
-    card = {key: value for key, value in asdict(parts.card).items() if key not in defaults or value != defaults[key]}
-    _write(folder / CARD, json.dumps(card, ensure_ascii=False, indent=2) + "\n")
+    _write(folder / CARD, dump_card(parts.card))
     _write(folder / CORPUS, _dump_lines(parts.documents))
     _write(folder / QUERIES, _dump_lines({"_id": key, "text": text} for key, text in parts.queries.items()))
     for place, header, splits in (("qrels", SCORED, parts.qrels), ("negatives", SCORED, parts.negatives)):
@@ -132,6 +130,13 @@ def _write_files(parts: TaskParts, folder: Path) -> None:
             _write(folder / place / f"{split}.tsv", _dump_table(header, pairs))
     if parts.exclude:
         _write(folder / EXCLUDE, _dump_table(UNSCORED, parts.exclude))
+
+
+def dump_card(card: TaskCard) -> str:
+    """`task.json`, without what is as by default."""
+    defaults = {one.name: one.default for one in fields(TaskCard) if one.default is not MISSING}
+    values = {key: value for key, value in asdict(card).items() if key not in defaults or value != defaults[key]}
+    return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
 
 def _dump_lines(records: Any) -> str:
