@@ -14,6 +14,7 @@ class OwnDocuments:
 
     weights_sha256: str
     unchanged: str  # the encoder that it still is, or nothing where it was trained
+    prefix: str  # before a document
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Others:
 
     documents: OwnDocuments | None = None
     image_size: int | None = None  # pixels of a side
+    pools_prompt: bool = True  # whether a text's prompt is part of its vector
 
 
 def card(
@@ -40,6 +42,7 @@ def card(
         for each in tasks
     )
     listed = "\n".join(f"- {language}" for language in languages)
+    of_documents = ", `document` that of documents" if others.documents is None else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -50,9 +53,9 @@ language:
 
 # A retriever for {len(tasks)} tasks
 
-Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps. One encoder serves every task:
-the prompt before a query says which one; `query` is the prompt for a task that it was not trained on, `document` that
-of documents. [INTEGRATE.md](INTEGRATE.md) shows how, for several stacks.
+Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps. One model serves every task:
+the prompt before a query says which one; `query` is the prompt for a task that it was not trained on{of_documents}.
+[INTEGRATE.md](INTEGRATE.md) shows how, for several stacks.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -114,9 +117,12 @@ and `projection.safetensors`, which brings its vectors to those of texts. Transp
 
 ```python
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import SiglipImageProcessor, SiglipVisionModel
 
+image = Image.open("icon.png").convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 tower = SiglipVisionModel.from_pretrained("path/of/this/folder/vision").eval()
 processor = SiglipImageProcessor.from_pretrained("path/of/this/folder/vision")
 projection = load_file("path/of/this/folder/vision/projection.safetensors")["weight"]
@@ -133,8 +139,10 @@ def integrate(prompts: Mapping[str, str], features: int, max_length: int, others
     example = tasks[0] if tasks else "query"
     prefix = json.dumps(prompts[example], ensure_ascii=False)
     rows = "\n".join(f"| {name} | `{json.dumps(text, ensure_ascii=False)}` |" for name, text in prompts.items())
-    document = json.dumps(prompts.get("document", ""), ensure_ascii=False)
-    every = f"every document the {'prompt `document`' if 'document' in prompts else 'tower in `documents/`'}"
+    before = others.documents.prefix if others.documents else prompts["document"]
+    document = json.dumps(before, ensure_ascii=False)
+    every = f"every document the {'tower in `documents/`' if others.documents else 'prompt `document`'}"
+    apart = " Documents: another server or object, of the folder `documents/`.\n" if others.documents else ""
     return f"""# Calling this model
 
 Vectors have {features} features and length 1: the dot product is the cosine. Texts are cut at {max_length} tokens, the
@@ -160,7 +168,39 @@ scores = queries @ documents.T
 
 ## Text Embeddings Inference
 
+{_tei(example, prefix) if others.pools_prompt else PROMPT_LEFT_OUT}{apart}
+## LangChain
+
+```python
+from langchain_huggingface import HuggingFaceEmbeddings
+
+embeddings = HuggingFaceEmbeddings(
+    model_name="path/of/this/folder", query_encode_kwargs={{"prompt_name": {json.dumps(example)}}}
+)
 ```
+{apart}
+## pgvector
+
+```sql
+CREATE TABLE documents (id text PRIMARY KEY, body text, embedding vector({features}));
+CREATE INDEX ON documents USING hnsw (embedding vector_ip_ops);
+-- <#> is the negative dot product: the nearest come first
+SELECT id, body FROM documents ORDER BY embedding <#> $1 LIMIT 10;
+```
+
+with `$1` the vector of {prefix} and the query, and each `embedding` that of {document} and the body{
+        ", by `documents/`" if others.documents else ""
+    }.
+{_of_images(others)}"""
+
+
+PROMPT_LEFT_OUT = """Not this model: its vectors leave the prompt out (`include_prompt` in `1_Pooling/config.json`),
+which that server does not do. sentence-transformers does, and so does what is built on it.
+"""
+
+
+def _tei(example: str, prefix: str) -> str:
+    return f"""```
 docker run -p 8080:80 -v $PWD:/model ghcr.io/huggingface/text-embeddings-inference:cpu-1.9 --model-id /model
 curl localhost:8080/embed -H 'Content-Type: application/json' \\
   -d '{{"inputs": ["..."], "prompt_name": {json.dumps(example)}}}'
@@ -172,25 +212,4 @@ query yourself.
 ```python
 client.embeddings.create(model="-", input=[{prefix} + query])
 ```
-
-## LangChain
-
-```python
-from langchain_huggingface import HuggingFaceEmbeddings
-
-embeddings = HuggingFaceEmbeddings(
-    model_name="path/of/this/folder", query_encode_kwargs={{"prompt_name": {json.dumps(example)}}}
-)
-```
-
-## pgvector
-
-```sql
-CREATE TABLE documents (id text PRIMARY KEY, body text, embedding vector({features}));
-CREATE INDEX ON documents USING hnsw (embedding vector_ip_ops);
--- <#> is the negative dot product: the nearest come first
-SELECT id, body FROM documents ORDER BY embedding <#> $1 LIMIT 10;
-```
-
-with `$1` the vector of {prefix} and the query, and each `embedding` that of {document} and the body.
-{_of_images(others)}"""
+"""

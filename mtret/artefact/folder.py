@@ -44,8 +44,9 @@ class Artefact:
         return {**self.encoder.prompts, **(documents.prompts if documents else {})}
 
 
-def load_artefact(source: str, operands: str = "float32") -> Artefact:
-    """From a run's folder, an exported folder, any sentence-transformers folder, a hub id or `minilm`.
+def load_artefact(source: str, config: ModelConfig | None = None) -> Artefact:
+    """From a run's folder, an exported folder, any sentence-transformers folder, a hub id or `minilm`; run as `config`
+    says (default: no dropout, float32).
 
     Raises UserError where there is no model, or a damaged one.
     """
@@ -60,28 +61,27 @@ def load_artefact(source: str, operands: str = "float32") -> Artefact:
             f"{path}: this run is not finished; run its training again to go on, or take its best so far with "
             f"mtret export --model={path} --out=FOLDER"
         )
-    encoder = hf.load(source, ModelConfig(source, operands=operands))
+    config = config or ModelConfig(source)
+    encoder = hf.load(source, config)
     details_path = encoder.folder / DETAILS
     if not details_path.exists():
         return Artefact(Retriever(encoder), BARE, None, {})
     try:
         details = json.loads(details_path.read_text(encoding="utf-8"))
-        templates = Templates(**details["templates"])
+        templates, towers = Templates(**details["templates"]), list(details.get("towers", []))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{details_path}: damaged ({error}); export the model again") from error
     record = load_record(encoder.folder) if (encoder.folder / RECORD).exists() else None
-    return Artefact(_with_others(encoder, operands), templates, record, details)
-
-
-def _with_others(encoder: hf.Pretrained, operands: str) -> Retriever:
-    """Beside the queries' tower, those that have folders of their own."""
+    for name in towers:
+        if not (encoder.folder / name / "config.json").exists():
+            raise UserError(f"{encoder.folder / name}: missing, a part of this model; copy the whole folder")
     documents, images = encoder.folder / DOCUMENTS, encoder.folder / VISION
-    config = ModelConfig(str(documents), operands=operands)
-    return Retriever(
+    model = Retriever(
         encoder,
-        hf.load(str(documents), config) if (documents / "config.json").exists() else None,
-        hf_images.load(images, operands) if (images / "config.json").exists() else None,
+        hf.load(str(documents), config) if DOCUMENTS in towers else None,
+        hf_images.load(images, config.operands) if VISION in towers else None,
     )
+    return Artefact(model, templates, record, details)
 
 
 def save_artefact(
@@ -110,9 +110,9 @@ def save_artefact(
     prompts = {name: text for name, text in prompts.items() if name not in of_documents}
     with folder_draft(folder) as draft:
         hf.write(draft, encoder, encoder.params, prompts, target)
-        replace_json(draft / DETAILS, {"templates": asdict(templates), **details})
+        towers = [name for name, there in ((DOCUMENTS, model.documents), (VISION, model.images)) if there]
+        replace_json(draft / DETAILS, {"templates": asdict(templates), "towers": towers, **details})
         save_record(record, draft)
-        sha256 = file_sha256(draft / "model.safetensors")
         golden.write(draft, golden.encoder_of(encoder, prompts), list(prompts))
         if model.documents:
             (draft / DOCUMENTS).mkdir()
@@ -122,8 +122,10 @@ def save_artefact(
             (draft / VISION).mkdir()
             hf_images.write(draft / VISION, model.images, model.images.params)
             golden.write_pictures(draft / VISION, model.images)
-        others = _others(draft, model, details)
-        words = card(record.tasks, prompts, details, sha256, scores(sha256), others)
+        others = _others(draft, model, templates, details)
+        sha256 = file_sha256(draft / "model.safetensors")
+        judged = scores(load_artefact(str(draft)).model.weights_sha256)
+        words = card(record.tasks, prompts, details, sha256, judged, others)
         (draft / "README.md").write_text(words, encoding="utf-8")
         words = integrate(prompts, encoder.features, encoder.max_length, others)
         (draft / "INTEGRATE.md").write_text(words, encoding="utf-8")
@@ -134,14 +136,14 @@ def save_artefact(
     return agreement
 
 
-def _others(folder: Path, model: Retriever, details: Mapping[str, Any]) -> Others:
-    """What the documents of a model say of its other towers."""
+def _others(folder: Path, model: Retriever, templates: Templates, details: Mapping[str, Any]) -> Others:
+    """What the pages of a model say of its other towers."""
     documents = None
     if model.documents:
         sha256 = file_sha256(folder / DOCUMENTS / "model.safetensors")
-        unchanged = details.get("config", {}).get("model", {}).get("documents") == "frozen"
-        documents = OwnDocuments(sha256, str(details.get("source")) if unchanged else "")
-    return Others(documents, model.images.config.image_size if model.images else None)
+        documents = OwnDocuments(sha256, str(details.get("frozen_documents", "")), templates.document_prefix)
+    image_size = model.images.config.image_size if model.images else None
+    return Others(documents, image_size, model.encoder.pools_prompt)
 
 
 def prompts_of(templates: Templates, instructions: Mapping[str, str]) -> dict[str, str]:
@@ -155,20 +157,19 @@ def check(folder: AnyPath, through_sentence_transformers: bool = False) -> golde
 
     Raises UserError where it does not.
     """
-    if through_sentence_transformers and not isinstance(folder, Path):
-        raise UserError(f"{folder}: sentence-transformers reads local folders only; copy it first")
+    model = load_artefact(str(folder)).model
     found = []
-    for each in (folder, folder / DOCUMENTS):
-        if each is not folder and not (each / "config.json").exists():
+    for each, encoder in ((folder, model.encoder), (folder / DOCUMENTS, model.documents)):
+        if encoder is None:
             continue
-        if through_sentence_transformers:
-            assert isinstance(each, Path)
+        if not through_sentence_transformers:
+            encode = golden.encoder_of(encoder, encoder.prompts)
+        elif isinstance(each, Path):
             encode = golden.sentence_transformers_encoder(each)
         else:
-            encoder = hf.load(str(each))
-            encode = golden.encoder_of(encoder, encoder.prompts)
+            raise UserError(f"{folder}: sentence-transformers reads local folders only; copy it first")
         found.append(golden.verify(each, encode))
-    if (folder / VISION / "config.json").exists():
-        found.append(golden.verify_pictures(folder / VISION, hf_images.load(folder / VISION)))
+    if model.images and not through_sentence_transformers:  # which reads no image towers of this form
+        found.append(golden.verify_pictures(folder / VISION, model.images))
     worst = min(found, key=lambda each: each.cosine)
     return replace(worst, vectors=sum(each.vectors for each in found))

@@ -18,8 +18,8 @@ class Retriever:
 
     def with_params(self, params: Tree) -> "Retriever":
         """The same towers with other parameters: {"tower": ...} and, where there are such, "documents" and "vision"."""
-        documents = replace(self.encoder, params=params["documents"]) if "documents" in params else None
-        images = replace(self.images, params=params["vision"]) if self.images and "vision" in params else None
+        documents = replace(self.documents, params=params["documents"]) if self.documents else None
+        images = replace(self.images, params=params["vision"]) if self.images else None
         return Retriever(replace(self.encoder, params=params["tower"]), documents, images)
 
     @property
@@ -31,6 +31,13 @@ class Retriever:
         if self.images:
             found["vision"] = self.images.params
         return found
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of all towers' files as they were loaded."""
+        others = [self.documents.weights_sha256] if self.documents else []
+        others += [self.images.sha256] if self.images else []
+        return " ".join([self.encoder.weights_sha256, *others])
 
     def embedders(self) -> Embedders:
         """Ready to embed."""

@@ -1,6 +1,7 @@
 """Pictures from files: decoded by Pillow, scaled, and kept as bytes."""
 
 import hashlib
+import importlib.metadata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from mtret.errors import UserError
 from mtret.files import AnyPath, read_arrays, replace_arrays
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # none that runs a program, as EPS does
-MOST_PIXELS = 100_000_000  # of a file; more is a mistake, or an attack
+MOST_PIXELS = 25_000_000  # of a file; more is a mistake, or an attack: a decoded pixel takes up to 12 bytes
+READERS = 4  # at a time, for the same reason
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def read_pixels(
 
     Raises UserError, naming the file, for one that is no image, or too large.
     """
-    key = hashlib.sha256("\n".join([str(size), *files.sha256]).encode()).hexdigest()[:32]
+    decoder = importlib.metadata.version("pillow")
+    key = hashlib.sha256("\n".join([decoder, str(size), *files.sha256]).encode()).hexdigest()[:32]
     path = cache / f"images-{key}.safetensors" if cache else None
     if path is not None and (found := read_arrays(path)) is not None:
         on_progress(len(files.paths))
@@ -62,7 +65,7 @@ def read_pixels(
         pixels[row] = decode(files.paths[row], size)
         on_progress(1)
 
-    with ThreadPoolExecutor() as readers:  # Pillow decodes without holding Python's lock
+    with ThreadPoolExecutor(READERS) as readers:  # Pillow decodes without holding Python's lock
         for _ in readers.map(read, range(len(files.paths))):
             pass
     if path is not None:
@@ -72,15 +75,21 @@ def read_pixels(
 
 def decode(path: AnyPath, size: int) -> UInt8[np.ndarray, "S S 3"]:
     """One image, scaled to a square as SigLIP's preprocessing does (bicubic, whatever its proportions), on white where
-    it is transparent. Raises UserError for a file that is no image, or too large."""
+    it is transparent. Raises UserError for a file that cannot be read, is no image, too large, or not of 8 bits."""
     from PIL import Image
 
     try:
-        with Image.open(BytesIO(path.read_bytes()), formats=FORMATS) as image:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; it was there when the task was read") from error
+    try:
+        with Image.open(BytesIO(raw), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise UserError(
                     f"{path}: {image.width} x {image.height} pixels are more than {MOST_PIXELS:,}; scale it down"
                 )
+            if image.mode.startswith(("I", "F")):  # Pillow would cut them to white, or to black
+                raise UserError(f"{path}: has more than 8 bits a channel; save it with 8")
             image.load()
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 ground = Image.new("RGBA", image.size, "white")

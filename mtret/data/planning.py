@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -82,7 +82,7 @@ class Planner:
         apart: bool = False,
         patches: int = 1,
     ):
-        _check(batch, [task.name for task in tasks])
+        _check(batch, tasks)
         self.tasks = tuple(tasks)
         self.batch, self.pooling, self.seed, self.steps = batch, pooling, seed, steps
         self.generic, self.apart, self.patches = mixture.generic, apart, patches
@@ -317,31 +317,25 @@ class Planner:
         Queries that stand alone are the small part of their batch: they are given what the longest of them need, so
         that shapes differ by documents only.
         """
-        needed = self._needed
-        together = {each: steps for each, steps in needed.items() if not each.document_rows}
-        apart = {each: steps for each, steps in needed.items() if each.document_rows}
-        texts = self._rounded({(each.length, each.rows): steps for each, steps in together.items()})
-        documents: dict[tuple[int, int], int] = {}
-        for each, steps in apart.items():
-            key = each.document_length, each.document_rows
-            documents[key] = documents.get(key, 0) + steps
-        documents = self._rounded(documents)
-        most = {each.length: max(other.rows for other in apart if other.length == each.length) for each in apart}
-        queries = self._rounded(dict.fromkeys(most.items(), 1))
-        return {each: each._replace(rows=texts[each.length, each.rows]) for each in together} | {
-            each: each._replace(
-                rows=queries[each.length, most[each.length]],
-                document_rows=documents[each.document_length, each.document_rows],
-            )
-            for each in apart
-        }
+        apart = [each for each in self._needed if each.document_rows]
+        queries = {each.length: max(other.rows for other in apart if other.length == each.length) for each in apart}
+        counts: dict[tuple[Kind, int], int] = {}
+        for each, steps in self._needed.items():
+            key = _kind(each), each.document_rows or each.rows
+            counts[key] = counts.get(key, 0) + steps
+        if self.batch.chunk_tokens is None:
+            rows = declared_rows(counts, lambda kind: kind.tokens(self.patches))
+        else:
+            rows = {key: _up(key[1], self._chunk_rows(key[0].row_length)) for key in counts}
 
-    def _rounded(self, needed: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
-        """(row length, rows) -> rows to round up to; `needed`: steps by them."""
-        if not needed or self.batch.chunk_tokens is None:
-            return declared_rows(needed)
-        sizes = {length: self._chunk_rows(length) or 1 for length, _ in needed}
-        return {(length, rows): -(-rows // sizes[length]) * sizes[length] for length, rows in needed}
+        def given(needed: Shape) -> Shape:
+            most = rows[_kind(needed), needed.document_rows or needed.rows]
+            if not needed.document_rows:
+                return needed._replace(rows=most)
+            alone = _up(queries[needed.length], self._chunk_rows(needed.length))
+            return needed._replace(rows=alone, document_rows=most)
+
+        return {needed: given(needed) for needed in self._needed}
 
     def array_shapes(self, shape: Shape) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """(C, R, L) of the arrays that hold a batch's texts, and its documents apart; chunked, they have room for the
@@ -386,6 +380,32 @@ class Planner:
         return PairBatch(tokens(*texts), apart, **relation)
 
 
+class Kind(NamedTuple):
+    """Batches whose shapes differ in one number of rows alone: of all texts, or of the documents that stand apart."""
+
+    apart: bool
+    length: int
+    document_length: int
+
+    @property
+    def row_length(self) -> int:
+        """Of the rows that differ; 0: images."""
+        return self.document_length if self.apart else self.length
+
+    def tokens(self, patches: int) -> int:
+        """Of such a row, a patch of an image counting as one."""
+        return self.row_length or patches
+
+
+def _kind(shape: Shape) -> Kind:
+    return Kind(shape.document_rows > 0, shape.length, shape.document_length)
+
+
+def _up(rows: int, size: int | None) -> int:
+    """To whole chunks of so many rows, where there are chunks."""
+    return -(-rows // size) * size if size else rows
+
+
 def _fill_images(
     images: Images, chosen: Int32[np.ndarray, "own Nd"], shape: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "C own R S S 3"]:
@@ -422,7 +442,9 @@ def _deal(
     return dealt
 
 
-def _check(batch: BatchConfig, names: Sequence[str]) -> None:
+def _check(batch: BatchConfig, tasks: Sequence[TrainingTask]) -> None:
+    names = [task.name for task in tasks]
+    blind = {f"batch.tasks.{task.name}" for task in tasks if isinstance(task.documents, Images)}
     for name in batch.tasks:
         if name not in names:
             raise UserError(f"batch.tasks: '{name}' is not in the mixture.{nearest(name, names)}")
@@ -436,7 +458,7 @@ def _check(batch: BatchConfig, names: Sequence[str]) -> None:
         for name in ("queries", "positives", "query_length", "document_length", "groups"):
             if getattr(own, name) < 1:
                 raise UserError(f"{place}.{name}: {getattr(own, name)} is not a positive number")
-        for name in ("query_length", "document_length"):
+        for name in ("query_length",) if place in blind else ("query_length", "document_length"):
             if own.row_length is not None and getattr(own, name) > own.row_length:
                 raise UserError(
                     f"{place}.{name}: a row of {own.row_length} tokens cannot hold a text of {getattr(own, name)}; "

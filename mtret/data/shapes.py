@@ -1,8 +1,8 @@
 """The few shapes of batches that a run compiles."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -36,23 +36,26 @@ def best_row_length(lengths: Int[np.ndarray, "texts"], longest: int) -> int:
     return min(costs, key=lambda length: costs[length])
 
 
-def declared_rows(needed: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], int]:
-    """(row length, rows) -> rows to round up to, chosen for one run.
+def declared_rows(
+    needed: Mapping[tuple[Any, int], int], tokens: Callable[[Any], int] = lambda kind: kind
+) -> dict[tuple[Any, int], int]:
+    """(kind, rows) -> rows to round up to, chosen for one run. A kind is a row's length, or anything that sorts.
 
     Each count of rows that occurs begins as a shape of its own. Then the one that wastes least is rounded up to the
     next of the same length, again and again, while that wastes next to nothing or there are more than MOST_SHAPES.
 
     Args:
-      needed: (row length, rows) -> steps.
+      needed: (kind, rows) -> steps.
+      tokens: of a row of each kind.
     """
-    places = sum(length * rows * steps for (length, rows), steps in needed.items())
+    places = sum(tokens(kind) * rows * steps for (kind, rows), steps in needed.items())
     small = max(SMALL_WASTE, COMPILE_STEPS / max(sum(needed.values()), 1)) * places
     steps = dict(needed)
     declared = {key: key[1] for key in needed}
     while True:
         kept = sorted(steps)
         waste = {
-            (here, after): steps[here] * here[0] * (after[1] - here[1])
+            (here, after): steps[here] * tokens(here[0]) * (after[1] - here[1])
             for here, after in pairwise(kept)
             if here[0] == after[0]
         }

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from mtret.errors import UserError
 from mtret.files import AnyPath
 from mtret.models import hf, weights
-from mtret.models.siglip import PREFIXES, UNUSED, SiglipConfig
+from mtret.models.siglip import MOST_PIXELS, PREFIXES, UNUSED, SiglipConfig
 from mtret.models.vision import SCRATCH, ImageTower, VisionConfig
 from mtret.models.weights import file_sha256, read_json
 from mtret.pytrees import Tree, flatten
@@ -37,41 +37,46 @@ class PretrainedImages:
         return self.tower.config
 
 
-def begin(config: VisionConfig, features: int, seed: int, operands: str = "float32") -> PretrainedImages:
+def begin(
+    config: VisionConfig, features: int, seed: int, operands: str = "float32", remat: bool = False
+) -> PretrainedImages:
     """The tower that a training starts from: published weights or random ones, and a random projection.
 
     Raises UserError where the source is none, or the sizes do not fit together.
     """
     if config.source == SCRATCH:
-        return _untrained(config, features, seed, operands)
-    folder = hf.resolve(config.source)
-    own = _read_config(folder, operands)
-    tower = ImageTower(own, features)
+        tower = ImageTower(replace(_of_sizes(config), operands=operands, remat=remat), features)
+        return PretrainedImages(tower, _drawn(tower, seed), f"{SCRATCH}, seed {seed}")
+    try:
+        folder = hf.resolve(config.source)
+    except UserError as error:
+        raise UserError(f"model.vision.source: {error}, or '{SCRATCH}'") from error
+    tower = ImageTower(replace(_read_config(folder), operands=operands, remat=remat), features)
     drawn = _drawn(tower, seed)
     params = {**drawn, "vision_model": _read_tower(folder, tower)}
     return PretrainedImages(tower, params, weights.sha256(folder))
 
 
-def _untrained(config: VisionConfig, features: int, seed: int, operands: str) -> PretrainedImages:
+def _of_sizes(config: VisionConfig) -> SiglipConfig:
     sizes = ("image_size", "patch_size", "width", "layers", "heads")
     small = next((name for name in sizes if getattr(config, name) < 1), None)
     if small:
         raise UserError(f"model.vision.{small}: {getattr(config, small)} is not a positive number")
-    if config.image_size < config.patch_size:
+    if not config.patch_size <= config.image_size <= MOST_PIXELS:
         raise UserError(
-            f"model.vision.image_size: {config.image_size} pixels are less than one patch of {config.patch_size}"
+            f"model.vision.image_size: {config.image_size} is not between one patch of {config.patch_size} and "
+            f"{MOST_PIXELS} pixels"
         )
     if config.width % config.heads:
         raise UserError(f"model.vision.width: {config.width} is no multiple of {config.heads} attention heads")
-    tower = ImageTower(replace(config.siglip(), operands=operands), features)
-    return PretrainedImages(tower, _drawn(tower, seed), f"{SCRATCH}, seed {seed}")
+    return config.siglip()
 
 
 def load(folder: AnyPath, operands: str = "float32") -> PretrainedImages:
     """What `write` wrote. Raises UserError where it is damaged."""
     path = folder / PROJECTION
     kernel = weights.read_file(path).get("weight")
-    own = _read_config(folder, operands)
+    own = replace(_read_config(folder), operands=operands)
     if kernel is None or kernel.ndim != 2 or kernel.shape[1] != own.hidden_size:
         raise UserError(f"{path}: holds no projection of {own.hidden_size} features; export the model again")
     tower = ImageTower(own, kernel.shape[0])
@@ -79,14 +84,15 @@ def load(folder: AnyPath, operands: str = "float32") -> PretrainedImages:
     return PretrainedImages(tower, params, weights.sha256(folder) + file_sha256(path))
 
 
-def _read_config(folder: AnyPath, operands: str) -> SiglipConfig:
+def _read_config(folder: AnyPath) -> SiglipConfig:
     where = folder / "config.json"
     published = read_json(where)
     if published.get("model_type") not in MODEL_TYPES:
         raise UserError(
             f"{where}: model_type '{published.get('model_type')}' is no image tower; known: {', '.join(MODEL_TYPES)}"
         )
-    return replace(SiglipConfig.from_json(published, str(where)), operands=operands)
+    config: SiglipConfig = SiglipConfig.from_json(published, str(where))
+    return config
 
 
 def _read_tower(folder: AnyPath, tower: ImageTower) -> Tree:
@@ -95,17 +101,14 @@ def _read_tower(folder: AnyPath, tower: ImageTower) -> Tree:
 
 
 def _abstract(tower: ImageTower) -> dict[str, Any]:
-    return jax.eval_shape(tower.init, jax.random.key(0), _one_image(tower))["params"]
+    size = tower.config.image_size
+    return jax.eval_shape(tower.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))["params"]
 
 
 def _drawn(tower: ImageTower, seed: int) -> dict[str, Any]:
-    init = jax.jit(nn.Module.init, static_argnums=0)
-    return jax.device_get(init(tower, jax.random.key(seed), _one_image(tower))["params"])
-
-
-def _one_image(tower: ImageTower) -> jax.Array:
     size = tower.config.image_size
-    return jnp.zeros((1, size, size, 3), jnp.uint8)
+    init = jax.jit(nn.Module.init, static_argnums=0)
+    return jax.device_get(init(tower, jax.random.key(seed), jnp.zeros((1, size, size, 3), jnp.uint8))["params"])
 
 
 def write(folder: Path, images: PretrainedImages, params: Tree) -> None:

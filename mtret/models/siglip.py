@@ -18,6 +18,17 @@ from mtret.models.layers import Dense, Embedding, LayerNorm, Layers
 from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("vision_model.",)
+MOST_PIXELS = 4096  # of a side
+# Of transformers' SiglipVisionConfig, which published files may leave out.
+DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+    "layer_norm_eps": 1e-6,
+}
 UNUSED = (r"text_model\..*", r"logit_(scale|bias)", r"embeddings\.position_ids")
 
 
@@ -37,10 +48,15 @@ class SiglipConfig(TowerConfig):
     @classmethod
     def from_json(cls, published: Mapping[str, Any], where: str) -> Any:
         """See the base."""
-        of_tower = published.get("vision_config") or published
-        config = cls.read(of_tower, where, vocab_size=1, max_position_embeddings=1)  # it has neither
-        if config.image_size < config.patch_size:
-            raise UserError(f"{where}: image_size {config.image_size} is less than one patch of {config.patch_size}")
+        own = published.get("vision_config", {}) if published.get("model_type") == "siglip" else published
+        if not isinstance(own, Mapping):
+            raise UserError(f"{where}: vision_config holds a {type(own).__name__}, not an object")
+        config = cls.read({**DEFAULTS, **own}, where, vocab_size=1, max_position_embeddings=1)  # it has neither
+        if not config.patch_size <= config.image_size <= MOST_PIXELS:
+            raise UserError(
+                f"{where}: image_size {config.image_size} is not between one patch of {config.patch_size} and "
+                f"{MOST_PIXELS} pixels"
+            )
         return config
 
     @property

@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mtret.artefact.retriever import Retriever
 from mtret.data.formats import Suite
 from mtret.data.tasks import Task
 from mtret.errors import UserError
 from mtret.files import AnyPath, inside, replace_json
-from mtret.models import hf, hf_images
 from mtret.processes import Peers
 from mtret.run_config import RunConfig, as_json, build, differences
 from mtret.runs.setting import is_probe, this_start, versions
@@ -24,8 +24,7 @@ def identity_of(
     config: RunConfig,
     suite: Suite,
     tasks: Sequence[Task],
-    encoder: hf.Pretrained,
-    images: hf_images.PretrainedImages | None,
+    model: Retriever,
 ) -> dict[str, Any]:
     """Configuration, data and starting weights: what makes two runs the same."""
     data = {task.name: suite.task_sha256[task.name] for task in tasks}
@@ -33,7 +32,7 @@ def identity_of(
         "config": as_json(config),
         "data": data,
         "data_sha256": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
-        "weights_sha256": " ".join([encoder.weights_sha256, *([images.sha256] if images else [])]),
+        "weights_sha256": model.weights_sha256,
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 from rich.console import Console
 
 from mtret.artefact.folder import Artefact, load_artefact
@@ -27,9 +27,10 @@ from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome
 from mtret.files import AnyPath, locate, read_arrays, replace_arrays
 from mtret.index import bm25
 from mtret.index.encode import Embedder, Texts, cached
-from mtret.index.exact import Run, cut, excluded_pairs, search, tie_order
+from mtret.index.exact import NOTHING, Run, cut, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
+from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.runs.setting import check_writable, load_suite, read_all_pixels, versions
 
@@ -83,7 +84,7 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = load_artefact(model, config.operands)
+    artefact = load_artefact(model, ModelConfig(model, operands=config.operands))
     suite = load_suite(suite_name)
     asked = _asked(suite, artefact, config)
     say(
@@ -139,7 +140,9 @@ def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked
         if config.split in task.splits and (not config.tasks or name in config.tasks) and _reads(artefact, task)
     ]
     if not chosen:
-        raise UserError(f"{suite.folder}: no task has a {config.split} split (qrels/{config.split}.tsv)")
+        unread = [name for name, task in suite.tasks.items() if config.split in task.splits]
+        why = f"; {unread[0]}: {NEEDS_TOWER}" if unread else ""
+        raise UserError(f"{suite.folder}: no task has a {config.split} split (qrels/{config.split}.tsv){why}")
     asked = []
     for task in chosen:
         rows, dropped = task.splits[config.split].queries, np.zeros(0, np.int32)
@@ -160,7 +163,7 @@ def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
         return {"untuned": artefact}
     source = str(artefact.details.get("source"))
     try:
-        base = load_artefact(source, config.operands)
+        base = load_artefact(source, ModelConfig(source, operands=config.operands))
     except UserError as error:
         raise UserError(f"the untuned encoder, to compare with: {error}") from error
     if base.encoder.weights_sha256 != artefact.details.get("source_sha256"):
@@ -186,7 +189,9 @@ def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPat
                 documents = Texts(texts, encoder.max_length)
             sides.append((Texts(queries, encoder.max_length), documents))
     every = [part for pair in sides for part in pair if isinstance(part, Texts)]
+    patches = images.config.patches if images else 0
     total = sum(int(part.tokens.lengths(part.limit).sum()) for part in every)
+    total += patches * sum(map(len, pixels.values()))  # a patch counts as a token
     embedders = artefact.model.embedders()
     documents_encoder = artefact.model.documents or encoder
     with Bar(console, f"{name}: encoding, tokens", total) as bar:
@@ -196,7 +201,7 @@ def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPat
             fingerprint = f"{by.weights_sha256} {by.pooling} {by.config.operands} {by.config.attention}"
             return cached(embedder, parts, fingerprint, cache, bar.advance)
 
-        found = embedders(sides, run)
+        found = embedders(sides, run, lambda done: bar.advance(done * patches))
         bar.finish()
     return {one.task.name: vectors for one, vectors in zip(readable, found, strict=True)}
 
@@ -239,9 +244,9 @@ def _outcome(
     task = one.task
     order = tie_order(task.document_ids)
     pairs = excluded_pairs(task.exclude, one.rows)
-    readers = {name: each[task.name] for name, each in vectors.items() if task.name in each}
-    dense = {name: search(*each, DEPTH, order=order, exclude=pairs) for name, each in readers.items()}
     judged, approximate = list(vectors)[-1], None
+    readers = [judged] if task.images else list(vectors)
+    dense = {name: search(*vectors[name][task.name], DEPTH, order=order, exclude=pairs) for name in readers}
     if config.scann:
         run, approximate = _approximate(*vectors[judged][task.name], dense[judged], order, pairs)
         found = evaluate_task(task, config.split, one.rows, {"scann": run}).systems["scann"]
@@ -305,27 +310,51 @@ def _pooled(
     key = ["pooled", config.split]
     for one in asked:
         key += [one.sha256, *map(str, one.rows.tolist())]
+    judged = list(vectors)[-1]
+    features = next(iter(vectors[judged].values()))[0].shape[1]
     dense, corpus, queries = {}, np.zeros(0), np.zeros(0)
     for name, each in vectors.items():
-        sides = [each.get(one.task.name) or _unread(one, each) for one in asked]
+        read = np.concatenate([np.full(len(one.task.document_ids), one.task.name in each) for one in asked])[
+            pooled.kept
+        ]
+        if not read.any():
+            continue
+        sides = [each.get(one.task.name) or _unread(one, features) for one in asked]
         queries = np.concatenate([queries for queries, _ in sides])
         corpus = np.concatenate([documents for _, documents in sides])[pooled.kept]
-        dense[name] = search(queries, corpus, DEPTH, order=order, exclude=pairs)
-    systems = _systems(_cached_run(cache, key, lexical), dense, order)
-    approximate = _approximate(queries, corpus, dense[list(vectors)[-1]], order, pairs)[1] if config.scann else None
+        dense[name] = _search_some(queries, corpus, read, order, pairs)
+    systems = _systems(_cached_run(cache, key, lexical), dense, order) if "untuned" in dense else dense
+    approximate = _approximate(queries, corpus, dense[judged], order, pairs)[1] if config.scann else None
     scores, start = {}, 0
     for one in asked:
         stop = start + len(one.rows)
-        readers = [list(vectors)[-1]] if one.task.images else list(systems)
+        readers = [judged] if one.task.images else list(systems)
         runs = {name: Run(systems[name].documents[start:stop], systems[name].scores[start:stop]) for name in readers}
         scores[one.task.name] = evaluate_task(one.task, config.split, one.rows, runs, pooled.rows[one.task.name])
         start = stop
     return PooledOutcome(len(pooled.kept), scores, approximate)
 
 
-def _unread(one: _Asked, vectors: Vectors) -> tuple[Float32[np.ndarray, "own D"], Float32[np.ndarray, "owned D"]]:
-    """Vectors of a task that an encoder cannot read: zeros, which are near to nothing."""
-    features = next(iter(vectors.values()))[0].shape[1]
+def _search_some(
+    queries: Float32[np.ndarray, "q D"],
+    corpus: Float32[np.ndarray, "m D"],
+    read: Bool[np.ndarray, "m"],
+    order: Int32[np.ndarray, "m"],
+    pairs: Int32[np.ndarray, "n 2"],
+) -> Run:
+    """As `search`, of those documents that a system can read; the others are not there for it."""
+    if read.all():
+        return search(queries, corpus, DEPTH, order=order, exclude=pairs)
+    rows, place = np.flatnonzero(read), np.cumsum(read) - 1
+    kept = pairs[read[pairs[:, 1]]]
+    kept = np.stack([kept[:, 0], place[kept[:, 1]]], axis=1).astype(np.int32)
+    run = search(queries, corpus[rows], DEPTH, order=place[order[read[order]]].astype(np.int32), exclude=kept)
+    found = np.where(run.documents == NOTHING, NOTHING, rows[run.documents]).astype(np.int32)
+    return Run(found, run.scores)
+
+
+def _unread(one: _Asked, features: int) -> tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]:
+    """In place of a task's vectors that an encoder cannot make."""
     return np.zeros((len(one.rows), features), np.float32), np.zeros((len(one.task.document_ids), features), np.float32)
 
 
@@ -352,7 +381,7 @@ def _protocol(model: str, suite: Suite, artefact: Artefact, config: JudgeConfig,
         "index": "exact",
         "depth": DEPTH,
         "model": locate(model).name,
-        "weights_sha256": artefact.encoder.weights_sha256,
+        "weights_sha256": artefact.model.weights_sha256,
         "source": artefact.details.get("source", locate(model).name),
         "step": artefact.details.get("step"),
         "query_template": artefact.templates.query,

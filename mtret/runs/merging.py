@@ -55,6 +55,9 @@ def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agr
     ]
     steps = max(int(model.details.get("step", 0)) for model in trained.values())
     kept = {key: first.details.get(key) for key in ("source", "source_sha256", "config")}
+    frozen = {model.model.documents.weights_sha256 for model in models.values() if model.model.documents}
+    if len(frozen) == 1:  # else their mean is none of them
+        kept["frozen_documents"] = first.details.get("frozen_documents", "")
     details = {"mtret": versions()["mtret"], **kept, "step": steps, "merged": merged}
     merged_model = first.model.with_params(params)
     return save_artefact(out, merged_model, first.templates, _prompts(trained), _record(trained), details)
@@ -70,7 +73,7 @@ def _check_alike(models: Mapping[str, Artefact]) -> None:
             ("architecture", ours.config == theirs.config),
             ("pooling", (ours.pooling, ours.pools_prompt) == (theirs.pooling, theirs.pools_prompt)),
             ("tokenizer", _vocabulary(ours) == _vocabulary(theirs)),
-            ("towers of documents or images", _geometry(first) == _geometry(model)),
+            ("towers of documents or images", _others(first) == _others(model)),
         ):
             if not same:
                 raise UserError(f"--models: '{name}' and '{other}' differ in their {what}; merge models of one encoder")
@@ -80,8 +83,9 @@ def _check_alike(models: Mapping[str, Artefact]) -> None:
             raise UserError(f"--models: '{trained[0][0]}' and '{name}' differ in their templates")
 
 
-def _geometry(artefact: Artefact) -> dict[str, Any]:
-    return {path: np.shape(leaf) for path, leaf in flatten(artefact.model.params).items()}
+def _others(artefact: Artefact) -> Any:
+    documents, images = artefact.model.documents, artefact.model.images
+    return documents and documents.config, images and images.config
 
 
 def _vocabulary(encoder: hf.Pretrained) -> Any:

@@ -26,7 +26,19 @@ from mtret.errors import UserError
 from mtret.files import AnyPath, locate, reaching, remove, replace_bytes
 
 PROBE = ".mtret-"
-VERSIONS = ("mtret", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers", "bm25s", "scann")
+VERSIONS = (
+    "mtret",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "tokenizers",
+    "pillow",
+    "bm25s",
+    "scann",
+)
 
 
 def load_suite(name: str) -> Suite:

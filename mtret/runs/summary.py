@@ -15,12 +15,15 @@ from mtret.pytrees import Tree, flatten
 from mtret.train.loop import Totals
 
 
-def summary(totals: Totals, params: Tree, operands: str, shapes: int, compile_seconds: float) -> dict[str, Any]:
-    """The numbers of one process's share of a run, since it was last started. `params`: the tower's."""
+def summary(totals: Totals, params: Tree | None, operands: str, shapes: int, compile_seconds: float) -> dict[str, Any]:
+    """The numbers of one process's share of a run, since it was last started.
+
+    `params`: the tower's, to tell what it computed; None where others read a part of the batch, which is not counted.
+    """
     seconds = max(totals.seconds, 1e-9)
     # Forward and backward are three products of two operations each; attention's own products are left out.
-    kernels = sum(leaf.size for path, leaf in flatten(params).items() if path.endswith("/kernel"))
-    reached = 6 * kernels * totals.tokens / seconds
+    kernels = sum(leaf.size for path, leaf in flatten(params or {}).items() if path.endswith("/kernel"))
+    reached = 6 * kernels * totals.tokens / seconds if params else None
     rates = {name: matrix_rate(name) * jax.device_count() for name in OPERANDS}
     possible = rates[operands]
     return {
@@ -36,7 +39,7 @@ def summary(totals: Totals, params: Tree, operands: str, shapes: int, compile_se
         "flops_per_s": reached,
         "matrix_flops_per_s": rates,
         "operands": operands,
-        "utilisation": reached / possible,
+        "utilisation": reached / possible if reached else None,
     }
 
 
@@ -83,11 +86,14 @@ def in_words(numbers: dict[str, Any]) -> str:
     fastest = max(rates, key=lambda name: rates[name])
     ratio = rates[fastest] / rates[own]
     hint = f"; model.operands='{fastest}' would multiply {ratio:.1f} times as fast here" if ratio > 1.25 else ""
+    computed = ""
+    if numbers["utilisation"] is not None:
+        share = f"{numbers['utilisation']:.0%} of a large matrix product here"
+        computed = f"; {numbers['flops_per_s'] / 1e12:.2f} TFLOP/s, {share}"
     return (
         f"{numbers['steps']} steps in {duration(numbers['seconds'])}: {numbers['pairs_per_s']:,.0f} pairs/s, "
         f"{numbers['tokens_per_s']:,.0f} tokens/s, fill {numbers['fill']:.0%}, waiting for data {numbers['wait']:.1%}; "
-        f"peak memory {numbers['peak_memory_bytes'] / 2**30:.1f} GiB; {numbers['flops_per_s'] / 1e12:.2f} TFLOP/s, "
-        f"{numbers['utilisation']:.0%} of a large matrix product here{hint}"
+        f"peak memory {numbers['peak_memory_bytes'] / 2**30:.1f} GiB{computed}{hint}"
     )
 
 

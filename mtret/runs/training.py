@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
-from mtret.artefact.folder import prompts_of, save_artefact
+from mtret.artefact.folder import DOCUMENTS, load_artefact, prompts_of, save_artefact
 from mtret.artefact.retriever import Retriever
 from mtret.console import TrainingBar, duration, say, timed
 from mtret.data.formats import Suite
@@ -48,6 +48,8 @@ from mtret.train.optim import frozen_paths, optimizer
 from mtret.train.sharding import batch_sharding, layout, layout_lines, make_mesh, param_specs
 from mtret.train.step import Step, StepConfig, TrainState, compile_steps, create_state, deployed_of, initial_params
 
+BLIND = "; its documents are images, which need an image tower: model.vision.source"
+
 
 def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
     """The tasks that the configuration trains on; all with a train split where it names none.
@@ -71,7 +73,8 @@ def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
     if len(set(names)) < len(names):
         raise UserError(f"mixture.tasks: a task is named twice in {', '.join(names)}")
     if not names:
-        raise UserError(f"{suite.folder}: no task has a train split, so there is nothing to train on")
+        unseen = "" if sees or not any(task.images for task in suite.tasks.values()) else BLIND
+        raise UserError(f"{suite.folder}: no task has a train split, so there is nothing to train on{unseen}")
     return [suite.tasks[name] for name in names]
 
 
@@ -96,17 +99,22 @@ def train(
     programs, programs_made = keep_compilations(), count_compilations()
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
-    encoder, images = _start_models(config, tasks)
+    if not config.mixture.tasks:
+        for name in sorted({name for name, task in suite.tasks.items() if "train" in task.splits}):
+            if name not in {task.name for task in tasks}:
+                say(console, f"{name}: left out{BLIND}")
+    model = _start_models(config, tasks)
+    encoder = model.encoder
     attention.choose(config.model.attention, encoder.config.attention_dropout_rate)
     say(console, attention.in_words(encoder.config.attention))
-    identity = identity_of(config, suite, tasks, encoder, images)
+    identity = identity_of(config, suite, tasks, model)
     check_same(peers, identity)
     if peers.first:
         claim(workdir, identity, write=False)
     if peers.share("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")
         return workdir / "model"
-    run = _prepare(config, tasks, encoder, images, cache, console, peers)
+    run = _prepare(config, tasks, model, cache, console, peers)
     if peers.first:
         claim(workdir, identity, write=True)
     check_shared(peers, workdir)
@@ -126,7 +134,8 @@ def train(
                 loop = _loop(run, config, steps, checkpoints, best, sinks, tell, peers)
                 state = replace(loop, weights=weights, profile=traces).run(state)
             if peers.first:
-                numbers = summary(loop.totals, state.params["tower"], config.model.operands, len(steps), seconds)
+                counted = None if {"documents", "vision"} & {*state.params} else state.params["tower"]
+                numbers = summary(loop.totals, counted, config.model.operands, len(steps), seconds)
                 numbers |= {
                     "parameters": _sizes(run.params, run.step.frozen),
                     "optimizer_bytes": _bytes(state.opt_state),
@@ -139,7 +148,7 @@ def train(
         checkpoints.close()
     if peers.first:
         params, chosen = _chosen(best, latest, int(state.step))
-        _save_model(workdir / "model", encoder, images, params, tasks, config, chosen)
+        _save_model(workdir / "model", model.with_params(params), tasks, config, chosen)
     return workdir / "model"
 
 
@@ -158,23 +167,33 @@ def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str 
     path, arrays = _parameters(workdir, step)
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
-    encoder, images = _start_models(config, tasks)
-    claim(workdir, identity_of(config, suite, tasks, encoder, images), write=False)
+    model = _start_models(config, tasks)
+    claim(workdir, identity_of(config, suite, tasks, model), write=False)
     step = int(read_metadata(path).get("step", -1))
     scores = partial(_scores, workdir)
-    return _save_model(out, encoder, images, unflatten(arrays), tasks, config, step, scores, target)
+    return _save_model(out, model.with_params(unflatten(arrays)), tasks, config, step, scores, target)
 
 
-def _start_models(config: RunConfig, tasks: Sequence[Task]) -> tuple[hf.Pretrained, hf_images.PretrainedImages | None]:
-    """The text encoder, and the image tower where a task has images."""
-    encoder = hf.load(config.model.source, config.model)
-    if not any(task.images for task in tasks):
-        if config.model.vision.source:
-            raise UserError(
-                "model.vision.source: names an image tower, but no task of the mixture has images; leave it out"
-            )
-        return encoder, None
-    return encoder, hf_images.begin(config.model.vision, encoder.features, config.seed, config.model.operands)
+def _start_models(config: RunConfig, tasks: Sequence[Task]) -> Retriever:
+    """What the training starts from: the text encoder, a document tower where it is apart, an image tower where a task
+    has images."""
+    model = load_artefact(config.model.source, config.model).model
+    encoder, documents, images = model.encoder, model.documents, None
+    if config.model.documents != "shared":
+        documents = documents or encoder
+    elif documents is not None:
+        raise UserError(
+            f"model.source: {config.model.source} reads documents by a tower of their own; give "
+            "model.documents='frozen' or 'separate'"
+        )
+    if any(task.images for task in tasks):
+        own = config.model
+        images = hf_images.begin(own.vision, encoder.features, config.seed, own.operands, own.remat)
+    elif config.model.vision.source:
+        raise UserError(
+            "model.vision.source: names an image tower, but no task of the mixture has images; leave it out"
+        )
+    return Retriever(encoder, documents, images)
 
 
 def _scores(workdir: AnyPath, weights_sha256: str) -> str:
@@ -208,24 +227,26 @@ def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints | ObjectCheckpoints:
 
 def _save_model(
     folder: AnyPath,
-    encoder: hf.Pretrained,
-    images: hf_images.PretrainedImages | None,
-    params: Tree,
+    model: Retriever,
     tasks: Sequence[Task],
     config: RunConfig,
     step: int,
     scores: Callable[[str], str] = lambda sha256: "",
     target: str = "",
 ) -> AnyPath:
+    frozen = ""
+    if model.documents and config.model.documents == "frozen":
+        own = model.documents.folder.name == DOCUMENTS  # the source's, whose queries are read by another
+        frozen = f"{config.model.source}/{DOCUMENTS}" if own else config.model.source
     details = {
         "mtret": versions()["mtret"],
         "source": config.model.source,
-        "source_sha256": encoder.weights_sha256,
+        "source_sha256": model.encoder.weights_sha256,
+        "frozen_documents": frozen,
         "step": step,
         "config": as_json(config),
     }
     prompts = prompts_of(config.templates, {task.card.name: task.card.instruction for task in tasks})
-    model = Retriever(encoder, images=images).with_params(params)
     save_artefact(folder, model, config.templates, prompts, training_record(tasks), details, scores, target)
     return folder
 
@@ -245,12 +266,12 @@ class _Run:
 def _prepare(
     config: RunConfig,
     tasks: Sequence[Task],
-    encoder: hf.Pretrained,
-    images: hf_images.PretrainedImages | None,
+    model: Retriever,
     cache: AnyPath,
     console: Console,
     peers: Peers,
 ) -> _Run:
+    encoder, images = model.encoder, model.images
     mesh = make_mesh(config.batch.groups, config.mesh.fsdp)
     tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
     pixels = read_all_pixels(tasks, images.config.image_size, cache, console) if images else {}
@@ -269,7 +290,7 @@ def _prepare(
             f"dev.dimensions: {config.dev.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
             "features; name smaller numbers"
         )
-    apart = config.model.documents != "shared"
+    apart = model.documents is not None
     patches = images.config.patches if images else 1
     arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, apart, patches
     planner = Planner(training, *arguments)
@@ -281,7 +302,7 @@ def _prepare(
         config.loss,
         config.model.lora,
         config.seed,
-        documents=encoder.params if apart else None,
+        documents=model.documents.params if model.documents else None,
         vision=images.params if images else None,
     )
     optim = config.optim
@@ -304,7 +325,7 @@ def _prepare(
     )
     _print_trained(params, frozen, console)
     samples = dev_samples(tasks, config.dev, config.seed)
-    evaluate = _dev_evaluator(samples, encoder, images, tokenizer, pixels, config, peers) if samples else None
+    evaluate = _dev_evaluator(samples, model, tokenizer, pixels, config, peers) if samples else None
     return _Run(planner, step, params, mesh, specs, evaluate)
 
 
@@ -369,8 +390,7 @@ def _bytes(tree: Any) -> int:
 
 def _dev_evaluator(
     samples: Mapping[str, DevSample],
-    encoder: hf.Pretrained,
-    images: hf_images.PretrainedImages | None,
+    model: Retriever,
     tokenizer: Tokenizer,
     pixels: Mapping[str, UInt8[np.ndarray, "_ S S 3"]],
     config: RunConfig,
@@ -379,7 +399,7 @@ def _dev_evaluator(
     """Scores of parameters on the dev samples, by task, and their mean, which of cut vectors alone is kept
     (`mean@128`). Processes share out the tasks."""
     parts: list[tuple[Texts, Texts | Images]] = []
-    started = Retriever(encoder, images=images)
+    limit = model.encoder.max_length
     own = list(samples.items())[peers.index :: peers.count]
     rounds = count()
     for _, sample in own:
@@ -391,11 +411,11 @@ def _dev_evaluator(
             side = Images(pixels[task.name], sample.documents.astype(np.int64))
         else:
             texts = [task.document_texts[i] for i in sample.documents]
-            side = Texts(tokenizer.after(config.templates.document_prefix, texts), encoder.max_length)
-        parts.append((Texts(queries, encoder.max_length), side))
+            side = Texts(tokenizer.after(config.templates.document_prefix, texts), limit)
+        parts.append((Texts(queries, limit), side))
 
     def evaluate(params: Tree) -> dict[str, float]:
-        sides = started.with_params(params).embedders()(parts)
+        sides = model.with_params(params).embedders()(parts)
         mine = {name: sample.ndcg_at_10(*side) for (name, sample), side in zip(own, sides, strict=True)}
         for features in config.dev.dimensions:
             for (name, sample), (queries, documents) in zip(own, sides, strict=True):

@@ -47,9 +47,23 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     postscript.write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch) run\n"
     )  # Pillow would call a program
-    for path in (torn, text, postscript, tmp_path / "none.png"):
+    for path in (torn, text, postscript):
         with pytest.raises(UserError, match=rf"{path.name}: no readable image \(.+\); known formats: PNG, JPEG"):
             decode(path, 4)
+
+
+def test_what_is_gone_or_unreadable_is_no_broken_picture(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.png: missing; it was there when the task was read"):
+        decode(tmp_path / "none.png", 4)
+    with pytest.raises(IsADirectoryError):  # the command line says so in one line
+        decode(tmp_path, 4)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_more_than_eight_bits_are_not_cut_in_silence(tmp_path: Path, kind: type) -> None:
+    path = save(tmp_path, "deep.tiff", Image.fromarray(np.linspace(0, 1, 64).reshape(8, 8).astype(kind)))
+    with pytest.raises(UserError, match=r"deep\.tiff: has more than 8 bits a channel; save it with 8"):
+        decode(path, 4)
 
 
 def test_what_is_absurdly_large_is_refused_before_it_is_decoded(
@@ -73,7 +87,7 @@ def test_pixels_are_kept_by_content_and_size(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_pixels(files, 3, cache, told.append), first)
     assert sum(told) == 6
     for other in (ImageFiles(paths, ("a", "b", "x")), files):
-        with pytest.raises(UserError, match=r"0\.png: no readable image"):
+        with pytest.raises(UserError, match=r"0\.png: missing"):
             read_pixels(other, 3 if other is not files else 4, cache)
 
 

@@ -552,3 +552,22 @@ def test_equal_images_are_one_document(tokenizer: Tokenizer):
     shown = [sorted(task.documents.take(task.positives.of(np.array([q])))[:, 0, 0, 0].tolist()) for q in range(3)]
     assert shown == [[0], [1], [0, 3]]
     assert task.document_rows is not None and sorted(task.document_rows.tolist()) == [0, 1, 3]
+
+
+def test_tasks_of_images_are_not_all_padded_to_the_largest():
+    batch = replace(BATCH, queries=4, tasks={"large": TaskBatch(queries=32)})
+    tasks = [make_images(make_task(name, 70, 200, batch)) for name in ("large", "small")]
+    planner = Planner(tasks, MixtureConfig(), batch, "mean", 0, 40, patches=64)
+    assert {shape.document_rows for shape in planner.shapes} == {1, 8}
+    few = Planner(tasks, MixtureConfig(), batch, "mean", 0, 1, patches=64)  # a second shape would not be worth it
+    assert len(few.shapes) == 1
+
+
+def test_a_row_need_not_hold_documents_that_are_images():
+    batch = replace(BATCH, row_length=None, tasks={"seen": TaskBatch(row_length=16)})
+    planner = Planner([make_images(make_task("seen", 20, 30, batch))], MixtureConfig(), batch, "mean", 0, 3)
+    assert {shape.length for shape in planner.shapes} == {16}
+    with pytest.raises(
+        UserError, match=r"batch.tasks.seen.document_length: a row of 16 tokens cannot hold a text of 24"
+    ):
+        Planner([make_task("seen", 20, 30, batch)], MixtureConfig(), batch, "mean", 0, 3)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from mtret.errors import UserError
 from mtret.models import hf_images
+from mtret.models.siglip import SiglipConfig
 from mtret.models.vision import VisionConfig
 from mtret.pytrees import flatten
 
@@ -60,6 +61,20 @@ def test_published_weights_come_with_a_fresh_projection_and_without_the_text_tow
     assert ours["projection/kernel"].shape == (12, 20)
 
 
+def test_a_published_file_may_leave_out_what_is_as_by_default() -> None:
+    base = SiglipConfig.from_json({"model_type": "siglip"}, "here")
+    assert (base.hidden_size, base.num_hidden_layers, base.image_size, base.patches) == (768, 12, 224, 196)
+    large = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+    config = SiglipConfig.from_json({"model_type": "siglip", "vision_config": {**large, "patch_size": 14}}, "here")
+    assert (config.hidden_size, config.heads, config.patches) == (1152, (16, 72), 256)
+    assert SiglipConfig.from_json({"model_type": "siglip_vision_model", "patch_size": 32}, "here").patches == 49
+
+
+def absurd_size(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "image_size": 1_000_000}))
+
+
 def no_projection(folder: Path) -> None:
     (folder / "projection.safetensors").unlink()
 
@@ -89,6 +104,7 @@ def other_sizes(folder: Path) -> None:
         (other_projection, r"projection.safetensors: holds no projection of 12 features"),
         (cut_weights, r"model.safetensors: damaged or truncated"),
         (text_model, r"config.json: model_type 'bert' is no image tower; known: siglip, siglip_vision_model"),
+        (absurd_size, r"config.json: image_size 1000000 is not between one patch of 4 and 4096 pixels"),
         (other_sizes, r"position_embedding.weight' has shape \[9, 12\], config.json asks for \[16, 12\]"),
     ],
 )
@@ -100,5 +116,5 @@ def test_what_is_damaged_is_named(tmp_path: Path, spoil: Callable[[Path], None],
 
 
 def test_a_source_must_be_an_image_tower(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="model 'nowhere': no such folder"):
+    with pytest.raises(UserError, match="model.vision.source: model 'nowhere': no such folder.* or 'scratch'"):
         hf_images.begin(replace(SCRATCH, source="nowhere"), 16, 0)

@@ -15,6 +15,7 @@ from mtret.data.roles import role_of, training_record
 from mtret.data.templates import Templates
 from mtret.errors import UserError
 from mtret.models import hf
+from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.pytrees import flatten, unflatten
 
@@ -48,7 +49,7 @@ def test_what_was_saved_is_loaded(saved: Path, tiny_model: Path, tiny_suite: Pat
     for path, value in ours.items():
         np.testing.assert_array_equal(value, theirs[path] + 1)
     assert artefact.templates == TEMPLATES
-    assert artefact.details == {"templates": asdict(TEMPLATES), **DETAILS}
+    assert artefact.details == {"templates": asdict(TEMPLATES), "towers": [], **DETAILS}
     assert (artefact.encoder.pooling, artefact.encoder.max_length) == (base.pooling, base.max_length)
     assert artefact.record is not None
     roles = {name: role_of(read_task(tiny_suite / name), artefact.record) for name in ("alpha", "gamma", "delta")}
@@ -66,7 +67,9 @@ def test_instructions_are_carried_as_prompts(saved: Path, tiny_suite: Path) -> N
 
 
 def test_operands_are_the_caller_s(saved: Path) -> None:
-    towers = [load_artefact(str(saved), operands).encoder.tower for operands in ("float32", "bfloat16")]
+    towers = [
+        load_artefact(str(saved), ModelConfig(operands=operands)).encoder.tower for operands in ("float32", "bfloat16")
+    ]
     assert [tower.config.operands for tower in towers] == ["float32", "bfloat16"]  # type: ignore[attr-defined]
 
 

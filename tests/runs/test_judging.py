@@ -14,6 +14,7 @@ from mtret.errors import UserError
 from mtret.evaluation.results import read_results
 from mtret.index.encode import Embedder
 from mtret.index.exact import Run
+from mtret.models.dual_encoder import ModelConfig
 from mtret.runs import judging
 from mtret.runs.judging import JudgeConfig, judge
 
@@ -195,8 +196,8 @@ def test_a_base_that_changed_is_no_base(
     save_file({name: value + np.float32(1) for name, value in tensors.items()}, own_model / "model.safetensors")
     real = judging.load_artefact
 
-    def moved(source: str, operands: str = "float32") -> Any:
-        artefact = real(source, operands)
+    def moved(source: str, config: ModelConfig | None = None) -> Any:
+        artefact = real(source, config)
         return (
             replace(artefact, details={**artefact.details, "source": str(own_model)}) if artefact.details else artefact
         )

@@ -159,10 +159,9 @@ def test_images_are_judged_apart_and_stand_in_the_pooled_index(
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "## Images" in report and "| shapes | In-domain | 20 | 20 |" in report
     assert "tasks of images" in console.export_text()
-    only = judge(
-        str(last), str(suite), JudgeConfig(split="test", tasks=("shapes",), pooled=False), tmp_path / "one", console
-    )
+    only = judge(str(last), str(suite), JudgeConfig(split="test", tasks=("shapes",)), tmp_path / "one", console)
     assert only["systems"] == ["tuned"] and only["tasks"]["shapes"]["systems"] == task["systems"]
+    assert only["pooled"]["n_documents"] == 20
 
 
 def test_a_model_without_an_image_tower_says_so(
@@ -186,10 +185,11 @@ def test_a_model_without_an_image_tower_says_so(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"image_size": 5000}, "model.vision.image_size: 5000 is not between one patch of 4 and 4096 pixels"),
         ({"width": 13}, "model.vision.width: 13 is no multiple of 2 attention heads"),
         ({"layers": 0}, "model.vision.layers: 0 is not a positive number"),
-        ({"image_size": 3}, "model.vision.image_size: 3 pixels are less than one patch of 4"),
-        ({"source": "nowhere"}, "model 'nowhere': no such folder"),
+        ({"image_size": 3}, "model.vision.image_size: 3 is not between one patch of 4 and 4096 pixels"),
+        ({"source": "nowhere"}, "model.vision.source: model 'nowhere': no such folder"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(
@@ -226,3 +226,55 @@ def test_a_published_tower_is_where_training_starts(
     assert before.keys() == after.keys()
     assert max(np.abs(before[name] - after[name]).max() for name in before) < 0.1
     assert (model / "INTEGRATE.md").read_text(encoding="utf-8").count("document") > 2
+
+
+def test_queries_are_tuned_again_and_documents_stay_where_they_were(
+    tmp_path: Path, last: Path, tiny_model: Path, seeing: RunConfig, console: Console
+) -> None:
+    """A second training starts from both towers of the first."""
+    config = replace(
+        seeing,
+        model=replace(seeing.model, source=str(last), vision=VisionConfig()),
+        mixture=replace(seeing.mixture, tasks=("alpha",)),
+        loop=replace(seeing.loop, steps=2, evaluate_every=2),
+    )
+    train(config, tmp_path / "run", console)
+    model = tmp_path / "run" / "model"
+    ours, theirs = load_arrays(model / "documents" / "model.safetensors"), load_arrays(tiny_model / "model.safetensors")
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name], tensor)
+    assert f"{last}/documents` as it came" in (model / "README.md").read_text(encoding="utf-8")
+    shared = replace(config, model=replace(config.model, documents="shared"))
+    with pytest.raises(UserError, match=r"reads documents by a tower of their own; give model.documents='frozen'"):
+        train(shared, tmp_path / "other", console)
+
+
+@pytest.mark.parametrize("part", ["documents", "vision"])
+def test_a_folder_that_lost_a_part_is_refused(tmp_path: Path, last: Path, part: str) -> None:
+    copy = shutil.copytree(last, tmp_path / "copy")
+    shutil.rmtree(copy / part)
+    with pytest.raises(UserError, match=f"copy/{part}: missing, a part of this model; copy the whole folder"):
+        load_artefact(str(copy))
+    with pytest.raises(UserError, match="copy the whole folder"):
+        check(copy)
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, suite: Path, seeing: RunConfig, console: Console) -> None:
+    blind = replace(seeing, model=replace(seeing.model, vision=VisionConfig()), loop=replace(seeing.loop, steps=1))
+    train(blind, tmp_path / "run", console)
+    said = console.export_text()
+    assert "shapes: left out; its documents are images, which need an image tower: model.vision.source" in said
+    only = tmp_path / "only"
+    shutil.copytree(suite / "shapes", only / "shapes")
+    with pytest.raises(UserError, match=r"nothing to train on; its documents are images.*model.vision.source"):
+        train(replace(blind, suite=str(only)), tmp_path / "other", console)
+
+
+def test_scores_belong_to_all_towers(tmp_path: Path, last: Path) -> None:
+    """The queries' tower alone does not tell whose they are."""
+    artefact = load_artefact(str(last))
+    assert len(artefact.model.weights_sha256.split()) == 3
+    spoiled = shutil.copytree(last, tmp_path / "copy")
+    kernel = load_arrays(spoiled / "vision" / "projection.safetensors")["weight"]
+    replace_arrays(spoiled / "vision" / "projection.safetensors", {"weight": kernel + 1})
+    assert load_artefact(str(spoiled)).model.weights_sha256 != artefact.model.weights_sha256
