@@ -116,5 +116,5 @@ def test_what_is_damaged_is_named(tmp_path: Path, spoil: Callable[[Path], None],
 
 
 def test_a_source_must_be_an_image_tower(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="model.vision.source: model 'nowhere': no such folder.* or 'scratch'"):
+    with pytest.raises(UserError, match=r"model.vision.source: model 'nowhere': no such folder.* or 'scratch'"):
         hf_images.begin(replace(SCRATCH, source="nowhere"), 16, 0)
