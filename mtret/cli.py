@@ -32,6 +32,7 @@ class Command:
     example: str
     define: Callable[[Flags], None]
     run: Callable[[Flags, list[str]], int | None]  # flags and `key=value` overrides -> exit code, None for 0
+    files: str = ""  # a flag that takes what is not a flag
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +109,9 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
         ) from error
     except flags.Error as error:
         raise UserError(f"{name}: {error}") from error
-    if left:
+    if left and command.files:
+        values[command.files].value = [*values[command.files].value, *left]
+    elif left:
         raise UserError(f"{name}: '{left[0]}' is not a flag; write --name=value")
     return values
 
@@ -409,6 +412,56 @@ def _data_stats(values: Flags, overrides: list[str]) -> None:
     _console().print(stats_table(stats(load_suite(name))))
 
 
+IMPORT_COLUMNS = {
+    "query": "column of the query's text",
+    "text": "column of the document's text; a label can be one",
+    "title": "column of the document's title",
+    "query_id": "column of the query's id, in the rows and the labels",
+    "doc_id": "column of the document's id, wherever documents are named",
+    "score": "column of the relevance; above 0 is a positive, and without it every row is one",
+    "group_by": "column whose values stay in one split, such as a customer or a conversation",
+    "docs_id": "column of the document's id in --docs, where it has another name there",
+    "labels_query_id": "likewise, of the query's id in --labels",
+    "labels_doc_id": "likewise, of the document's id in --labels",
+}
+
+
+def _define_import(values: Flags) -> None:
+    flags.DEFINE_list(
+        "rows",
+        [],
+        "files of queries (CSV, TSV, JSON Lines, Parquet), also without this flag; SPLIT=FILE where a file is a split; "
+        "or one folder of BEIR's layout",
+        flag_values=values,
+    )
+    flags.DEFINE_string("docs", "", "a file of documents, where they stand apart from the queries", flag_values=values)
+    flags.DEFINE_list("labels", [], "files of query, document and score, where these stand apart", flag_values=values)
+    for name, words in IMPORT_COLUMNS.items():
+        flags.DEFINE_string(name, "", words, flag_values=values)
+    flags.DEFINE_string("family", "", "the kind of thing retrieved: table, article, intent, ...", flag_values=values)
+    flags.DEFINE_string("instruction", "", "what to retrieve given what, in a sentence", flag_values=values)
+    flags.DEFINE_string("domain", "", "whose data it is, in words", flag_values=values)
+    flags.DEFINE_list("language", ["en"], "language codes", flag_values=values)
+    flags.DEFINE_string("license", "", "terms of the data", flag_values=values)
+    flags.DEFINE_string("split", "80/10/10", "shares of train, dev and test, where files name none", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of the division", flag_values=values)
+    flags.DEFINE_string("out", "", "the task folder to write; its name is the task's", flag_values=values)
+
+
+def _data_import(values: Flags, overrides: list[str]) -> None:
+    _no_overrides(overrides)
+    from mtret.files import locate
+
+    out = locate(_required(values, "out"))
+    from mtret.data.importing import Columns
+    from mtret.runs.importing import ImportConfig, run_import
+
+    columns = Columns(**{name: values[name].value for name in IMPORT_COLUMNS})
+    own = ("rows", "docs", "labels", "family", "instruction", "domain", "language", "license", "split", "seed")
+    run_import(ImportConfig(columns=columns, **{name: values[name].value for name in own}), out, _console())
+    print(f"wrote {out}\nnext: mtret data check --suite={out.parent}")
+
+
 def _define_write(values: Flags) -> None:
     flags.DEFINE_string("out", "", "the folder to write the embedded suite to; must not exist", flag_values=values)
 
@@ -468,6 +521,14 @@ COMMANDS: dict[str, Command] = {
         "mtret merge --models=runs/a,runs/b --out=soup",
         _define_merge,
         _merge,
+    ),
+    "data import": Command(
+        "make a task folder of tables: CSV, TSV, JSON Lines, Parquet, or a folder of BEIR's layout",
+        "mtret data import tickets.csv --query=question --text=answer --family=article \\\n"
+        '      --instruction="Given a question, retrieve the answer." --out=tasks/tickets',
+        _define_import,
+        _data_import,
+        files="rows",
     ),
     "data check": Command(
         "read a suite strictly, and say what is odd", "mtret data check --suite=tasks", _define_suite, _data_check

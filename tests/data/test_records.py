@@ -1,0 +1,89 @@
+"""Rows of files of every kind: values as texts, problems with their line."""
+
+from pathlib import Path
+
+import pytest
+
+from mtret.data.records import Row, read_rows
+from mtret.errors import UserError
+
+
+def rows(path: Path, *columns: str) -> list[Row]:
+    return list(read_rows(path, columns))
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes('\ufeffx,y,z\r\n1,"a, b",\r\n\r\n"two\r\nlines",ü,3\r\n4\r\n'.encode())
+    assert rows(path, "x", "y") == [
+        Row(2, {"x": "1", "y": "a, b"}),
+        Row(5, {"x": "two\r\nlines", "y": "ü"}),
+        Row(6, {}, "1 columns, the header has 3"),
+    ]
+    long = tmp_path / "long.csv"
+    long.write_text("x\n" + "word " * 40_000 + "\n")
+    assert len(rows(long, "x")[0].values["x"]) == 200_000
+
+
+def test_bytes_are_counted(tmp_path: Path) -> None:
+    for name, content in (("a.csv", "x\n" + "1\n" * 50_000), ("a.jsonl", '{"x": "1"}\n' * 20_000)):
+        (tmp_path / name).write_text(content)
+        told: list[int] = []
+        for _ in read_rows(tmp_path / name, ["x"], told.append):
+            pass
+        assert sum(told) == len(content) and len(told) > 5
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"x": "t", "n": 1.5, "more": {}}\n\n{"x": null, "n": true}\n[]\n{"x\n{"x": ["a"], "n": 1}\n{"n": 2}\n'
+    )
+    found = rows(path, "x", "n")
+    assert found[:3] == [
+        Row(1, {"x": "t", "n": "1.5"}),
+        Row(3, {"x": "", "n": "true"}),
+        Row(4, {}, "not a JSON object"),
+    ]
+    assert found[3].line == 5 and found[3].problem.startswith("not valid JSON (")
+    assert found[4:] == [Row(6, {}, "'x' is no text but a list"), Row(7, {"x": "", "n": "2"})]
+    with pytest.raises(UserError, match=r"a.jsonl: no line has 'y'\. They have: more, n, x"):
+        rows(path, "y")
+
+
+def test_parquet(tmp_path: Path) -> None:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"x": ["a", None, "c"], "n": [1, 2, 3], "l": [[1], [2], [3]]}), path)
+    assert rows(path, "x", "n") == [
+        Row(1, {"x": "a", "n": "1"}),
+        Row(2, {"x": "", "n": "2"}),
+        Row(3, {"x": "c", "n": "3"}),
+    ]
+    assert rows(path, "l")[0].problem == "'l' is no text but a list"
+    with pytest.raises(UserError, match=r"a.parquet:1: no column 'y'\. It has: x, n, l"):
+        rows(path, "y")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match=r"a.parquet: damaged, or no Parquet"):
+        rows(path, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.xlsx", b"x", r"a.xlsx: not of a known kind; give .csv, .tsv, .jsonl, .ndjson, .parquet, or a folder"),
+        ("a.csv", b"x\n\xff\xfe\n", r"a.csv: not UTF-8 \(invalid start byte\); save it as UTF-8"),
+        ("a.csv", b'x\n"' + b"a" * 60_000_000, r"a.csv:2: field larger than field limit"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        rows(tmp_path / name, "x")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none.csv: cannot be read \(No such file or directory\)"):
+        rows(tmp_path / "none.csv", "x")
