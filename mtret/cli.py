@@ -110,7 +110,7 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
     except flags.Error as error:
         raise UserError(f"{name}: {error}") from error
     if left and command.files:
-        values[command.files].value = [*values[command.files].value, *left]
+        values[command.files].value = [*(values[command.files].value or []), *left]
     elif left:
         raise UserError(f"{name}: '{left[0]}' is not a flag; write --name=value")
     return values
@@ -456,9 +456,10 @@ def _data_import(values: Flags, overrides: list[str]) -> None:
     from mtret.data.importing import Columns
     from mtret.runs.importing import ImportConfig, run_import
 
-    columns = Columns(**{name: values[name].value for name in IMPORT_COLUMNS})
+    columns = Columns(**{name: values[name].value or "" for name in IMPORT_COLUMNS})
     own = ("rows", "docs", "labels", "family", "instruction", "domain", "language", "license", "split", "seed")
-    run_import(ImportConfig(columns=columns, **{name: values[name].value for name in own}), out, _console())
+    given: dict[str, Any] = {name: values[name].value for name in own}
+    run_import(ImportConfig(columns=columns, **given), out, _console())
     print(f"wrote {out}\nnext: mtret data check --suite={out.parent}")
 
 
