@@ -106,6 +106,11 @@ def remove(path: AnyPath) -> None:
         store.rm_file(key)  # not by `path.unlink`, which takes a name with brackets for a pattern
 
 
+def size_of(path: AnyPath) -> int:
+    """Bytes of a file."""
+    return path.stat().st_size if isinstance(path, Path) else int(path.stat().length)
+
+
 def replace_text(path: AnyPath, text: str) -> None:
     """As `replace_bytes`, in UTF-8."""
     replace_bytes(path, text.encode())

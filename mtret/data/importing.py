@@ -142,7 +142,7 @@ class _Reading:
             wanted = [columns.labels_query_id, columns.labels_doc_id, columns.score]
             self._each(path, wanted, lambda row, split=split: self._label(row.values, split))
 
-    def _each(self, path: AnyPath, columns: Sequence[str], use: Callable[[Row], None]) -> None:
+    def _each(self, path: AnyPath, columns: Sequence[str], use: Callable[[Row], object]) -> None:
         rows = read_rows(path, [*dict.fromkeys(name for name in columns if name)], self._on_bytes)
         self._store.execute("BEGIN")
         for number, row in enumerate(rows):

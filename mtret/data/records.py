@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtret.errors import UserError, nearest
-from mtret.files import AnyPath
+from mtret.files import AnyPath, size_of
 
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LONGEST_FIELD = 50_000_000  # characters of a CSV field; the csv module's own limit is 131,072
@@ -48,7 +48,8 @@ def _read_csv(path: AnyPath, columns: Sequence[str], on_bytes: Progress) -> Iter
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open("rb") as binary:
         reader = csv.reader(
-            io.TextIOWrapper(_Counted(binary, on_bytes), encoding="utf-8-sig", newline=""), delimiter=delimiter
+            io.TextIOWrapper(io.BufferedReader(_Counted(binary, on_bytes)), encoding="utf-8-sig", newline=""),
+            delimiter=delimiter,
         )
         try:
             header = next(reader, None)
@@ -111,7 +112,7 @@ def _read_parquet(path: AnyPath, columns: Sequence[str], on_bytes: Progress) -> 
             file = parquet.ParquetFile(binary)
             _places(path, file.schema_arrow.names, columns)
             number, size = 0, max(file.metadata.num_rows, 1)
-            whole = path.stat().st_size
+            whole = size_of(path)
             for batch in file.iter_batches(PARQUET_ROWS, columns=list(columns)):
                 for record in batch.to_pylist():
                     number += 1

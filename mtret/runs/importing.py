@@ -14,7 +14,7 @@ from mtret.data.tasks import SPLITS, TaskCard
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError
-from mtret.files import AnyPath, inside, locate
+from mtret.files import AnyPath, inside, locate, size_of
 from mtret.models import hf
 from mtret.runs.setting import check_writable
 
@@ -54,7 +54,7 @@ def run_import(config: ImportConfig, out: AnyPath, console: Console) -> None:
     for path in source.files:
         if not path.exists():
             raise UserError(f"{path}: no such file. Check the path")
-    with Bar(console, "reading, bytes", sum(path.stat().st_size for path in source.files)) as bar:
+    with Bar(console, "reading, bytes", sum(map(size_of, source.files))) as bar:
         card, shares = _card(config, out, source), _shares(config.split)
         counts = import_task(source, columns, card, shares, out, config.seed, bar.advance)
         bar.finish()
