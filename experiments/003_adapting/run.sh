@@ -18,7 +18,7 @@ long() {
 }
 
 cost() {
-  train "cost/$@" --config.mixture.tasks=policyqa,spider_column --config.loop.steps=8 --config.dev.queries=4 \
+  train "cost/$@" --config.mixture.tasks=policyqa --config.loop.steps=3 --config.dev.queries=4 \
     --config.dev.distractors=4 --config.optim.warmup_steps=1
 }
 
