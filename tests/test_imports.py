@@ -18,6 +18,7 @@ LAYERS = (
     ("artefact", "mining", "evaluation", "serve"),
     ("run_config",),
     ("runs",),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )

@@ -14,28 +14,25 @@ from jaxtyping import Bool, Float32, Int32
 from rich.console import Console
 
 from mtret.artefact.folder import Artefact, load_artefact
-from mtret.console import Bar, say, timed
+from mtret.console import say, timed
 from mtret.data.formats import Suite
-from mtret.data.images import Images
 from mtret.data.roles import check_leakage, role_of, seen_document_share
 from mtret.data.tasks import Task
-from mtret.data.tokenize import Tokenizer
 from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory
 from mtret.errors import UserError, nearest
 from mtret.evaluation.report import terminal_table, write_report
 from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
 from mtret.files import AnyPath, locate, read_arrays, replace_arrays
 from mtret.index import bm25
-from mtret.index.encode import Embedder, Texts, cached
 from mtret.index.exact import NOTHING, Run, cut, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
-from mtret.runs.setting import check_writable, load_suite, read_all_pixels, versions
+from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.setting import check_writable, load_suite, versions
 
 DEPTH = 100  # results of every search
-NEEDS_TOWER = "its documents are images, and the model has no image tower"
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
     skipped = {
         name: NEEDS_TOWER
         for name, task in suite.tasks.items()
-        if not _reads(artefact, task) and config.split in task.splits and (not config.tasks or name in config.tasks)
+        if not reads(artefact, task) and config.split in task.splits and (not config.tasks or name in config.tasks)
     }
     with timed(console, "searching"):
         lexical = {one.task.name: _lexical(one, config, cache) for one in asked if one.task.images is None}
@@ -131,13 +128,13 @@ def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked
     for name in config.tasks:
         if name not in suite.tasks:
             raise UserError(f"--tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
-        if not _reads(artefact, suite.tasks[name]):
+        if not reads(artefact, suite.tasks[name]):
             raise UserError(f"--tasks: '{name}' cannot be judged: {NEEDS_TOWER}")
         suite.tasks[name].split(config.split)
     chosen = [
         task
         for name, task in suite.tasks.items()
-        if config.split in task.splits and (not config.tasks or name in config.tasks) and _reads(artefact, task)
+        if config.split in task.splits and (not config.tasks or name in config.tasks) and reads(artefact, task)
     ]
     if not chosen:
         unread = [name for name, task in suite.tasks.items() if config.split in task.splits]
@@ -151,10 +148,6 @@ def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked
         kept = rows[~np.isin(rows, dropped)]
         asked.append(_Asked(task, suite.task_sha256[task.name], kept, tuple(task.query_ids[row] for row in dropped)))
     return asked
-
-
-def _reads(artefact: Artefact, task: Task) -> bool:
-    return task.images is None or artefact.model.images is not None
 
 
 def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
@@ -172,37 +165,8 @@ def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
 
 
 def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPath, console: Console) -> Vectors:
-    encoder = artefact.encoder
-    tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
-    readable = [one for one in asked if _reads(artefact, one.task)]
-    images = artefact.model.images
-    pixels = read_all_pixels([one.task for one in readable], images.config.image_size, cache, console) if images else {}
-    sides: list[tuple[Texts, Texts | Images]] = []
-    with timed(console, f"{name}: tokenising"):
-        for one in readable:
-            queries = tokenizer.after(artefact.templates.query_prefix(one.task.card.instruction), one.texts)
-            documents: Texts | Images
-            if one.task.images:
-                documents = Images(pixels[one.task.name], np.arange(len(one.task.document_ids)))
-            else:
-                texts = tokenizer.after(artefact.templates.document_prefix, one.task.document_texts)
-                documents = Texts(texts, encoder.max_length)
-            sides.append((Texts(queries, encoder.max_length), documents))
-    every = [part for pair in sides for part in pair if isinstance(part, Texts)]
-    patches = images.config.patches if images else 0
-    total = sum(int(part.tokens.lengths(part.limit).sum()) for part in every)
-    total += patches * sum(map(len, pixels.values()))  # a patch counts as a token
-    embedders = artefact.model.embedders()
-    documents_encoder = artefact.model.documents or encoder
-    with Bar(console, f"{name}: encoding, tokens", total) as bar:
-
-        def run(embedder: Embedder, parts: Sequence[Texts]) -> list[np.ndarray]:
-            by = encoder if embedder is embedders.queries else documents_encoder
-            fingerprint = f"{by.weights_sha256} {by.pooling} {by.config.operands} {by.config.attention}"
-            return cached(embedder, parts, fingerprint, cache, bar.advance)
-
-        found = embedders(sides, run, lambda done: bar.advance(done * patches))
-        bar.finish()
+    readable = [one for one in asked if reads(artefact, one.task)]
+    found = embed_tasks(name, artefact, [(one.task, one.texts) for one in readable], cache, console)
     return {one.task.name: vectors for one, vectors in zip(readable, found, strict=True)}
 
 

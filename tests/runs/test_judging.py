@@ -15,7 +15,7 @@ from mtret.evaluation.results import read_results
 from mtret.index.encode import Embedder
 from mtret.index.exact import Run
 from mtret.models.dual_encoder import ModelConfig
-from mtret.runs import judging
+from mtret.runs import embedding, judging
 from mtret.runs.judging import JudgeConfig, judge
 
 pytestmark = pytest.mark.slow  # a whole run is compiled first
@@ -141,12 +141,12 @@ def test_the_tuned_encoder_is_given_its_instruction_and_the_untuned_is_not(
 ) -> None:
     tokenised: list[str] = []
 
-    class Watching(judging.Tokenizer):
+    class Watching(embedding.Tokenizer):
         def __call__(self, texts: Any, on_progress: Any = None) -> Any:
             tokenised.extend(texts)
             return super().__call__(texts, on_progress)
 
-    monkeypatch.setattr(judging, "Tokenizer", Watching)
+    monkeypatch.setattr(embedding, "Tokenizer", Watching)
     config = JudgeConfig(split="test", tasks=("delta",), scann=False, pooled=False)
     judge(str(finished), str(tiny_suite), config, tmp_path, console)
     instruction = json.loads((tiny_suite / "delta" / "task.json").read_text(encoding="utf-8"))["instruction"]

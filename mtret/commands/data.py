@@ -1,0 +1,100 @@
+"""`mtret data ...`: task folders read, measured and written."""
+
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from mtret.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from mtret.commands.common import Flags, console, no_overrides, required
+
+
+def check(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    name = required(values, "suite")
+    from mtret.data.inspection import check
+    from mtret.runs.setting import load_suite
+
+    for line in check(load_suite(name)):
+        print(line)
+
+
+def stats(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    name = required(values, "suite")
+    from mtret.data.inspection import stats, stats_table
+    from mtret.runs.setting import load_suite
+
+    console().print(stats_table(stats(load_suite(name))))
+
+
+IMPORT_COLUMNS = {
+    "query": "column of the query's text",
+    "text": "column of the document's text; a label can be one",
+    "title": "column of the document's title",
+    "query_id": "column of the query's id, in the rows and the labels",
+    "doc_id": "column of the document's id, wherever documents are named",
+    "score": "column of the relevance; above 0 is a positive, and without it every row is one",
+    "group_by": "column whose values stay in one split, such as a customer or a conversation",
+    "docs_id": "column of the document's id in --docs, where it has another name there",
+    "labels_query_id": "likewise, of the query's id in --labels",
+    "labels_doc_id": "likewise, of the document's id in --labels",
+}
+
+
+def define_import(values: Flags) -> None:
+    flags.DEFINE_list(
+        "rows",
+        [],
+        "files of queries (CSV, TSV, JSON Lines, Parquet), also without this flag; SPLIT=FILE where a file is a split; "
+        "or one folder of BEIR's layout",
+        flag_values=values,
+    )
+    flags.DEFINE_string("docs", "", "a file of documents, where they stand apart from the queries", flag_values=values)
+    flags.DEFINE_list("labels", [], "files of query, document and score, where these stand apart", flag_values=values)
+    for name, words in IMPORT_COLUMNS.items():
+        flags.DEFINE_string(name, "", words, flag_values=values)
+    flags.DEFINE_string("family", "", "the kind of thing retrieved: table, article, intent, ...", flag_values=values)
+    flags.DEFINE_string("instruction", "", "what to retrieve given what, in a sentence", flag_values=values)
+    flags.DEFINE_string("domain", "", "whose data it is, in words", flag_values=values)
+    flags.DEFINE_list("language", ["en"], "language codes", flag_values=values)
+    flags.DEFINE_string("license", "", "terms of the data", flag_values=values)
+    flags.DEFINE_string("split", "80/10/10", "shares of train, dev and test, where files name none", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of the division", flag_values=values)
+    flags.DEFINE_string("out", "", "the task folder to write; its name is the task's", flag_values=values)
+
+
+def import_tables(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    from mtret.files import locate
+
+    out = locate(required(values, "out"))
+    from mtret.data.importing import Columns
+    from mtret.runs.importing import ImportConfig, run_import
+
+    columns = Columns(**{name: values[name].value or "" for name in IMPORT_COLUMNS})
+    own = ("rows", "docs", "labels", "family", "instruction", "domain", "language", "license", "split", "seed")
+    given: dict[str, Any] = {name: values[name].value for name in own}
+    run_import(ImportConfig(columns=columns, **given), out, console())
+    print(f"wrote {out}\nnext: mtret data check --suite={out.parent}")
+
+
+def define_write(values: Flags) -> None:
+    flags.DEFINE_string("out", "", "the folder to write the embedded suite to; must not exist", flag_values=values)
+
+
+def write_enterprise(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    from mtret.data.enterprise.suite import write_suite
+    from mtret.files import locate
+    from mtret.runs.setting import check_writable
+
+    out = locate(required(values, "out"))
+    check_writable(out, "--out")
+    if out.exists():
+        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
+    write_suite(out)
+    print(f"wrote {out}\nnext: mtret data check --suite={out}")

@@ -1,0 +1,128 @@
+"""`mtret evaluate`, `report` and `search`."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from mtret.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from mtret.commands.common import Flags, console, define_suite, no_overrides, required
+
+
+def define_evaluate(values: Flags) -> None:
+    flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
+    define_suite(values)
+    flags.DEFINE_enum(
+        "split", "dev", ["dev", "test"], "the judged split; test is asked for by name", flag_values=values
+    )
+    flags.DEFINE_list("tasks", [], "names; all of the suite that have the split if none is given", flag_values=values)
+    flags.DEFINE_string("out", "", "folder of the results (default: MODEL/SPLIT for a run)", flag_values=values)
+    flags.DEFINE_boolean("pooled", True, "also search one index over all tasks' documents", flag_values=values)
+    flags.DEFINE_boolean(
+        "scann", True, "also search by ScaNN, with its recall against exact search", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "allow_leakage", False, "evaluate though more than 1% of a task's queries were trained on", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "operands", "float32", ["float32", "bfloat16"], "operand type of matrix products", flag_values=values
+    )
+    flags.DEFINE_list(
+        "dimensions", [], "also judge the first so many features of each vector, e.g. 256,128,64", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=values)
+
+
+def evaluate(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    from mtret.files import locate, reaching
+
+    model, suite = required(values, "model"), required(values, "suite")
+    out, place = values["out"].value, locate(model)
+    with reaching(place):
+        is_folder = place.is_dir()
+    if not out and not is_folder:
+        raise UserError(f"--out is needed, since '{model}' is no folder here: {values['out'].help}")
+    from mtret.runs.judging import JudgeConfig, judge
+
+    names = ("split", "pooled", "scann", "allow_leakage", "operands", "seed")
+    given: dict[str, Any] = {name: values[name].value for name in names}
+    dimensions: Any = values["dimensions"].value or ()
+    if any(not text.isdigit() for text in dimensions):
+        raise UserError(f"--dimensions: '{','.join(dimensions)}' is no list of whole numbers")
+    tasks = tuple(values["tasks"].value or ())
+    config = JudgeConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
+    folder = locate(out) if out else place / config.split
+    judge(model, suite, config, folder, console())
+    print(f"wrote {folder}/results.json, report.md and results.png")
+
+
+def define_report(values: Flags) -> None:
+    flags.DEFINE_string("results", "", "a results.json", flag_values=values)
+    flags.DEFINE_string("out", "", "folder of the report (default: where results.json lies)", flag_values=values)
+
+
+def report(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    from mtret.files import locate
+
+    source = locate(required(values, "results"))
+    from mtret.evaluation.report import terminal_table, write_report
+    from mtret.evaluation.results import read_results
+    from mtret.runs.setting import check_writable
+
+    folder = locate(values["out"].value) if values["out"].value else source.parent
+    results = read_results(source)
+    check_writable(folder, "--out")
+    write_report(results, folder)
+    console().print(terminal_table(results))
+    print(f"wrote {folder}/results.json, report.md and results.png")
+
+
+def define_search(values: Flags) -> None:
+    flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
+    flags.DEFINE_string(
+        "task", "", "whose documents are searched, and whose instruction the query gets", flag_values=values
+    )
+    flags.DEFINE_string("suite", "", "where the task is; that of the training if not given", flag_values=values)
+    flags.DEFINE_list("words", [], "MODEL TASK and the query, also without flags", flag_values=values)
+    flags.DEFINE_integer("top", 5, "documents to show", lower_bound=1, flag_values=values)
+    flags.DEFINE_boolean("pooled", False, "search the documents of all tasks of the suite", flag_values=values)
+    flags.DEFINE_boolean("json", False, "one JSON object a query, in place of lines to read", flag_values=values)
+
+
+def search(values: Flags, overrides: list[str]) -> None:
+    """Queries come from the command line or, where there is none, line by line from standard input."""
+    no_overrides(overrides)
+    words = list(values["words"].value or [])
+    given = [values[name].value or (words.pop(0) if words else "") for name in ("model", "task")]
+    for name, value in zip(("model", "task"), given, strict=True):
+        if not value:
+            raise UserError(f"search: no {name}; mtret search MODEL TASK 'the query'")
+    lines = [" ".join(words)] if words else [line.strip() for line in sys.stdin]
+    queries = [line for line in lines if line]
+    if not queries:
+        raise UserError("search: no query; give one after the task, or lines on standard input")
+    as_json = bool(values["json"].value)
+    from mtret.runs.searching import answer
+
+    model, task = given
+    found = answer(
+        model, values["suite"].value or "", task, queries, values["top"].value or 5, bool(values["pooled"].value),
+        console(shown=not as_json and sys.stdout.isatty()),
+    )  # fmt: skip
+    for query, hits in zip(queries, found, strict=True):
+        if as_json:
+            print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False))
+            continue
+        print(query)
+        for hit in hits:
+            words = " ".join(hit.text.split())
+            short = words if len(words) <= 100 else f"{words[:99]}…"
+            print(f"  {hit.rank:>2}  {hit.score:.3f}  {hit.task}/{hit.id}  {short}")

@@ -1,0 +1,79 @@
+"""`mtret export`, `verify` and `merge`."""
+
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from mtret.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+from mtret.commands.common import Flags, no_overrides, required
+
+
+def define_export(values: Flags) -> None:
+    flags.DEFINE_string("model", "", "a run's folder, finished or not", flag_values=values)
+    flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
+    flags.DEFINE_integer(
+        "step", None, "one that loop.keep_weights kept (default: the best)", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "target", "", ["", "tei", "elastic"], "a server that must serve it right: else refused", flag_values=values
+    )
+
+
+def export(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    from mtret.files import locate
+
+    model, out = locate(required(values, "model")), locate(required(values, "out"))
+    from mtret.runs.training import export
+
+    target: Any = values["target"].value
+    print(f"wrote {export(model, out, values['step'].value, target)}\nnext: mtret verify --model={out}")
+
+
+def define_verify(values: Flags) -> None:
+    flags.DEFINE_string("model", "", "a model folder that mtret wrote", flag_values=values)
+    flags.DEFINE_enum(
+        "with",
+        "mtret",
+        ["mtret", "sentence-transformers"],
+        "what loads it and computes the vectors",
+        flag_values=values,
+    )
+
+
+def verify(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    from mtret.artefact.folder import check
+    from mtret.files import locate
+
+    folder = locate(required(values, "model"))
+    found = check(folder, through_sentence_transformers=values["with"].value != "mtret")
+    print(
+        f"{folder}: {found.vectors} golden vectors, cosine {found.cosine:.6f} at least "
+        f"(prompt '{found.prompt}', '{found.text[:40]}')"
+    )
+
+
+def define_merge(values: Flags) -> None:
+    flags.DEFINE_list("models", [], "runs, model folders, hub ids or 'minilm'; two or more", flag_values=values)
+    flags.DEFINE_list("weights", [], "one for each model (default: all the same)", flag_values=values)
+    flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
+
+
+def merge(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    from mtret.files import locate
+
+    models, out = list(required(values, "models")), locate(required(values, "out"))
+    try:
+        weights = [float(weight) for weight in values["weights"].value or ()]
+    except ValueError as error:
+        raise UserError(f"--weights: {error}") from error
+    from mtret.runs.merging import merge
+
+    merge(models, weights, out)
+    print(f"wrote {out}\nnext: mtret evaluate --model={out} --suite=... --out=...")

@@ -1,0 +1,77 @@
+"""A model answers: the documents of a task, or of all tasks, that are nearest to a query."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+
+from mtret.artefact.folder import load_artefact
+from mtret.artefact.retriever import embedder
+from mtret.data.tasks import Task
+from mtret.data.tokenize import Tokenizer
+from mtret.devices import cache_folder, keep_compilations, keep_memory
+from mtret.errors import UserError, nearest
+from mtret.evaluation.retrieval import pool
+from mtret.index.encode import Texts
+from mtret.index.exact import NOTHING, search, tie_order
+from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.setting import check_writable, load_suite
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One document that was found."""
+
+    rank: int  # from 1
+    score: float  # cosine
+    task: str
+    id: str
+    text: str  # or the path of its image
+
+
+def answer(
+    model: str, suite_name: str, task_name: str, queries: Sequence[str], top: int, pooled: bool, console: Console
+) -> list[list[Hit]]:
+    """The first `top` documents for each query, asked as a query of `task_name`; over all tasks' documents if `pooled`.
+
+    `suite_name` may be empty for a model that mtret trained: then it is the suite of its training. Raises UserError
+    where there is no such model, suite or task, or the model cannot read the task.
+    """
+    keep_memory()
+    cache = cache_folder()
+    check_writable(cache, "MTRET_CACHE")
+    keep_compilations()
+    artefact = load_artefact(model)
+    trained_on = artefact.details.get("config", {}).get("suite", "")
+    suite = load_suite(suite_name or trained_on)
+    if task_name not in suite.tasks:
+        raise UserError(f"no task '{task_name}' in {suite.folder}.{nearest(task_name, suite.tasks)}")
+    asked = suite.tasks[task_name]
+    if not reads(artefact, asked):
+        raise UserError(f"'{task_name}' cannot be searched: {NEEDS_TOWER}")
+    others = [task for task in suite.tasks.values() if task is not asked and pooled and reads(artefact, task)]
+    tasks = [asked, *others]
+    sides = embed_tasks("index", artefact, [(task, ()) for task in tasks], cache, console)
+    encoder = artefact.encoder
+    tokens = Tokenizer(encoder.folder, None, encoder.pools_prompt).after(
+        artefact.templates.query_prefix(asked.card.instruction), queries
+    )
+    vectors = embedder(encoder)([Texts(tokens, encoder.max_length)])[0]
+    together = pool(tasks)
+    documents = np.concatenate([each for _, each in sides])[together.kept]
+    run = search(vectors, documents, min(top, len(documents)), order=tie_order(together.document_ids))
+    shown = [(task, row) for task in tasks for row in range(len(task.document_ids))]
+    found = []
+    for rows, scores in zip(run.documents, run.scores, strict=True):
+        hits = []
+        for place, (row, score) in enumerate(zip(rows, scores, strict=True), start=1):
+            if row != NOTHING:
+                task, own = shown[together.kept[row]]
+                hits.append(Hit(place, float(score), task.name, task.document_ids[own], _shown(task, own)))
+        found.append(hits)
+    return found
+
+
+def _shown(task: Task, row: int) -> str:
+    return str(task.images.paths[row]) if task.images else task.document_texts[row]
