@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
                     "alpha": 16.0,  # an adapter is scaled by alpha / rank
                     "targets": ".*/(query|value|qkv_proj|Wqkv)/kernel",  # expression for the tower's parameters
                 },
-                # Who reads document texts: "shared", the queries' tower; "frozen", the encoder as it came, so that an index
-                # made with it stays valid; "separate", a second tower, trained as well.
+                # Who reads document texts: "shared", the queries' tower; "frozen", the encoder as it came, so that an
+                # index made with it stays valid; "separate", a second tower, trained as well.
                 "documents": "shared",
                 "vision": {  # the tower of images; without one, tasks of images are left out
                     "source": "",  # a SigLIP folder or hub id; "scratch": untrained, of the sizes below

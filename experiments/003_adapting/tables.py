@@ -51,7 +51,8 @@ def main() -> None:
     runs = Path(sys.argv[1])
     found = {
         "trained": {name: dev_scores(runs / name) for name in TRAINED},
-        "judged": {name: judged(runs / "judged" / name) for name in JUDGED},
+        # What is not judged yet is not shown.
+        "judged": {name: judged(runs / "judged" / name) for name in JUDGED if (runs / "judged" / name).exists()},
         "cost": {folder.name: cost(folder) for folder in sorted((runs / "cost").iterdir())},
     }
     (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -61,7 +62,7 @@ def main() -> None:
             scores = (f"{dev[step][key]:.4f}" for key in ("mean", "mean@256", "mean@128", "mean@64"))
             cut.append([name, step, *scores])
     print(table(["run", "step", "384", "256", "128", "64"], cut), end="\n\n")
-    roles = found["judged"]["plain"]["roles"]
+    roles = found["judged"].get("plain", {"roles": {}})["roles"]
     header = ["model", *(f"{role} ({one['tasks']} tasks)" for role, one in roles.items())]
     means = [["untuned", *(interval(one["untuned"]) for one in roles.values())]]
     means += [
