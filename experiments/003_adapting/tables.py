@@ -21,12 +21,6 @@ def dev_scores(workdir: Path) -> dict[str, Any]:
     return {str(step): {k: v for k, v in scores.items() if k.startswith("mean")} for step, scores in dev.items()}
 
 
-def cost(workdir: Path) -> dict[str, Any]:
-    """What a run holds in memory."""
-    summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
-    return {key: summary[key] for key in ("parameters", "optimizer_bytes", "peak_memory_bytes")}
-
-
 def judged(folder: Path) -> dict[str, Any]:
     """Mean nDCG@10 by role, with intervals, and what it depends on."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -53,7 +47,6 @@ def main() -> None:
         "trained": {name: dev_scores(runs / name) for name in TRAINED},
         # What is not judged yet is not shown.
         "judged": {name: judged(runs / "judged" / name) for name in JUDGED if (runs / "judged" / name).exists()},
-        "cost": {folder.name: cost(folder) for folder in sorted((runs / "cost").iterdir())},
     }
     (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     cut = []
@@ -62,24 +55,15 @@ def main() -> None:
             scores = (f"{dev[step][key]:.4f}" for key in ("mean", "mean@256", "mean@128", "mean@64"))
             cut.append([name, step, *scores])
     print(table(["run", "step", "384", "256", "128", "64"], cut), end="\n\n")
-    roles = found["judged"].get("plain", {"roles": {}})["roles"]
+    if "plain" not in found["judged"]:
+        return
+    roles = found["judged"]["plain"]["roles"]
     header = ["model", *(f"{role} ({one['tasks']} tasks)" for role, one in roles.items())]
     means = [["untuned", *(interval(one["untuned"]) for one in roles.values())]]
     means += [
         [name, *(interval(one["roles"][role]["tuned"]) for role in roles)] for name, one in found["judged"].items()
     ]
-    print(table(header, means), end="\n\n")
-    held = [
-        [
-            name,
-            f"{one['parameters']['trained']:,}",
-            f"{one['parameters']['trained'] / one['parameters']['all']:.1%}",
-            f"{one['optimizer_bytes'] / 2**20:,.1f}",
-            f"{one['peak_memory_bytes'] / 2**30:.2f}",
-        ]
-        for name, one in found["cost"].items()
-    ]
-    print(table(["run", "trained parameters", "of all", "optimizer, MiB", "peak of the process, GiB"], held))
+    print(table(header, means))
 
 
 def interval(score: dict[str, Any]) -> str:
