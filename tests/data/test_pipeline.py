@@ -36,7 +36,7 @@ def planner() -> Planner:
 def on_mesh(devices: int) -> PairBatch:
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     groups, rows, everywhere = (NamedSharding(mesh, spec) for spec in (P(None, "data"), P("data"), P()))
-    return PairBatch(groups, groups, rows, rows, rows, rows, everywhere, everywhere)  # type: ignore[arg-type]
+    return PairBatch(groups, groups, rows, rows, rows, *[everywhere] * 3)  # type: ignore[arg-type]
 
 
 def assert_same(batch: PairBatch, wanted: PairBatch) -> None:
