@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Int, Int32, Int64, UInt8
 from mtret.data.images import Images
 from mtret.data.mixture import MixtureConfig, schedule, shares
 from mtret.data.packing import Packing, Rows, fill, pack, stack, token_weights
-from mtret.data.shapes import Shape, best_row_length, declared_rows
+from mtret.data.shapes import Kind, Shape, best_row_length, declared_rows, kind_of
 from mtret.data.tokenize import Tokens, ranges
 from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
 from mtret.errors import UserError, nearest
@@ -321,7 +321,7 @@ class Planner:
         queries = {each.length: max(other.rows for other in apart if other.length == each.length) for each in apart}
         counts: dict[tuple[Kind, int], int] = {}
         for each, steps in self._needed.items():
-            key = _kind(each), each.document_rows or each.rows
+            key = kind_of(each), each.document_rows or each.rows
             counts[key] = counts.get(key, 0) + steps
         if self.batch.chunk_tokens is None:
             rows = declared_rows(counts, lambda kind: kind.tokens(self.patches))
@@ -329,7 +329,7 @@ class Planner:
             rows = {key: _up(key[1], self._chunk_rows(key[0].row_length)) for key in counts}
 
         def given(needed: Shape) -> Shape:
-            most = rows[_kind(needed), needed.document_rows or needed.rows]
+            most = rows[kind_of(needed), needed.document_rows or needed.rows]
             if not needed.document_rows:
                 return needed._replace(rows=most)
             alone = _up(queries[needed.length], self._chunk_rows(needed.length))
@@ -378,27 +378,6 @@ class Planner:
             "task": jax.ShapeDtypeStruct((), np.int32),
         }
         return PairBatch(tokens(*texts), apart, **relation)
-
-
-class Kind(NamedTuple):
-    """Batches whose shapes differ in one number of rows alone: of all texts, or of the documents that stand apart."""
-
-    apart: bool
-    length: int
-    document_length: int
-
-    @property
-    def row_length(self) -> int:
-        """Of the rows that differ; 0: images."""
-        return self.document_length if self.apart else self.length
-
-    def tokens(self, patches: int) -> int:
-        """Of such a row, a patch of an image counting as one."""
-        return self.row_length or patches
-
-
-def _kind(shape: Shape) -> Kind:
-    return Kind(shape.document_rows > 0, shape.length, shape.document_length)
 
 
 def _up(rows: int, size: int | None) -> int:

@@ -26,6 +26,28 @@ class Shape(NamedTuple):
     document_length: int = 0  # 0: images, or no documents apart
 
 
+class Kind(NamedTuple):
+    """Batches whose shapes differ in one number of rows alone: of all texts, or of the documents that stand apart."""
+
+    apart: bool
+    length: int
+    document_length: int
+
+    @property
+    def row_length(self) -> int:
+        """Of the rows that differ; 0: images."""
+        return self.document_length if self.apart else self.length
+
+    def tokens(self, patches: int) -> int:
+        """Of such a row, a patch of an image counting as one."""
+        return self.row_length or patches
+
+
+def kind_of(shape: Shape) -> Kind:
+    """The batches that differ from one of this shape in rows alone."""
+    return Kind(shape.document_rows > 0, shape.length, shape.document_length)
+
+
 def best_row_length(lengths: Int[np.ndarray, "texts"], longest: int) -> int:
     """A power of two for texts like these: short rows are cheap to attend over, long ones pack better."""
     shortest = max(SHORTEST_ROW, 1 << (longest - 1).bit_length())

@@ -115,13 +115,12 @@ class Embedders:
         on_images: Progress | None = None,
     ) -> list[tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]]:
         """Vectors of the queries and documents of each task. `run` embeds texts, by default without a cache."""
-        documents = [side for _, side in tasks if isinstance(side, Texts)]
         if self.documents is None:
             together = iter(run(self.queries, [part for pair in tasks for part in pair if isinstance(part, Texts)]))
             of_queries = of_documents = together  # they stand in turns, as they are taken below
         else:
             of_queries = iter(run(self.queries, [queries for queries, _ in tasks]))
-            of_documents = iter(run(self.documents, documents))
+            of_documents = iter(run(self.documents, [side for _, side in tasks if isinstance(side, Texts)]))
         found = []
         for _, side in tasks:
             queries = next(of_queries)

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from mtret.errors import UserError
 from mtret.files import AnyPath
 from mtret.models import hf, weights
-from mtret.models.siglip import MOST_PIXELS, PREFIXES, UNUSED, SiglipConfig
+from mtret.models.siglip import LARGEST_SIDE, PREFIXES, UNUSED, SiglipConfig
 from mtret.models.vision import SCRATCH, ImageTower, VisionConfig
 from mtret.models.weights import file_sha256, read_json
 from mtret.pytrees import Tree, flatten
@@ -62,10 +62,10 @@ def _of_sizes(config: VisionConfig) -> SiglipConfig:
     small = next((name for name in sizes if getattr(config, name) < 1), None)
     if small:
         raise UserError(f"model.vision.{small}: {getattr(config, small)} is not a positive number")
-    if not config.patch_size <= config.image_size <= MOST_PIXELS:
+    if not config.patch_size <= config.image_size <= LARGEST_SIDE:
         raise UserError(
             f"model.vision.image_size: {config.image_size} is not between one patch of {config.patch_size} and "
-            f"{MOST_PIXELS} pixels"
+            f"{LARGEST_SIDE} pixels"
         )
     if config.width % config.heads:
         raise UserError(f"model.vision.width: {config.width} is no multiple of {config.heads} attention heads")

@@ -18,7 +18,7 @@ from mtret.models.layers import Dense, Embedding, LayerNorm, Layers
 from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("vision_model.",)
-MOST_PIXELS = 4096  # of a side
+LARGEST_SIDE = 4096  # pixels
 # Of transformers' SiglipVisionConfig, which published files may leave out.
 DEFAULTS = {
     "hidden_size": 768,
@@ -52,10 +52,10 @@ class SiglipConfig(TowerConfig):
         if not isinstance(own, Mapping):
             raise UserError(f"{where}: vision_config holds a {type(own).__name__}, not an object")
         config = cls.read({**DEFAULTS, **own}, where, vocab_size=1, max_position_embeddings=1)  # it has neither
-        if not config.patch_size <= config.image_size <= MOST_PIXELS:
+        if not config.patch_size <= config.image_size <= LARGEST_SIDE:
             raise UserError(
                 f"{where}: image_size {config.image_size} is not between one patch of {config.patch_size} and "
-                f"{MOST_PIXELS} pixels"
+                f"{LARGEST_SIDE} pixels"
             )
         return config
 
