@@ -115,10 +115,16 @@ def _help(name: str, command: Command) -> str:
 
 COMMANDS: dict[str, Command] = {
     "train": Command(
-        "train one encoder on a mixture of tasks, or go on with it",
-        "mtret train --config=configs/quickstart.py --workdir=runs/quickstart --config.loop.steps=100",
+        "train one encoder on the tasks of a suite, or go on with it",
+        "mtret train --suite=tasks --workdir=runs/first --hold_out=article --config.loop.steps=100",
         training.define_train,
         training.train,
+    ),
+    "init": Command(
+        "write the configuration that suits a suite and this machine, to edit",
+        "mtret init --suite=tasks --out=first.py",
+        training.define_init,
+        training.init,
     ),
     "evaluate": Command(
         "judge a model per task and role against BM25, the untuned encoder and their hybrid",

@@ -82,6 +82,28 @@ def _own_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mtret"
 
 
+def free_memory() -> int:
+    """Bytes that a run may take: of one accelerator where there is one, else of this machine, or of the control group
+    that bounds this process."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    page = os.sysconf("SC_PAGE_SIZE")
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    found = [os.sysconf(pages) * page]
+    try:  # what the kernel can take back from its file cache is free as well
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")] or found
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        found += [] if limit == "max" else [int(limit) - int(used)]
+    except (OSError, ValueError):
+        pass  # not Linux, or an older kernel
+    return max(min(found), 0)
+
+
 def keep_memory() -> None:
     """Makes the C library keep freed memory for the next step. Where it is not glibc, nothing happens.
 

@@ -4,6 +4,7 @@ The dataclasses live beside what they configure; here they are put together, and
 """
 
 import ast
+import copy
 import importlib.util
 import re
 import types
@@ -67,7 +68,7 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All of a training run. `configs/base.py` writes every key out, with its meaning.
+    """All of a training run. `mtret/base_config.py` writes every key out, with its meaning.
 
     Raises UserError for a value that makes no sense, naming its key.
     """
@@ -117,9 +118,16 @@ def read_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     values = _as_dict(_call(source))
     if not isinstance(values, dict):
         raise UserError(f"{source}: get_config() must return a ConfigDict or a dict, got {values!r}")
+    return build(RunConfig, with_overrides(values, overrides), "")
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested values with `a.b=value` put in, one after the other. A value is a Python literal where it can be
+    read as one, else a text (`x:1,y:2`)."""
+    changed = copy.deepcopy(dict(values))
     for override in overrides:
-        _put(values, override)
-    return build(RunConfig, values, "")
+        _put(changed, override)
+    return changed
 
 
 def _call(source: str) -> Any:
@@ -134,7 +142,7 @@ def _call(source: str) -> Any:
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise UserError(f"{file}: defines no get_config(); imitate configs/base.py")
+            raise UserError(f"{file}: defines no get_config(); `mtret init` writes one to imitate")
         return module.get_config(argument) if argument else module.get_config()
     except UserError:
         raise
@@ -159,7 +167,6 @@ def _as_dict(value: Any) -> Any:
 
 
 def _put(values: dict[str, Any], override: str) -> None:
-    """Sets `a.b=value`. A value is a Python literal where it can be read as one, else a text (`x:1,y:2`)."""
     path, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--config.{path}: give it a value, --config.{path}=...")

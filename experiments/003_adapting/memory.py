@@ -18,7 +18,7 @@ from mtret.devices import cache_folder, keep_compilations
 from mtret.files import locate
 from mtret.processes import ALONE
 from mtret.run_config import read_config
-from mtret.runs import training
+from mtret.runs import preparing
 from mtret.runs.setting import load_suite
 from mtret.train.step import compile_steps, create_state
 
@@ -39,15 +39,15 @@ def measure(suite: str, overrides: list[str]) -> dict[str, Any]:
     """Parameters, state and temporary memory of the largest shape."""
     own = [f"suite={suite!r}", "mixture.tasks=policyqa", "loop.steps=20", "dev.queries=1", "dev.distractors=1"]
     config = read_config(str(HERE.parents[1] / "configs" / "public_suite.py"), [*own, *overrides])
-    tasks = training.mixture_tasks(load_suite(config.suite), config)
-    model = training._start_models(config, tasks)
-    run = training._prepare(config, tasks, model, cache_folder(), Console(quiet=True), ALONE)
+    tasks = preparing.mixture_tasks(load_suite(config.suite), config)
+    model = preparing.start_models(config, tasks)
+    run = preparing.prepare(config, tasks, model, cache_folder(), Console(quiet=True), ALONE)
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
     steps, _ = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
     compiled: Any = steps[max(steps)]
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return {
-        **training._sizes(run.params, run.step.frozen),
+        **preparing.sizes_of(run.params, run.step.frozen),
         "state_bytes": kept,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
         "shape": list(max(steps)),

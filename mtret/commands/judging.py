@@ -12,12 +12,14 @@ from mtret.errors import UserError
 if TYPE_CHECKING:
     pass
 
-from mtret.commands.common import Flags, console, define_suite, no_overrides, required
+from mtret.commands.common import Flags, console, no_overrides, required
 
 
 def define_evaluate(values: Flags) -> None:
     flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
-    define_suite(values)
+    flags.DEFINE_string(
+        "suite", "", "a folder of task folders, or 'enterprise'; that of the training if not given", flag_values=values
+    )
     flags.DEFINE_enum(
         "split", "dev", ["dev", "test"], "the judged split; test is asked for by name", flag_values=values
     )
@@ -43,7 +45,7 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     no_overrides(overrides)
     from mtret.files import locate, reaching
 
-    model, suite = required(values, "model"), required(values, "suite")
+    model, suite = required(values, "model"), values["suite"].value or ""
     out, place = values["out"].value, locate(model)
     with reaching(place):
         is_folder = place.is_dir()
@@ -59,8 +61,10 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     tasks = tuple(values["tasks"].value or ())
     config = JudgeConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
     folder = locate(out) if out else place / config.split
-    judge(model, suite, config, folder, console())
+    results = judge(model, suite, config, folder, console())
     print(f"wrote {folder}/results.json, report.md and results.png")
+    example = next(iter(results["tasks"]))
+    print(f'next: mtret search {model} {example} "a query"')
 
 
 def define_report(values: Flags) -> None:

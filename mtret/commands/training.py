@@ -10,21 +10,31 @@ from absl import flags
 from mtret.errors import UserError
 
 if TYPE_CHECKING:
+    from mtret.files import AnyPath
     from mtret.processes import Peers
+    from mtret.run_config import RunConfig
 
 from mtret.commands.common import Flags, console, of_a_store, of_the_system, required
 
 
 def define_train(values: Flags) -> None:
+    flags.DEFINE_string("suite", "", "a folder of task folders, or 'enterprise' (embedded)", flag_values=values)
+    flags.DEFINE_string("workdir", "", "the run's folder; the same command again resumes", flag_values=values)
     flags.DEFINE_string(
         "config",
         "",
-        "a configuration file, path.py or path.py:argument; --config.KEY=VALUE changes a key of it",
+        "a configuration file, path.py or path.py:argument (default: what suits suite and machine, as `mtret init` "
+        "writes it); --config.KEY=VALUE changes a key",
         flag_values=values,
     )
-    flags.DEFINE_string("workdir", "", "the run's folder; the same command again resumes", flag_values=values)
-    flags.DEFINE_string(
-        "suite", "", "goes before the configuration's suite: a folder or 'enterprise'", flag_values=values
+    flags.DEFINE_list(
+        "hold_out", [], "tasks and families to leave out of the training, to be judged on", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "dry_run", False, "say what would be trained, in what memory and time, and write nothing", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "judge", True, "in the end, judge the model on the dev samples of all tasks", flag_values=values
     )
     flags.DEFINE_boolean("profile", False, "trace a few steps, into WORKDIR/profile", flag_values=values)
     flags.DEFINE_boolean(
@@ -43,28 +53,79 @@ def define_train(values: Flags) -> None:
 
 def train(values: Flags, overrides: list[str]) -> int | None:
     from mtret.files import locate
-    from mtret.run_config import read_config
 
-    config_file, workdir = required(values, "config"), locate(required(values, "workdir"))
-    suite = [f"suite={values['suite'].value!r}"] if values["suite"].value else []
-    config = read_config(config_file, [*overrides, *suite])
-    from mtret.runs.training import train
+    rehearsed = bool(values["dry_run"].value)
+    workdir = locate(values["workdir"].value) if rehearsed and values["workdir"].value else None
+    if not rehearsed:
+        workdir = locate(required(values, "workdir"))
+    if rehearsed:
+        from mtret.runs.rehearsal import rehearse
+
+        config = _config(values, overrides, workdir)
+        rehearse(config, console())
+        print("nothing was written\nnext: the same command without --dry_run")
+        return None
+    assert workdir is not None
+    from mtret.run_config import RunConfig, as_json, build
     from mtret.train.loop import Stopped
 
     with _processes(values) as peers:
+        config = _config(values, overrides, workdir)
+        if not values["config"].value:  # what suits one process might not be what suits another
+            config = build(RunConfig, peers.share("config", as_json(config)), "")
+        from mtret.runs.training import train
+
         try:
             model = train(config, workdir, console(peers.first), bool(values["profile"].value), peers)
         except Stopped as stopped:
-            code, words = (
-                128 + stopped.signal_number,
-                f"stopped at step {stopped.step}, state saved; the same command goes on from there",
-            )
-        else:
-            code = None
-            words = f"model: {model}\nnext: mtret evaluate --model={workdir} --suite={config.suite} --split=test"
+            if peers.first:
+                print(f"stopped at step {stopped.step}, state saved; the same command goes on from there")
+            return 128 + stopped.signal_number
+    if peers.first and peers.count == 1 and values["judge"].value:
+        from mtret.runs.judging import judge_dev_samples
+
+        if judge_dev_samples(workdir, config, console()) is not None:
+            print(f"wrote {workdir}/dev_sample/results.json, report.md and results.png")
     if peers.first:
-        print(words)
-    return code
+        print(f"model: {model}\nnext: mtret evaluate --model={workdir} --suite={config.suite} --split=test")
+    return None
+
+
+def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "RunConfig":
+    """Of a file, or what suits suite and machine."""
+    from mtret.run_config import read_config
+
+    held: Any = values["hold_out"].value or []
+    given = [*overrides, *([f"mixture.hold_out={tuple(held)!r}"] if held else [])]
+    suite = values["suite"].value or ""
+    if "config" in values and values["config"].value:
+        return read_config(values["config"].value, [*given, *([f"suite={suite!r}"] if suite else [])])
+    from mtret.runs.fitting import fitted_config
+
+    return fitted_config(suite, given, workdir)
+
+
+def define_init(values: Flags) -> None:
+    flags.DEFINE_string("suite", "", "a folder of task folders, or 'enterprise' (embedded)", flag_values=values)
+    flags.DEFINE_list(
+        "hold_out", [], "tasks and families to leave out of the training, to be judged on", flag_values=values
+    )
+    flags.DEFINE_string("out", "", "the configuration file to write; must not exist", flag_values=values)
+
+
+def init(values: Flags, overrides: list[str]) -> None:
+    from mtret.files import locate
+
+    out = locate(required(values, "out"))
+    required(values, "suite")
+    from mtret.runs.fitting import write_config
+    from mtret.runs.setting import check_writable
+
+    check_writable(out.parent, "--out")
+    if out.exists():
+        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
+    write_config(_config(values, overrides, None), out)
+    print(f"wrote {out}\nnext: mtret train --config={out} --workdir=runs/first")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ class MixtureConfig:
     """The tasks to train on. What each evaluated task is (in-domain, cross-domain, zero-shot) follows from this."""
 
     tasks: tuple[str, ...] = ()  # names; empty: every task of the suite that has a train split
+    hold_out: tuple[str, ...] = ()  # tasks and families that are left out of it, to be judged on
     weights: Mapping[str, float] = field(default_factory=dict)  # in place of n^alpha
     alpha: float = 0.5  # a task with n training queries is drawn in proportion to n^alpha
     generic: float = 0.1  # of the steps, those whose queries carry the generic instruction in place of their task's

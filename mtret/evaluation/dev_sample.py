@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from mtret.data.tasks import Task
+from mtret.data.images import ImageFiles
+from mtret.data.tasks import Judgements, Task
 from mtret.evaluation.metrics import hits, ndcg
 from mtret.index.exact import Run, excluded_pairs, search, tie_order
 
@@ -27,6 +28,37 @@ class DevSample:
     task: Task
     queries: Int32[np.ndarray, "q"]
     documents: Int32[np.ndarray, "d"]
+
+    def as_task(self) -> Task:
+        """The sample as a task of its own, with a dev split and nothing else, to be judged by every system."""
+        task = self.task
+        texts = tuple(task.document_texts[row] for row in self.documents)
+        images = task.images and ImageFiles(
+            tuple(task.images.paths[row] for row in self.documents),
+            tuple(task.images.sha256[row] for row in self.documents),
+        )
+        dev = self._within(task.splits["dev"])
+        assert dev is not None  # every chosen query has a gold document, which is in the sample
+        return Task(
+            card=task.card,
+            query_ids=tuple(task.query_ids[row] for row in self.queries),
+            query_texts=tuple(task.query_texts[row] for row in self.queries),
+            document_ids=tuple(task.document_ids[row] for row in self.documents),
+            document_texts=texts,
+            splits={"dev": dev},
+            exclude=self._within(task.exclude) if task.exclude else None,
+            images=images,
+        )
+
+    def _within(self, pairs: Judgements) -> Judgements | None:
+        """Those of the sample's queries and documents, by its own rows; None: none."""
+        queries = pairs.pair_queries()
+        kept = np.isin(queries, self.queries) & np.isin(pairs.documents, self.documents)
+        if not kept.any():
+            return None
+        rows = np.searchsorted(self.queries, queries[kept]).astype(np.int32)
+        documents = np.searchsorted(self.documents, pairs.documents[kept]).astype(np.int32)
+        return Judgements.from_pairs(rows, documents, pairs.scores[kept])
 
     def ndcg_at_10(self, queries: Float32[np.ndarray, "q D"], documents: Float32[np.ndarray, "d D"]) -> float:
         """Mean nDCG@10 of exact search within the sample, given the embeddings of its texts."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mtret.evaluation.findings import findings, reference_system, tasks_by_role
 from mtret.evaluation.results import validate, write_results
 from mtret.evaluation.retrieval import KIND, PRIMARY, ROLES
 from mtret.evaluation.statistics import MIN_QUERIES
@@ -49,22 +50,6 @@ def write_report(results: Mapping[str, Any], folder: AnyPath) -> None:
     replace_bytes(folder / "results.png", results_png(results))
 
 
-def reference_system(systems: Sequence[str]) -> str | None:
-    """The system that the last one is judged against task by task: the hybrid, else the one before the last."""
-    if len(systems) < 2:
-        return None
-    return "hybrid" if "hybrid" in systems[:-1] else systems[-2]
-
-
-def tasks_by_role(tasks: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Roles that have tasks, in order, with their tasks' names in alphabetical order; without those that only some
-    systems can read."""
-    most = max((len(task["systems"]) for task in tasks.values()), default=0)
-    common = {name: task["role"] for name, task in tasks.items() if len(task["systems"]) == most}
-    named = [(role, sorted(name for name in common if common[name] == role)) for role in ROLES]
-    return [(role, names) for role, names in named if names]
-
-
 def metric_name(metric: str) -> str:
     """`capped_recall@10` -> `capped recall@10`."""
     name, at, cutoff = metric.partition("@")
@@ -109,6 +94,7 @@ def _summary(results: Mapping[str, Any]) -> str:
         "of the paired difference leaves out 0, else *no difference*, which is no proof of equality: a task with few "
         f"queries has a wide interval. With fewer than {MIN_QUERIES} queries nothing is claimed. "
         "With many tasks, about one verdict in twenty would come about by chance between equal systems.",
+        *(f"\n{line}" for line in findings(results)[1:]),  # the first says in short what stands above
     ]
     return "\n".join(lines)
 
@@ -315,7 +301,8 @@ def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
         return made
 
     def means(entry: Mapping[str, Any]) -> list[str]:
-        return [f"{entry['systems'][system][PRIMARY]['mean']:.3f}" for system in systems]
+        scores = {system: entry["systems"][system][PRIMARY] for system in systems}
+        return [*(f"{one['mean']:.3f}" for one in [*scores.values()][:-1]), _interval(scores[last])]
 
     def word(one: Mapping[str, Any], before: str = "") -> Text:
         return Text(before + one["verdict"], style=STYLES[one["verdict"]])

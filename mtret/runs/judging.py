@@ -20,6 +20,8 @@ from mtret.data.roles import check_leakage, role_of, seen_document_share
 from mtret.data.tasks import Task
 from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory
 from mtret.errors import UserError, nearest
+from mtret.evaluation.dev_sample import dev_samples
+from mtret.evaluation.findings import findings
 from mtret.evaluation.report import terminal_table, write_report
 from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
 from mtret.files import AnyPath, locate, read_arrays, replace_arrays
@@ -29,8 +31,10 @@ from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
+from mtret.run_config import RunConfig
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
-from mtret.runs.setting import check_writable, load_suite, versions
+from mtret.runs.preparing import mixture_tasks
+from mtret.runs.setting import check_writable, content_sha256, load_suite, versions
 
 DEPTH = 100  # results of every search
 
@@ -67,8 +71,14 @@ class _Asked:
 Vectors = Mapping[str, tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]]
 
 
-def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, console: Console) -> dict[str, Any]:
+def judge(
+    model: str, suite: Suite | str, config: JudgeConfig, folder: AnyPath, console: Console, sample: str = ""
+) -> dict[str, Any]:
     """Evaluates `model` on a suite, writes results.json, report.md and results.png to `folder`, and shows the verdict.
+
+    Args:
+      suite: or its name; empty for a model that mtret trained: that of its training.
+      sample: what was sampled of the suite, in words, where it is not the whole.
 
     Raises UserError where model, suite or tasks are not in order, or a task's queries were trained on.
     """
@@ -82,7 +92,8 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
     artefact = load_artefact(model, ModelConfig(model, operands=config.operands))
-    suite = load_suite(suite_name)
+    if isinstance(suite, str):
+        suite = load_suite(suite or artefact.details.get("config", {}).get("suite", ""))
     asked = _asked(suite, artefact, config)
     say(
         console,
@@ -110,7 +121,7 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
             pooled = _pooled(asked, vectors, config, cache)
     results = build_results(
         outcomes,
-        protocol=_protocol(model, suite, artefact, config, time.monotonic() - began),
+        protocol={"sample": sample or "none"} | _protocol(model, suite, artefact, config, time.monotonic() - began),
         seed=config.seed,
         mixture=_mixture(artefact),
         pooled=pooled,
@@ -121,7 +132,31 @@ def judge(model: str, suite_name: str, config: JudgeConfig, folder: AnyPath, con
             results["dimensions"] = _by_dimension(asked, vectors, config)
     write_report(results, folder)
     console.print(terminal_table(results))
+    for line in findings(results):
+        say(console, line)
     return results
+
+
+def judge_dev_samples(workdir: AnyPath, config: RunConfig, console: Console) -> dict[str, Any] | None:
+    """The verdict at the end of a training: on the dev samples that it was watched by, and on such samples of the tasks
+    that it did not see. Results in `workdir`/dev_sample; None where no task has a dev split."""
+    suite = load_suite(config.suite)
+    artefact = load_artefact(str(workdir))
+    readable = [task for task in suite.tasks.values() if reads(artefact, task)]
+    trained = mixture_tasks(suite, config)
+    others = [task for task in readable if task.name not in {one.name for one in trained}]
+    samples = dev_samples([*trained, *others], config.dev, config.seed)
+    if not samples:
+        say(console, "no task has a dev split: mtret data check says what is missing")
+        return None
+    tasks = {name: samples[name].as_task() for name in sorted(samples)}
+    hashes = {name: content_sha256(task) for name, task in tasks.items()}
+    sampled = Suite(suite.folder, tasks, suite.sha256, hashes)
+    words = (
+        f"at most {config.dev.queries} queries a task, their gold documents and at most {config.dev.distractors} others"
+    )
+    settings = JudgeConfig(pooled=False, scann=False, operands=config.model.operands)
+    return judge(str(workdir), sampled, settings, workdir / "dev_sample", console, sample=words)
 
 
 def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked]:

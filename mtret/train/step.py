@@ -219,10 +219,15 @@ Step = Callable[[TrainState, PairBatch], tuple[TrainState, Float[Array, "metrics
 
 
 def compile_steps(
-    config: StepConfig, state: TrainState, planner: Planner, mesh: Mesh, specs: Tree
+    config: StepConfig,
+    state: TrainState,
+    planner: Planner,
+    mesh: Mesh,
+    specs: Tree,
+    only: Collection[Shape] | None = None,
 ) -> tuple[Mapping[Shape, Step], float]:
-    """By shape an executable, and the seconds they took; chunked, one serves all of a row length. The state is donated:
-    its memory is used again.
+    """By shape (of `only` these) an executable, and the seconds they took; chunked, one serves all of a row length. The
+    state is donated: its memory is used again.
 
     Executables, unlike jitted functions, cannot compile behind one's back: a shape that was not declared is an error.
     """
@@ -242,7 +247,7 @@ def compile_steps(
     def size(batch: PairBatch) -> int:
         return sum(math.prod(x.shape) for x in jax.tree.leaves((batch.texts, batch.documents)))
 
-    of = {shape: planner.abstract(shape) for shape in planner.shapes}
+    of = {shape: planner.abstract(shape) for shape in only or planner.shapes}
     distinct = sorted(set(of.values()), key=size, reverse=True)  # the longest compilation first
     with ThreadPoolExecutor(max_workers=4) as pool:
         executables = dict(zip(distinct, pool.map(compile_one, distinct), strict=True))

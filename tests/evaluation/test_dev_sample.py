@@ -124,3 +124,28 @@ def test_a_sample_is_a_function_of_seed_and_place() -> None:
 def test_a_task_without_a_dev_split_has_no_sample() -> None:
     tasks = [make_task("alpha", ("test",)), make_task("beta")]
     assert set(dev_samples(tasks, DevConfig(), seed=0)) == {"beta"}
+
+
+def test_a_sample_is_a_task_of_its_own_with_the_same_judgements() -> None:
+    task = make_task()
+    sample = dev_samples([task], DevConfig(queries=5, distractors=8), 3)["alpha"]
+    own = sample.as_task()
+    assert list(own.splits) == ["dev"]
+    assert own.query_texts == tuple(task.query_texts[row] for row in sample.queries)
+    assert own.document_ids == tuple(task.document_ids[row] for row in sample.documents)
+
+    def by_id(of: Task, pairs: Judgements) -> set[tuple[str, str, float]]:
+        names = zip(pairs.pair_queries(), pairs.documents, pairs.scores, strict=True)
+        return {(of.query_ids[query], of.document_ids[document], float(score)) for query, document, score in names}
+
+    kept = {
+        pair for pair in by_id(task, task.splits["dev"]) if pair[0] in own.query_ids and pair[1] in own.document_ids
+    }
+    assert by_id(own, own.splits["dev"]) == kept
+    assert {pair for pair in kept if pair[2] > 0} == {
+        pair for pair in by_id(task, task.splits["dev"]) if pair[0] in own.query_ids and pair[2] > 0
+    }
+    everything = dev_samples([task], DevConfig(), 3)["alpha"].as_task()
+    assert everything.exclude is not None
+    assert task.exclude is not None
+    assert by_id(everything, everything.exclude) == by_id(task, task.exclude)

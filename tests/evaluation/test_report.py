@@ -98,7 +98,7 @@ def test_the_terminal_shows_roles_and_a_verdict_per_task(results: dict[str, Any]
     with console.capture() as capture:
         console.print(terminal_table(results))
     text = capture.get()
-    assert re.search(r"In-domain +2 +0\.\d{3} +0\.\d{3} +0\.\d{3} +0\.\d{3} *\n", text)
+    assert re.search(r"In-domain +2 +0\.\d{3} +0\.\d{3} +0\.\d{3} +0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] *\n", text)
     one = results["roles"]["in_domain"]["differences"]["untuned"]
     low, high = one["ci95"]
     shown = f"{one['mean']:+.3f}", f"[{low:+.3f}, {high:+.3f}]", one["verdict"]

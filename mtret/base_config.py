@@ -1,13 +1,14 @@
-"""Every key there is, with its default and its meaning. Other configurations give what they change, nothing else.
+"""Every key of a training's configuration, with its default and its meaning. A configuration may give what it changes
+and nothing else.
 
-A test keeps this file equal to the defaults in the code, so it can be trusted as a reference. On the command line:
-`--config.batch.queries=128`, `--config.mixture.weights=banking77:2,aws_kb:1`.
+On the command line: `--config.batch.queries=128`, `--config.mixture.weights=banking77:2,aws_kb:1`.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
+    """What `mtret train --config` asks for."""
     return ConfigDict(
         {
             "suite": "",  # a folder of task folders, or "enterprise"; --suite goes before it
@@ -37,6 +38,7 @@ def get_config() -> ConfigDict:
             },
             "mixture": {
                 "tasks": (),  # names; empty: every task of the suite that has a train split
+                "hold_out": (),  # tasks and families that are left out of it, to be judged on
                 "weights": {},  # explicit shares by task name; tasks left out get n^alpha
                 "alpha": 0.5,  # a task with n training queries is drawn in proportion to n^alpha
                 "generic": 0.1,  # of the steps, those with templates.generic in place of the task's instruction

@@ -1,0 +1,299 @@
+"""A configuration becomes tasks, starting models, a plan of batches and a step: all that a training needs."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from rich.console import Console
+
+from mtret.artefact.folder import load_artefact
+from mtret.artefact.retriever import Retriever
+from mtret.console import say, timed
+from mtret.data.formats import Suite
+from mtret.data.images import Images
+from mtret.data.planning import Planner
+from mtret.data.shapes import Shape
+from mtret.data.tasks import Task
+from mtret.data.tokenize import Tokenizer
+from mtret.data.training_tasks import TrainingTask, training_task
+from mtret.errors import UserError, nearest
+from mtret.evaluation.dev_sample import DevSample, dev_samples
+from mtret.files import AnyPath
+from mtret.index.encode import Texts
+from mtret.index.exact import cut
+from mtret.models import hf, hf_images
+from mtret.processes import Peers
+from mtret.pytrees import Tree, flatten
+from mtret.run_config import RunConfig
+from mtret.runs.setting import read_all_pixels
+from mtret.train.loop import Evaluate
+from mtret.train.optim import frozen_paths, optimizer
+from mtret.train.sharding import make_mesh, param_specs
+from mtret.train.step import StepConfig, initial_params
+
+BLIND = "; its documents are images, which need an image tower: model.vision.source"
+
+
+def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
+    """The tasks that the configuration trains on; all with a train split where it names none; less what it holds out.
+
+    Raises UserError for a name that the suite does not have.
+    """
+    sees = bool(config.model.vision.source)
+    names = config.mixture.tasks or tuple(
+        name for name, task in suite.tasks.items() if "train" in task.splits and (sees or task.images is None)
+    )
+    for name in names:
+        if name not in suite.tasks:
+            raise UserError(f"mixture.tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
+        if suite.tasks[name].images is not None and not sees:
+            raise UserError(
+                f"mixture.tasks: '{name}' is a task of images, which needs an image tower; name one in "
+                "model.vision.source, or 'scratch'"
+            )
+    if reserved := {"query", "document"} & set(names):
+        raise UserError(f"mixture.tasks: '{reserved.pop()}' is the name of a prompt of every model; rename the task")
+    if len(set(names)) < len(names):
+        raise UserError(f"mixture.tasks: a task is named twice in {', '.join(names)}")
+    if not names:
+        unseen = "" if sees or not any(task.images for task in suite.tasks.values()) else BLIND
+        raise UserError(f"{suite.folder}: no task has a train split, so there is nothing to train on{unseen}")
+    held = held_out(suite, config)
+    if not (kept := [name for name in names if name not in held]):
+        raise UserError(
+            f"mixture.hold_out: {', '.join(config.mixture.hold_out)} is all that could be trained; hold out less"
+        )
+    return [suite.tasks[name] for name in kept]
+
+
+def held_out(suite: Suite, config: RunConfig) -> set[str]:
+    """The tasks that `mixture.hold_out` names, itself or by their family. Raises UserError for a name of neither."""
+    families = {task.card.family for task in suite.tasks.values()}
+    for name in config.mixture.hold_out:
+        if name not in families and name not in suite.tasks:
+            known = sorted({*families, *suite.tasks})
+            raise UserError(f"mixture.hold_out: no task or family '{name}' in {suite.folder}.{nearest(name, known)}")
+    wanted = set(config.mixture.hold_out)
+    return {name for name, task in suite.tasks.items() if wanted & {name, task.card.family}}
+
+
+def untrainable(suite: Suite, config: RunConfig, tasks: Sequence[Task]) -> list[str]:
+    """A line for each task that has a train split and is left out all the same, where no mixture was named."""
+    chosen = {task.name for task in tasks}
+    if config.mixture.tasks:
+        return []
+    held = held_out(suite, config)
+    return [
+        f"{name}: held out, to be judged on" if name in held else f"{name}: left out{BLIND}"
+        for name, task in sorted(suite.tasks.items())
+        if "train" in task.splits and name not in chosen
+    ]
+
+
+def start_models(config: RunConfig, tasks: Sequence[Task]) -> Retriever:
+    """What the training starts from: the text encoder, a document tower where it is apart, an image tower where a task
+    has images."""
+    model = load_artefact(config.model.source, config.model).model
+    encoder, documents, images = model.encoder, model.documents, None
+    if config.model.documents != "shared":
+        documents = documents or encoder
+    elif documents is not None:
+        raise UserError(
+            f"model.source: {config.model.source} reads documents by a tower of their own; give "
+            "model.documents='frozen' or 'separate'"
+        )
+    if any(task.images for task in tasks):
+        own = config.model
+        images = hf_images.begin(own.vision, encoder.features, config.seed, own.operands, own.remat)
+    elif config.model.vision.source:
+        raise UserError(
+            "model.vision.source: names an image tower, but no task of the mixture has images; leave it out"
+        )
+    return Retriever(encoder, documents, images)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training needs, before any state."""
+
+    planner: Planner
+    step: StepConfig
+    params: Tree
+    mesh: jax.sharding.Mesh
+    specs: Tree
+    evaluate: Evaluate | None
+
+
+def prepare(
+    config: RunConfig,
+    tasks: Sequence[Task],
+    model: Retriever,
+    cache: AnyPath,
+    console: Console,
+    peers: Peers,
+) -> Prepared:
+    """Tokenises, plans every batch, and says what will be trained on.
+
+    Raises UserError where configuration, tasks and encoder do not fit together.
+    """
+    encoder, images = model.encoder, model.images
+    mesh = make_mesh(config.batch.groups, config.mesh.fsdp)
+    tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
+    pixels = read_all_pixels(tasks, images.config.image_size, cache, console) if images else {}
+    with timed(console, "tokenising"):
+        training = [
+            training_task(task, tokenizer, config.templates, config.batch, pixels.get(task.name)) for task in tasks
+        ]
+    _check_lengths(training, encoder)
+    if any(dimension >= encoder.features for dimension in config.loss.dimensions):
+        raise UserError(
+            f"loss.dimensions: {config.loss.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
+            "features, which are trained anyway; name smaller numbers"
+        )
+    if any(not 0 < dimension < encoder.features for dimension in config.dev.dimensions):
+        raise UserError(
+            f"dev.dimensions: {config.dev.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
+            "features; name smaller numbers"
+        )
+    apart = model.documents is not None
+    patches = images.config.patches if images else 1
+    arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, apart, patches
+    planner = Planner(training, *arguments)
+    with timed(console, "planning"):
+        shapes = planner.shapes
+    _print_plan(planner, shapes, tasks, training, config, console)
+    params = initial_params(
+        encoder.params,
+        config.loss,
+        config.model.lora,
+        config.seed,
+        documents=model.documents.params if model.documents else None,
+        vision=images.params if images else None,
+    )
+    optim = config.optim
+    if config.model.documents == "frozen":
+        optim = replace(optim, train=(("documents/.*", False), *optim.train))
+    frozen = frozen_paths(params, optim)
+    specs = param_specs(params, config.mesh)
+    step = StepConfig(
+        tower=encoder.tower,
+        optimizer=optimizer(optim, params, config.loop.steps),
+        loss=config.loss,
+        group_queries=planner.group_queries,
+        group_texts=planner.group_texts,
+        chunked=config.batch.chunk_tokens is not None,
+        dropout=config.model.dropout != 0.0,
+        seed=config.seed,
+        lora=config.model.lora,
+        frozen=frozen,
+        vision=images.tower if images else None,
+    )
+    _print_trained(params, frozen, console)
+    samples = dev_samples(tasks, config.dev, config.seed)
+    evaluate = _dev_evaluator(samples, model, tokenizer, pixels, config, peers) if samples else None
+    return Prepared(planner, step, params, mesh, specs, evaluate)
+
+
+def _check_lengths(training: Sequence[TrainingTask], encoder: hf.Pretrained) -> None:
+    """Nor would anyone embed so long a text later: what is deployed truncates it."""
+    for task in training:
+        texts = ("query_length",) if isinstance(task.documents, Images) else ("query_length", "document_length")
+        for name in texts:
+            if getattr(task.config, name) > encoder.max_length:
+                raise UserError(
+                    f"batch.{name}: {getattr(task.config, name)} tokens for task '{task.name}', but the encoder in "
+                    f"{encoder.folder} reads {encoder.max_length}; give {encoder.max_length} or less"
+                )
+
+
+def _print_plan(
+    planner: Planner,
+    shapes: Mapping[Shape, int],
+    tasks: Sequence[Task],
+    training: Sequence[TrainingTask],
+    config: RunConfig,
+    console: Console,
+) -> None:
+    families = sorted({task.card.family for task in tasks})
+    queries = sum(len(task.queries) for task in training)
+    pairs = sum(len(task.positives.documents) for task in training)
+    batch = config.batch
+    say(console, f"{len(tasks)} tasks of {len(families)} families: {', '.join(families)}")
+    say(console, f"{queries:,} distinct queries, {pairs:,} pairs")
+    say(
+        console,
+        f"batch {batch.queries} queries, {batch.positives} positive(s) and {batch.negatives} hard negatives each, at "
+        f"most {batch.query_length}/{batch.document_length} tokens, in {batch.groups} group(s)",
+    )
+    words = ", ".join(f"{_in_words(shape)} ({count})" for shape, count in shapes.items())
+    chunks = f", in chunks of {batch.chunk_tokens:,} tokens" if batch.chunk_tokens else ""
+    say(console, f"{len(shapes)} shapes{chunks}, rows x tokens (steps): {words}")
+
+
+def _in_words(shape: Shape) -> str:
+    words = f"{shape.rows} x {shape.length}"
+    if shape.document_length:
+        return f"{words} and {shape.document_rows} x {shape.document_length}"
+    return f"{words} and {shape.document_rows} images" if shape.document_rows else words
+
+
+def _print_trained(params: Tree, frozen: Collection[str], console: Console) -> None:
+    if frozen:
+        sizes = sizes_of(params, frozen)
+        trained, whole = sizes["trained"], sizes["all"]
+        say(console, f"trained: {trained:,} of {whole:,} parameters ({trained / whole:.1%}), the others are frozen")
+
+
+def sizes_of(params: Tree, frozen: Collection[str]) -> dict[str, int]:
+    """Numbers of all parameters and of those that are trained."""
+    sizes = {path: int(np.prod(leaf.shape)) for path, leaf in flatten(params).items()}
+    return {"all": sum(sizes.values()), "trained": sum(n for path, n in sizes.items() if path not in frozen)}
+
+
+def bytes_of(tree: Any) -> int:
+    """Of all arrays in it."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _dev_evaluator(
+    samples: Mapping[str, DevSample],
+    model: Retriever,
+    tokenizer: Tokenizer,
+    pixels: Mapping[str, UInt8[np.ndarray, "_ S S 3"]],
+    config: RunConfig,
+    peers: Peers,
+) -> Evaluate:
+    """Scores of parameters on the dev samples, by task, and their mean, which of cut vectors alone is kept
+    (`mean@128`). Processes share out the tasks."""
+    parts: list[tuple[Texts, Texts | Images]] = []
+    limit = model.encoder.max_length
+    own = list(samples.items())[peers.index :: peers.count]
+    rounds = count()
+    for _, sample in own:
+        task = sample.task
+        prompt = config.templates.query_prefix(task.card.instruction)
+        queries = tokenizer.after(prompt, [task.query_texts[i] for i in sample.queries])
+        side: Texts | Images
+        if task.images:
+            side = Images(pixels[task.name], sample.documents.astype(np.int64))
+        else:
+            texts = [task.document_texts[i] for i in sample.documents]
+            side = Texts(tokenizer.after(config.templates.document_prefix, texts), limit)
+        parts.append((Texts(queries, limit), side))
+
+    def evaluate(params: Tree) -> dict[str, float]:
+        sides = model.with_params(params).embedders()(parts)
+        mine = {name: sample.ndcg_at_10(*side) for (name, sample), side in zip(own, sides, strict=True)}
+        for features in config.dev.dimensions:
+            for (name, sample), (queries, documents) in zip(own, sides, strict=True):
+                mine[f"{name}@{features}"] = sample.ndcg_at_10(cut(queries, features), cut(documents, features))
+        found = {name: score for each in peers.gather(f"dev/{next(rounds)}", mine) for name, score in each.items()}
+        means = {"mean": [found[name] for name in samples]}
+        means |= {f"mean@{d}": [found[f"{name}@{d}"] for name in samples] for d in config.dev.dimensions}
+        return {name: float(np.mean(each)) for name, each in means.items()} | {name: found[name] for name in samples}
+
+    return evaluate

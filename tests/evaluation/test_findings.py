@@ -1,0 +1,41 @@
+"""Sentences on a results dictionary."""
+
+from typing import Any
+
+from mtret.evaluation.findings import findings, hurt_tasks, nothing_unseen
+from mtret.evaluation.report import markdown
+
+
+def test_the_whole_is_counted_by_its_words(results: dict[str, Any]) -> None:
+    words = [task["differences"]["hybrid"]["verdict"] for task in results["tasks"].values()]
+    counts = ", ".join(f"{w} on {words.count(w)}" for w in ("better", "no difference", "WORSE") if w in words)
+    assert findings(results)[0] == f"Against the hybrid, `tuned` is {counts} of {len(words)} tasks."
+
+
+def test_tasks_that_training_made_worse_are_named_by_what_can_be_done(results: dict[str, Any]) -> None:
+    for name in ("alpha", "gamma"):
+        results["tasks"][name]["differences"]["untuned"]["verdict"] = "WORSE"
+    results["mixture"]["tasks"] = ["alpha"]
+    assert hurt_tasks(results) == ["alpha", "gamma"]
+    said = findings(results)
+    assert any("alpha" in line and "`mtret train --hold_out=alpha` trains without." in line for line in said)
+    assert any("gamma" in line and "Serve those untuned" in line for line in said)
+    assert all(line in markdown(results) for line in said[1:])
+
+
+def test_where_nothing_was_held_out_the_report_says_how_to(results: dict[str, Any]) -> None:
+    assert not nothing_unseen(results)
+    assert not any("held out" in line for line in findings(results))
+    for task in results["tasks"].values():
+        task["role"] = "in_domain"
+    assert nothing_unseen(results)
+    results["mixture"] = {"tasks": ["alpha", "beta"], "families": ["table", "article"]}
+    assert "`mtret train --hold_out=table --workdir=...`" in findings(results)[-1]
+    results["mixture"]["families"] = ["table"]  # without the family there would be nothing left
+    assert "`mtret train --hold_out=alpha --workdir=...`" in findings(results)[-1]
+    results["mixture"]["tasks"] = ["alpha"]
+    assert findings(results)[-1].endswith("that takes a second task, to hold out.")
+
+
+def test_an_untuned_model_has_no_verdict(results: dict[str, Any]) -> None:
+    assert findings(results | {"mixture": None}) == []
