@@ -12,12 +12,13 @@ HEAD = """# Every command and flag
 
 Written by `docs/write_commands.py` from the code. `mtret COMMAND --help` says the same.
 
-Flags are `--name=value`; a switch is `--name` or `--noname`. Lists are separated by commas. Exit codes: 0, 2 after one line that
-says what is wrong and what to do, 128 + n after signal n.
+Flags are `--name=value`; a switch is `--name` or `--noname`. Lists are separated by commas. Exit codes: 0, 2 after one
+line that says what is wrong and what to do, 128 + n after signal n.
 """
 
 
 def page() -> str:
+    """The whole page."""
     parts = [HEAD]
     for name, command in COMMANDS.items():
         values = FlagValues()

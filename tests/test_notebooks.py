@@ -1,4 +1,4 @@
-"""The notebooks hold no outputs, and run from top to bottom as they are, but for the values in the cell that says so."""
+"""The notebooks hold no outputs, and run from top to bottom as they are, but for the values of their parameters."""
 
 import copy
 import json

@@ -33,6 +33,7 @@ from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.run_config import RunConfig
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.exporting import open_model
 from mtret.runs.preparing import mixture_tasks
 from mtret.runs.setting import check_writable, content_sha256, load_suite, versions
 
@@ -91,7 +92,7 @@ def judge(
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = load_artefact(model, ModelConfig(model, operands=config.operands))
+    artefact = open_model(model, ModelConfig(model, operands=config.operands))
     if isinstance(suite, str):
         suite = load_suite(suite or artefact.details.get("config", {}).get("suite", ""))
     asked = _asked(suite, artefact, config)

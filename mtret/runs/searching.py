@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from mtret.artefact.folder import load_artefact
 from mtret.artefact.retriever import embedder
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
@@ -16,6 +15,7 @@ from mtret.evaluation.retrieval import pool
 from mtret.index.encode import Texts
 from mtret.index.exact import NOTHING, search, tie_order
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.exporting import open_model
 from mtret.runs.setting import check_writable, load_suite
 
 
@@ -42,7 +42,7 @@ def answer(
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = load_artefact(model)
+    artefact = open_model(model)
     trained_on = artefact.details.get("config", {}).get("suite", "")
     suite = load_suite(suite_name or trained_on)
     if task_name not in suite.tasks:
