@@ -52,14 +52,14 @@ class RecordImage:
 
     split: Sequence[bytes]
     row: int
-    name: str  # of the split, for messages
+    name: str  # of the data set and the task, for messages
 
     def read_bytes(self) -> bytes:
         """The image's file as it was."""
-        return _parse(self.split[self.row]).image
+        return _parse(self.split[self.row], ["image"])[0]
 
     def __str__(self) -> str:
-        return f"{self.name}[{self.row}]"
+        return f"{self.name} record {self.row}"
 
 
 def dataset_folder(data_dir: Path, name: str, version: str) -> Path:
@@ -288,12 +288,12 @@ def _serialize(record: _Record) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def _parse(raw: bytes) -> _Record:
+def _parse(raw: bytes, keys: Sequence[str]) -> list[bytes]:
+    """Some values of a record, as they are stored."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     features = tf_example_pb2.Example.FromString(raw).features.feature
-    query, document, text, image, score = (features[key].bytes_list.value[0] for key in _Record._fields)
-    return _Record(query.decode(), document.decode(), text.decode(), image, float(np.frombuffer(score)[0]))
+    return [features[key].bytes_list.value[0] for key in keys]
 
 
 def _file_sha256(path: Path) -> str:
@@ -309,7 +309,7 @@ def _read(folder: Path) -> Suite:
         _check_files(folder, metadata["files"])
         builder = tfds.builder_from_directory(folder)
         label = f"{PREFIX}{builder.name}:{builder.version}"
-        tasks = {name: _read_task(builder, f"{label}/", name, about) for name, about in metadata["tasks"].items()}
+        tasks = {name: _read_task(builder, f"{label} {name}", name, about) for name, about in metadata["tasks"].items()}
         hashes = {name: about["sha256"] for name, about in metadata["tasks"].items()}
         return Suite(Path(label), tasks, metadata["sha256"], hashes)
 
@@ -359,28 +359,23 @@ def _read_task(builder: Any, label: str, name: str, about: Mapping[str, Any]) ->
     counts = about["records"]
     card = TaskCard(**{key: tuple(value) if isinstance(value, list) else value for key, value in about["card"].items()})
 
-    def records(part: str) -> list[_Record]:
-        found = [_parse(raw) for raw in _raw(_open(builder, _split(name, part)))] if counts[part] else []
+    def column(part: str, *keys: str) -> list[tuple[bytes, ...]]:
+        split = _split(name, part)
+        found = [tuple(_parse(raw, keys)) for raw in _raw(_open(builder, split))] if counts[part] else []
         if len(found) != counts[part]:
-            raise ValueError(f"{_split(name, part)} has {len(found)} records, not {counts[part]}")
+            raise ValueError(f"{split} has {len(found)} records, not {counts[part]}")
         return found
 
-    documents, queries = records(CORPUS), records(QUERIES)
-    images = None
-    if card.modality == "image":
-        split = _open(builder, _split(name, CORPUS))
-        paths = [RecordImage(split, row, f"{label}{_split(name, CORPUS)}") for row in range(len(documents))]
-        hashes = [hashlib.sha256(record.image).hexdigest() for record in documents]
-        images = ImageFiles(tuple(paths), tuple(hashes))
-    query_rows = {record.query_id: row for row, record in enumerate(queries)}
-    document_rows = {record.corpus_id: row for row, record in enumerate(documents)}
+    documents, queries = column(CORPUS, "corpus_id", "text"), column(QUERIES, "query_id", "text")
+    query_rows = {query: row for row, (query, _) in enumerate(queries)}
+    document_rows = {document: row for row, (document, _) in enumerate(documents)}
 
     def relation(part: str) -> Judgements:
-        pairs = records(part)
+        pairs = column(part, "query_id", "corpus_id", "score")
         return Judgements.from_pairs(
-            np.array([query_rows[pair.query_id] for pair in pairs], np.int32),
-            np.array([document_rows[pair.corpus_id] for pair in pairs], np.int32),
-            np.array([pair.score for pair in pairs], np.float64),
+            np.array([query_rows[query] for query, _, _ in pairs], np.int32),
+            np.array([document_rows[document] for _, document, _ in pairs], np.int32),
+            np.frombuffer(b"".join([score for _, _, score in pairs]), np.float64),
         )
 
     splits, negatives = (
@@ -388,15 +383,20 @@ def _read_task(builder: Any, label: str, name: str, about: Mapping[str, Any]) ->
     )
     return Task(
         card=card,
-        query_ids=tuple([record.query_id for record in queries]),
-        query_texts=tuple([record.text for record in queries]),
-        document_ids=tuple([record.corpus_id for record in documents]),
-        document_texts=tuple([record.text for record in documents]),
+        query_ids=tuple([query.decode() for query, _ in queries]),
+        query_texts=tuple([text.decode() for _, text in queries]),
+        document_ids=tuple([document.decode() for document, _ in documents]),
+        document_texts=tuple([text.decode() for _, text in documents]),
         splits=splits,
         negatives=negatives,
         exclude=relation(EXCLUDE) if EXCLUDE in counts else None,
-        images=images,
+        images=_images(_open(builder, _split(name, CORPUS)), label) if card.modality == "image" else None,
     )
+
+
+def _images(split: Sequence[bytes], label: str) -> ImageFiles:
+    hashes = [hashlib.sha256(_parse(raw, ["image"])[0]).hexdigest() for raw in _raw(split)]
+    return ImageFiles(tuple([RecordImage(split, row, label) for row in range(len(hashes))]), tuple(hashes))
 
 
 def _open(builder: Any, split: str) -> Sequence[bytes]:
