@@ -1,7 +1,7 @@
 """A suite as one data set of TensorFlow Datasets, in `array_record` files, written and read without TensorFlow.
 
-Each part of a task is a split, `TASK-PART`, in the order of the task's files: documents, queries, and pairs of ids. What
-is no record (cards, hashes) stands in `metadata.json`. The layout: docs/data.md.
+Each part of a task is a split, `TASK-PART`, in the order of the task's files: documents, queries, and pairs of ids.
+Cards and hashes stand in `metadata.json`. The layout: docs/data.md.
 """
 
 import hashlib
@@ -144,7 +144,9 @@ def _find(reference: str) -> Path:
     if not version:
         return _latest(data_dir / name, reference)
     if version not in (versions := _versions(data_dir / name)):
-        raise UserError(f"{PREFIX}{reference}: no version '{version}' in {data_dir / name}, only {', '.join(versions)}.")
+        raise UserError(
+            f"{PREFIX}{reference}: no version '{version}' in {data_dir / name}, only {', '.join(versions)}."
+        )
     return data_dir / name / version
 
 
