@@ -52,7 +52,9 @@ def no_overrides(overrides: list[str]) -> None:
 
 def define_suite(values: Flags) -> None:
     """--suite."""
-    flags.DEFINE_string("suite", "", "a folder of task folders, or 'enterprise' (embedded)", flag_values=values)
+    flags.DEFINE_string(
+        "suite", "", "a folder of task folders, 'enterprise' (embedded), or tfds:NAME, a data set", flag_values=values
+    )
 
 
 def of_the_system(error: OSError) -> UserError:

@@ -1,15 +1,12 @@
 """`mtret data ...`: task folders read, measured and written."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
+from mtret.commands.common import Flags, console, define_suite, no_overrides, required
 from mtret.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
-from mtret.commands.common import Flags, console, no_overrides, required
 
 
 def check(values: Flags, overrides: list[str]) -> None:
@@ -98,3 +95,31 @@ def write_enterprise(values: Flags, overrides: list[str]) -> None:
         raise UserError(f"{out}: exists already and is never overwritten; give another --out")
     write_suite(out)
     print(f"wrote {out}\nnext: mtret data check --suite={out}")
+
+
+def define_tfds(values: Flags) -> None:
+    define_suite(values)
+    flags.DEFINE_string("out", "", "the data folder; the data set goes to OUT/NAME/VERSION there", flag_values=values)
+    flags.DEFINE_string("name", "", "of the data set; that of the suite's folder if not given", flag_values=values)
+    flags.DEFINE_string("version", "1.0.0", "of the data set", flag_values=values)
+
+
+def write_tfds(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    name = required(values, "suite")
+    from mtret.files import locate
+
+    out = locate(required(values, "out"))
+    if not isinstance(out, Path):
+        raise UserError(f"--out={out}: array_record files are written to local folders only; give one, and copy it")
+    from mtret.console import Bar
+    from mtret.data.tfds_suites import PREFIX, count_records, dataset_folder, write_dataset
+    from mtret.runs.setting import check_writable, load_suite
+
+    check_writable(out, "--out")
+    own = values["name"].value or locate(name.rstrip("/")).name
+    folder = dataset_folder(out, own, values["version"].value or "")
+    suite = load_suite(name)
+    with Bar(console(), "writing records", count_records(suite)) as bar:
+        write_dataset(suite, folder, bar.advance)
+    print(f"wrote {folder}\nnext: mtret data check --suite={PREFIX}{folder}")

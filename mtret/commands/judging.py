@@ -18,7 +18,10 @@ from mtret.commands.common import Flags, console, no_overrides, required
 def define_evaluate(values: Flags) -> None:
     flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
     flags.DEFINE_string(
-        "suite", "", "a folder of task folders, or 'enterprise'; that of the training if not given", flag_values=values
+        "suite",
+        "",
+        "a folder of task folders, 'enterprise', or tfds:NAME; that of the training if not given",
+        flag_values=values,
     )
     flags.DEFINE_enum(
         "split", "dev", ["dev", "test"], "the judged split; test is asked for by name", flag_values=values

@@ -18,7 +18,9 @@ from mtret.commands.common import Flags, console, of_a_store, of_the_system, req
 
 
 def define_train(values: Flags) -> None:
-    flags.DEFINE_string("suite", "", "a folder of task folders, or 'enterprise' (embedded)", flag_values=values)
+    flags.DEFINE_string(
+        "suite", "", "a folder of task folders, 'enterprise' (embedded), or tfds:NAME, a data set", flag_values=values
+    )
     flags.DEFINE_string("workdir", "", "the run's folder; the same command again resumes", flag_values=values)
     flags.DEFINE_string(
         "config",
@@ -106,7 +108,9 @@ def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "
 
 
 def define_init(values: Flags) -> None:
-    flags.DEFINE_string("suite", "", "a folder of task folders, or 'enterprise' (embedded)", flag_values=values)
+    flags.DEFINE_string(
+        "suite", "", "a folder of task folders, 'enterprise' (embedded), or tfds:NAME, a data set", flag_values=values
+    )
     flags.DEFINE_list(
         "hold_out", [], "tasks and families to leave out of the training, to be judged on", flag_values=values
     )

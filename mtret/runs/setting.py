@@ -42,9 +42,16 @@ VERSIONS = (
 
 
 def load_suite(name: str) -> Suite:
-    """A folder of task folders, or the embedded `enterprise`. Raises UserError for the first mistake in it."""
+    """A folder of task folders, `tfds:` and a data set, or the embedded `enterprise`.
+
+    Raises UserError for the first mistake in it.
+    """
     if not name:
         raise UserError("no suite: give --suite=FOLDER, --suite=enterprise, or `suite` in the configuration")
+    if name.startswith("tfds:"):
+        from mtret.data.tfds_suites import read_dataset
+
+        return read_dataset(name.removeprefix("tfds:"))
     if name != "enterprise":
         folder = locate(name)
         with reaching(folder):
