@@ -62,7 +62,7 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     config = JudgeConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
     folder = locate(out) if out else place / config.split
     results = judge(model, suite, config, folder, console())
-    print(f"wrote {folder}/results.json, report.md and results.png")
+    print(f"wrote {folder}/results.json, queries.jsonl, report.md and results.png")
     example = next(iter(results["tasks"]))
     print(f'next: mtret search {model} {example} "a query"')
 
