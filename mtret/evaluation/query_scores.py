@@ -78,7 +78,12 @@ def results_file(name: str) -> AnyPath:
     """The results.json that a user means: the file itself, or the folder that holds it."""
     path = locate(name)
     with reaching(path):
-        return path / "results.json" if path.is_dir() else path
+        if not path.is_dir():
+            return path
+        found = [split for split in ("test", "dev", "dev_sample") if (path / split / "results.json").exists()]
+        if found and not (path / "results.json").exists():
+            raise UserError(f"{path}: holds no results.json; give {path / found[0]}, which does")
+        return path / "results.json"
 
 
 def read_query_scores(name: str) -> QueryScores:
