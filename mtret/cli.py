@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mtret.commands import data, judging, models, results, training
+from mtret.commands import data, judging, models, results, system, training
 from mtret.commands.common import Command, Flags, define_suite, of_a_store, of_the_system
 from mtret.errors import UserError, nearest
 
@@ -179,6 +179,13 @@ COMMANDS: dict[str, Command] = {
         judging.define_search,
         judging.search,
         files="words",
+    ),
+    "doctor": Command(
+        "say what this machine has and lacks: devices, versions, memory, disk, optional parts",
+        "mtret doctor",
+        system.define_doctor,
+        system.doctor,
+        more=("mtret doctor --json",),
     ),
     "data import": Command(
         "make a task folder of tables: CSV, TSV, JSON Lines, Parquet, or a folder of BEIR's layout",
