@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mtret.commands import data, judging, models, results, system, training
+from mtret.commands import data, encoding, judging, models, results, system, training
 from mtret.commands.common import Command, Flags, define_suite, of_a_store, of_the_system
 from mtret.errors import UserError, nearest
 
@@ -179,6 +179,16 @@ COMMANDS: dict[str, Command] = {
         judging.define_search,
         judging.search,
         files="words",
+    ),
+    "encode": Command(
+        "write the vectors of a task's documents or queries, or of any texts, for a store of vectors",
+        "mtret encode --model=runs/quickstart --task=it_article --out=articles.parquet",
+        encoding.define_encode,
+        encoding.encode,
+        more=(
+            "mtret encode --model=runs/quickstart --texts=corpus.jsonl --dimensions=128 --out=corpus.parquet",
+            "mtret encode --model=runs/quickstart --texts=- --prompt=it_article --out=queries.jsonl < queries.txt",
+        ),
     ),
     "doctor": Command(
         "say what this machine has and lacks: devices, versions, memory, disk, optional parts",
