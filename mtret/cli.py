@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mtret.commands import data, encoding, judging, models, results, system, training
+from mtret.commands import completion, data, encoding, judging, models, results, system, training
 from mtret.commands.common import Command, Flags, define_suite, of_a_store, of_the_system
 from mtret.errors import UserError, nearest
 
@@ -196,6 +196,14 @@ COMMANDS: dict[str, Command] = {
         system.define_doctor,
         system.doctor,
         more=("mtret doctor --json",),
+    ),
+    "completion": Command(
+        "print a script that completes commands, flags and files in bash or zsh",
+        "mtret completion bash > ~/.local/share/bash-completion/completions/mtret",
+        completion.define_completion,
+        lambda values, overrides: completion.completion(values, COMMANDS),
+        files="shell",
+        more=("mtret completion zsh > ~/.zfunc/_mtret  # in a folder of $fpath",),
     ),
     "data import": Command(
         "make a task folder of tables: CSV, TSV, JSON Lines, Parquet, or a folder of BEIR's layout",
