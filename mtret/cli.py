@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mtret.commands import data, judging, models, training
+from mtret.commands import completion, data, encoding, judging, models, results, system, training
 from mtret.commands.common import Command, Flags, define_suite, of_a_store, of_the_system
 from mtret.errors import UserError, nearest
 
@@ -110,7 +110,11 @@ def _help(name: str, command: Command) -> str:
         flag = values[flag_name]
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"
         lines.append(f"  --{flag_name}\n      {flag.help}{default}")
-    return "\n".join([f"mtret {name}: {command.purpose}", "", "flags:", *lines, "", "example:", f"  {command.example}"])
+    examples = [command.example, *command.more]
+    title = "example:" if len(examples) == 1 else "examples:"
+    return "\n".join(
+        [f"mtret {name}: {command.purpose}", "", "flags:", *lines, "", title, *(f"  {example}" for example in examples)]
+    )
 
 
 COMMANDS: dict[str, Command] = {
@@ -133,10 +137,23 @@ COMMANDS: dict[str, Command] = {
         judging.evaluate,
     ),
     "report": Command(
-        "rebuild tables and plot from a results.json",
+        "rebuild tables and plot from a results.json, or lay several out as one table for a paper",
         "mtret report --results=runs/quickstart/test/results.json",
-        judging.define_report,
-        judging.report,
+        results.define_report,
+        results.report,
+        files="results",
+        more=(
+            "mtret report runs/seed0/test runs/seed1/test --format=latex --per_task",
+            "mtret report base=runs/a/test ours=runs/b/test --format=csv --out=scores.csv",
+        ),
+    ),
+    "compare": Command(
+        "tell which of two judged models is better, per task and role, query by query",
+        "mtret compare runs/first/test runs/second/test",
+        results.define_compare,
+        results.compare,
+        files="results",
+        more=("mtret compare before=runs/first/test after=runs/second/test --out=comparison",),
     ),
     "export": Command(
         "write a run's best parameters so far as a sentence-transformers folder",
@@ -162,6 +179,31 @@ COMMANDS: dict[str, Command] = {
         judging.define_search,
         judging.search,
         files="words",
+    ),
+    "encode": Command(
+        "write the vectors of a task's documents or queries, or of any texts, for a store of vectors",
+        "mtret encode --model=runs/quickstart --task=it_article --out=articles.parquet",
+        encoding.define_encode,
+        encoding.encode,
+        more=(
+            "mtret encode --model=runs/quickstart --texts=corpus.jsonl --dimensions=128 --out=corpus.parquet",
+            "mtret encode --model=runs/quickstart --texts=- --prompt=it_article --out=queries.jsonl < queries.txt",
+        ),
+    ),
+    "doctor": Command(
+        "say what this machine has and lacks: devices, versions, memory, disk, optional parts",
+        "mtret doctor",
+        system.define_doctor,
+        system.doctor,
+        more=("mtret doctor --json",),
+    ),
+    "completion": Command(
+        "print a script that completes commands, flags and files in bash or zsh",
+        "mtret completion bash > ~/.local/share/bash-completion/completions/mtret",
+        completion.define_completion,
+        lambda values, overrides: completion.completion(values, COMMANDS),
+        files="shell",
+        more=("mtret completion zsh > ~/.zfunc/_mtret  # in a folder of $fpath",),
     ),
     "data import": Command(
         "make a task folder of tables: CSV, TSV, JSON Lines, Parquet, or a folder of BEIR's layout",

@@ -1,6 +1,7 @@
 """The command line's own matter: help, names, what is imported when. Commands on data are tested in tests/runs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,10 +49,54 @@ def test_every_command_shows_all_its_flags_and_an_example_of_them(
     COMMANDS[name].define(values)
     for flag in values:
         assert f"  --{flag}\n      {values[flag].help}" in out
-    assert COMMANDS[name].example in out
-    flags = [word[2:].split("=")[0] for word in COMMANDS[name].example.split() if word.startswith("--")]
-    assert all(flag in values or flag.startswith("config.") for flag in flags)
-    assert COMMANDS[name].example.startswith(f"mtret {name} ")
+    for example in (COMMANDS[name].example, *COMMANDS[name].more):
+        assert f"\n  {example}" in out
+        flags = [word[2:].split("=")[0] for word in example.split() if word.startswith("--")]
+        assert all(flag in values or flag.startswith("config.") for flag in flags)
+        assert f"{example} ".startswith(f"mtret {name} ")
+    assert ("\nexamples:\n" in out) == bool(COMMANDS[name].more)
+
+
+def completed(*words: str) -> list[str]:
+    """What bash offers for the last of these words."""
+    script = (
+        'source /dev/stdin <<< "$SCRIPT"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); compopt() { :; }; _mtret; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    from mtret.commands.completion import bash_script
+
+    environment = {**os.environ, "SCRIPT": bash_script(COMMANDS)}
+    done = subprocess.run(["bash", "-c", script, "bash", *words], capture_output=True, text=True, env=environment)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_commands_flags_and_their_values(tmp_path: Path) -> None:
+    assert completed("mtret", "ev") == ["evaluate"]
+    assert completed("mtret", "data", "") == [name.split()[1] for name in COMMANDS if name.startswith("data ")]
+    assert completed("mtret", "data", "check", "--s") == ["--suite="]
+    assert completed("mtret", "evaluate", "--al") == ["--allow_leakage"]
+    assert completed("mtret", "evaluate", "--split", "=") == ["dev", "test"]
+    assert completed("mtret", "evaluate", "--split", "=", "t") == ["test"]
+    assert completed("mtret", "completion", "") == ["bash", "zsh"]
+    (tmp_path / "runs").mkdir()
+    assert completed("mtret", "evaluate", "--model", "=", f"{tmp_path}/r") == [f"{tmp_path}/runs"]
+
+
+def test_both_shells_know_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    from absl.flags import FlagValues
+
+    for shell in ("bash", "zsh"):
+        code, out, err = answer(capsys, "completion", shell)
+        assert (code, err) == (0, "")
+        for name, command in COMMANDS.items():
+            values = FlagValues()
+            command.define(values)
+            line = next(line for line in out.splitlines() if line.startswith(f'    "{name}") '))
+            assert all(f"--{flag}" in line for flag in values)
+    assert answer(capsys, "completion", "fish")[0] == 2
+    assert answer(capsys, "completion")[2].startswith("mtret: completion: name one shell: ")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -25,6 +25,7 @@ class Command:
     define: Callable[[Flags], None]
     run: Callable[[Flags, list[str]], int | None]  # flags and `key=value` overrides -> exit code, None for 0
     files: str = ""  # a flag that takes what is not a flag
+    more: tuple[str, ...] = ()  # further examples, where one does not suffice
 
 
 def required(values: Flags, name: str) -> str:

@@ -1,4 +1,4 @@
-"""`mtret evaluate`, `report` and `search`."""
+"""`mtret evaluate` and `search`."""
 
 import json
 import sys
@@ -65,31 +65,9 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     config = JudgeConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
     folder = locate(out) if out else place / config.split
     results = judge(model, suite, config, folder, console())
-    print(f"wrote {folder}/results.json, report.md and results.png")
+    print(f"wrote {folder}/results.json, queries.jsonl, report.md and results.png")
     example = next(iter(results["tasks"]))
     print(f'next: mtret search {model} {example} "a query"')
-
-
-def define_report(values: Flags) -> None:
-    flags.DEFINE_string("results", "", "a results.json", flag_values=values)
-    flags.DEFINE_string("out", "", "folder of the report (default: where results.json lies)", flag_values=values)
-
-
-def report(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
-    from mtret.files import locate
-
-    source = locate(required(values, "results"))
-    from mtret.evaluation.report import terminal_table, write_report
-    from mtret.evaluation.results import read_results
-    from mtret.runs.setting import check_writable
-
-    folder = locate(values["out"].value) if values["out"].value else source.parent
-    results = read_results(source)
-    check_writable(folder, "--out")
-    write_report(results, folder)
-    console().print(terminal_table(results))
-    print(f"wrote {folder}/results.json, report.md and results.png")
 
 
 def define_search(values: Flags) -> None:

@@ -87,7 +87,7 @@ def train(values: Flags, overrides: list[str]) -> int | None:
         from mtret.runs.judging import judge_dev_samples
 
         if judge_dev_samples(workdir, config, console()) is not None:
-            print(f"wrote {workdir}/dev_sample/results.json, report.md and results.png")
+            print(f"wrote {workdir}/dev_sample/results.json, queries.jsonl, report.md and results.png")
     if peers.first:
         print(f"model: {model}\nnext: mtret evaluate --model={workdir} --suite={config.suite} --split=test")
     return None

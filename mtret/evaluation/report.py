@@ -110,20 +110,20 @@ def _roles(results: Mapping[str, Any]) -> str:
 def role_tables(roles: Mapping[str, Any], systems: Sequence[str]) -> str:
     """Markdown: every system's scores by role, and the last system's paired difference to each of the others."""
     shown = [(role, roles[role]) for role in ROLES if role in roles]
-    scores = _table(
+    scores = markdown_table(
         ["role", "tasks", "queries", *systems],
         [
             [ROLE_NAMES[role], len(one["tasks"]), one["n_queries"]]
-            + [_interval(one["systems"][system][PRIMARY]) for system in systems]
+            + [interval(one["systems"][system][PRIMARY]) for system in systems]
             for role, one in shown
         ],
     )
     if len(systems) < 2:
         return scores
-    differences = _table(
+    differences = markdown_table(
         [f"`{systems[-1]}` minus", *systems[:-1]],
         [
-            [ROLE_NAMES[role], *(_difference(one["differences"][system]) for system in systems[:-1])]
+            [ROLE_NAMES[role], *(difference(one["differences"][system]) for system in systems[:-1])]
             for role, one in shown
         ],
     )
@@ -148,8 +148,8 @@ def _tasks(results: Mapping[str, Any]) -> str:
             scores = {system: task["systems"][system][PRIMARY]["mean"] for system in systems}
             row = [name, task["family"], f"{task['n_queries']}{few}", task["n_documents"]]
             row += [_share(task["seen_document_share"]), *_means(scores)]
-            rows.append(row + ([_difference(task["differences"][other])] if other else []))
-        parts.append(f"### {ROLE_NAMES[role]}\n\n{_table(header, rows)}")
+            rows.append(row + ([difference(task["differences"][other])] if other else []))
+        parts.append(f"### {ROLE_NAMES[role]}\n\n{markdown_table(header, rows)}")
     return _with_heading("By task", intro, "\n\n".join(parts))
 
 
@@ -170,7 +170,7 @@ def _details(results: Mapping[str, Any]) -> str:
         f"`{last}`. Capped recall divides the hits by the most that the cut-off can hold, min(k, relevant documents). "
         "Every metric of every system, with its interval, is in results.json."
     )
-    table = _table(["task", *map(metric_name, common), "recall at the card's other cut-offs"], rows)
+    table = markdown_table(["task", *map(metric_name, common), "recall at the card's other cut-offs"], rows)
     return _with_heading("More metrics", intro, table)
 
 
@@ -184,10 +184,10 @@ def _images(results: Mapping[str, Any]) -> str:
     for name, task in sorted(seen.items()):
         scores = task["systems"][judged]
         row = [name, ROLE_NAMES[task["role"]], task["n_queries"], task["n_documents"]]
-        row += [_interval(scores["recall@10"]), f"{_chance(task):.3f}", _interval(scores[PRIMARY])]
+        row += [interval(scores["recall@10"]), f"{_chance(task):.3f}", interval(scores[PRIMARY])]
         if pooled:
             among = pooled[name]["systems"][judged]
-            row += [_interval(among["recall@10"]), _share(among[KIND]["mean"])]
+            row += [interval(among["recall@10"]), _share(among[KIND]["mean"])]
         rows.append(row)
     header = ["task", "role", "queries", "images", "recall@10", "by chance", metric_name(PRIMARY)]
     header += ["recall@10, pooled index", "own kind"] if pooled else []
@@ -195,7 +195,7 @@ def _images(results: Mapping[str, Any]) -> str:
         f"Documents that are images, which `{judged}` alone can read: these tasks count in no mean above. By chance: "
         "recall@10 of a random order."
     )
-    return _with_heading("Images", intro, _table(header, rows))
+    return _with_heading("Images", intro, markdown_table(header, rows))
 
 
 def _chance(task: Mapping[str, Any]) -> float:
@@ -214,7 +214,7 @@ def _dimensions(results: Mapping[str, Any]) -> str:
     ]
     judged = results["systems"][-1]
     intro = f"{metric_name(PRIMARY)} of `{judged}`, mean over tasks, by the first so many features of its vectors."
-    return _with_heading("Fewer features", intro, _table(["role", *found], rows))
+    return _with_heading("Fewer features", intro, markdown_table(["role", *found], rows))
 
 
 def _pooled(results: Mapping[str, Any]) -> str:
@@ -235,8 +235,8 @@ def _pooled(results: Mapping[str, Any]) -> str:
             task = pooled["tasks"][name]
             row = [name, *_means({system: task["systems"][system][PRIMARY]["mean"] for system in systems})]
             row += [_share(task["systems"][system].get(KIND, {}).get("mean")) for system in systems]
-            rows.append(row + ([_difference(task["differences"][other])] if other else []))
-    body = f"{role_tables(pooled['roles'], systems)}\n\n{_table(header, rows)}"
+            rows.append(row + ([difference(task["differences"][other])] if other else []))
+    body = f"{role_tables(pooled['roles'], systems)}\n\n{markdown_table(header, rows)}"
     return _with_heading("Pooled index", intro, body)
 
 
@@ -247,7 +247,7 @@ def _scann(results: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     keys = [key for key in dict.fromkeys(key for _, one in rows for key in one) if any(one.get(key) for _, one in rows)]
-    table = _table(
+    table = markdown_table(
         ["index", *(key.replace("_", " ") for key in keys)],
         [[name, *(_cell(one.get(key)) for key in keys)] for name, one in rows],
     )
@@ -302,7 +302,7 @@ def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
 
     def means(entry: Mapping[str, Any]) -> list[str]:
         scores = {system: entry["systems"][system][PRIMARY] for system in systems}
-        return [*(f"{one['mean']:.3f}" for one in [*scores.values()][:-1]), _interval(scores[last])]
+        return [*(f"{one['mean']:.3f}" for one in [*scores.values()][:-1]), interval(scores[last])]
 
     def word(one: Mapping[str, Any], before: str = "") -> Text:
         return Text(before + one["verdict"], style=STYLES[one["verdict"]])
@@ -341,19 +341,22 @@ def _with_heading(title: str, intro: str, body: str) -> str:
     return "\n\n".join(part for part in (f"## {title}", intro, body) if part)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Columns of numbers stand to the right."""
     filled = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     numeric = [all(row[i][:1] in "+-°*.0123456789" for row in filled) and i > 0 for i in range(len(header))]
     lines = [header, ["---:" if right else "---" for right in numeric], *filled]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _interval(one: Mapping[str, Any]) -> str:
+def interval(one: Mapping[str, Any]) -> str:
+    """`0.500 [0.450, 0.550]`"""
     low, high = one["ci95"]
     return f"{one['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _difference(one: Mapping[str, Any]) -> str:
+def difference(one: Mapping[str, Any]) -> str:
+    """`+0.050 [+0.010, +0.090] better`, in Markdown."""
     low, high = one["ci95"]
     return f"{one['mean']:+.3f} [{low:+.3f}, {high:+.3f}] {WORDS[one['verdict']]}"
 

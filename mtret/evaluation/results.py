@@ -24,6 +24,7 @@ def validate(results: Any, source: str = "results") -> None:
             raise _Mismatch(f"schema: must be '{SCHEMA}'")
         _RESULTS(results, "")
         _optional(_map_of(_map_of(_NUMBER)))(results.get("dimensions"), "dimensions")  # only where asked for
+        _optional(_QUERIES)(results.get("queries"), "queries")  # since queries.jsonl is kept
         _same_systems(results)
     except _Mismatch as mismatch:
         raise UserError(f"{source}: {mismatch}; write it with `mtret evaluate`") from None
@@ -148,6 +149,7 @@ _POOLED = _object(
         "roles": _ROLE,
     }
 )
+_QUERIES = _object({"file": _TEXT, "sha256": _TEXT, "metrics": _list_of(_TEXT)})
 _RESULTS = _object(
     {
         "protocol": _OPAQUE,

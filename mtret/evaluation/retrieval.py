@@ -38,6 +38,7 @@ class TaskOutcome:
     dropped_queries: tuple[str, ...] = ()  # ids of test queries that occur in training
     seen_document_share: float | None = None  # share of the gold documents that were positives in training
     scann: Mapping[str, Any] | None = None
+    judged_sha256: str | None = None  # of the data that the scores rest on
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +215,7 @@ def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
         "domain": card.domain,
         "images": outcome.task.images is not None,
         "role": outcome.role or "all",
+        "judged_sha256": outcome.judged_sha256,
         "n_documents": len(outcome.task.document_ids),
         "n_dropped": len(outcome.dropped_queries),
         "dropped_queries": list(outcome.dropped_queries[:NAMED_DROPPED_QUERIES]),

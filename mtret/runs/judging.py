@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from mtret.devices import cache_folder, device_line, keep_compilations, keep_mem
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.findings import findings
+from mtret.evaluation.query_scores import judged_sha256, with_query_scores
 from mtret.evaluation.report import terminal_table, write_report
 from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
 from mtret.files import AnyPath, locate, read_arrays, replace_arrays
@@ -75,7 +77,8 @@ Vectors = Mapping[str, tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m 
 def judge(
     model: str, suite: Suite | str, config: JudgeConfig, folder: AnyPath, console: Console, sample: str = ""
 ) -> dict[str, Any]:
-    """Evaluates `model` on a suite, writes results.json, report.md and results.png to `folder`, and shows the verdict.
+    """Evaluates `model` on a suite, writes results.json, queries.jsonl, report.md and results.png to `folder`, and
+    shows the verdict.
 
     Args:
       suite: or its name; empty for a model that mtret trained: that of its training.
@@ -131,6 +134,7 @@ def judge(
     if config.dimensions:
         with timed(console, "searching cut vectors"):
             results["dimensions"] = _by_dimension(asked, vectors, config)
+    results = with_query_scores(results, outcomes, folder)
     write_report(results, folder)
     console.print(terminal_table(results))
     for line in findings(results):
@@ -258,6 +262,7 @@ def _outcome(
         dropped_queries=one.dropped,
         seen_document_share=seen_document_share(task, config.split, artefact.record) if artefact.record else None,
         scann=approximate,
+        judged_sha256=judged_sha256(task, config.split),
     )
 
 
@@ -374,6 +379,18 @@ def _mixture(artefact: Artefact) -> dict[str, Any] | None:
     return {"tasks": [task.name for task in tasks], "families": sorted({task.family for task in tasks})}
 
 
+def _training(artefact: Artefact) -> dict[str, Any]:
+    """What tells runs of one configuration that differ by their seed: the seed, and a hash of all else."""
+    config = dict(artefact.details.get("config") or {})
+    if "seed" not in config or "merged" in artefact.details:
+        return {}
+    seed = config.pop("seed")
+    config.pop("mesh", None)  # changes nothing but speed
+    source = str(artefact.details.get("source_sha256"))
+    whole = json.dumps([config, source], sort_keys=True)
+    return {"training_seed": seed, "training_sha256": hashlib.sha256(whole.encode()).hexdigest()}
+
+
 def _protocol(model: str, suite: Suite, artefact: Artefact, config: JudgeConfig, seconds: float) -> dict[str, Any]:
     """What the numbers depend on, without places of this machine."""
     return {
@@ -384,6 +401,7 @@ def _protocol(model: str, suite: Suite, artefact: Artefact, config: JudgeConfig,
         "weights_sha256": artefact.model.weights_sha256,
         "source": artefact.details.get("source", locate(model).name),
         "step": artefact.details.get("step"),
+        **_training(artefact),
         "query_template": artefact.templates.query,
         "untuned_query_template": "{query}",
         "operands": config.operands,

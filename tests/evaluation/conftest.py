@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mtret.data.tasks import Judgements, Task, TaskCard
+from mtret.evaluation.query_scores import judged_sha256
 from mtret.evaluation.retrieval import PooledOutcome, TaskOutcome, TaskScores, build_results
 
 SYSTEMS = ("bm25", "untuned", "hybrid", "tuned")
@@ -58,16 +59,26 @@ def make() -> Callable[..., dict[str, Any]]:
     return make_results
 
 
-def make_results(systems: tuple[str, ...] = SYSTEMS, roles: bool = True, pooled: bool = True) -> dict[str, Any]:
+@pytest.fixture
+def outcomes() -> list[TaskOutcome]:
+    return make_outcomes(SYSTEMS, True)
+
+
+@pytest.fixture
+def outcomes_of() -> Callable[..., list[TaskOutcome]]:
+    return make_outcomes
+
+
+def make_outcomes(systems: tuple[str, ...] = SYSTEMS, roles: bool = True, seed: int = 0) -> list[TaskOutcome]:
     specs = [
         ("alpha", 200, "in_domain", (0.4, 0.5, 0.55, 0.7)),
         ("beta", 150, "in_domain", (0.6, 0.5, 0.62, 0.5)),
         ("gamma", 4, "zero_shot", (0.3, 0.4, 0.45, 0.65)),
     ]
-    outcomes, over_pool = [], {}
+    outcomes = []
     for number, (name, n, role, means) in enumerate(specs):
         task = make_task(name, n, 20, (1, 5, 15) if name == "alpha" else (1, 5, 10))
-        scores = make_scores(task, means[-len(systems) :], number, systems)
+        scores = make_scores(task, means[-len(systems) :], number + 10 * seed, systems)
         outcomes.append(
             TaskOutcome(
                 task,
@@ -76,9 +87,15 @@ def make_results(systems: tuple[str, ...] = SYSTEMS, roles: bool = True, pooled:
                 ("q7", "q9") if name == "alpha" else (),
                 0.25 if roles else None,
                 {"kind": "brute force", "recall": 1.0},
+                judged_sha256(task, "test"),
             )
         )
-        over_pool[name] = scores
+    return outcomes
+
+
+def make_results(systems: tuple[str, ...] = SYSTEMS, roles: bool = True, pooled: bool = True) -> dict[str, Any]:
+    outcomes = make_outcomes(systems, roles)
+    over_pool = {outcome.task.name: outcome.scores for outcome in outcomes}
     return build_results(
         outcomes,
         protocol={"split": "test", "index": "exact", "versions": {"jax": "0.10"}},

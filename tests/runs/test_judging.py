@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from mtret.errors import UserError
+from mtret.evaluation.query_scores import read_query_scores
 from mtret.evaluation.results import read_results
 from mtret.index.encode import Embedder
 from mtret.index.exact import Run
@@ -63,7 +64,16 @@ def test_a_finished_run_is_judged_whole_and_reproducibly(
     monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "cache"))
     judge(str(finished), str(tiny_suite), TEST, tmp_path / "out", console)
     results = read_results(tmp_path / "out" / "results.json")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "report.md", "results.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "queries.jsonl", "report.md", "results.json", "results.png",
+    }  # fmt: skip
+    kept = read_query_scores(str(tmp_path / "out"))
+    for name, task in results["tasks"].items():
+        assert len(kept.tasks[name].ids) == 10
+        for system, scores in task["systems"].items():
+            mean = kept.tasks[name].scores["ndcg@10", system].mean()
+            assert mean == pytest.approx(scores["ndcg@10"]["mean"], abs=2e-6)
+    assert results["protocol"]["training_seed"] == 0 and len(results["protocol"]["training_sha256"]) == 64
     assert results["systems"] == ["bm25", "untuned", "hybrid", "tuned"]
     assert {name: task["role"] for name, task in results["tasks"].items()} == ROLES
     assert results["mixture"] == {"tasks": ["alpha", "beta"], "families": ["article", "table"]}

@@ -130,7 +130,7 @@ def test_a_killed_run_in_a_store_ends_as_a_local_one(
     for run, tasks in ((workdir, suite), (alone, tiny_suite)):
         code, out, err = mtret("evaluate", f"--model={run}", f"--suite={tasks}", "--split=test")
         assert (code, err) == (0, "")
-        assert f"wrote {run}/test/results.json, report.md and results.png\n" in out
+        assert f"wrote {run}/test/results.json, queries.jsonl, report.md and results.png\n" in out
     results = [json.loads((run / "test" / "results.json").read_text()) for run in (workdir, alone)]
     for one in results:
         one["protocol"] = {key: one["protocol"][key] for key in ("weights_sha256", "suite_sha256", "step", "split")}

@@ -88,7 +88,7 @@ def test_every_command_succeeds_and_says_what_comes_next(whole: dict[str, Any]) 
     assert whole["codes"] == [0] * 6
     out = whole["out"]
     assert f"\nnext: mtret evaluate --model={out}/run --suite=" in whole["said"]
-    assert f"\nwrote {out}/run/test/results.json, report.md and results.png\n" in whole["said"]
+    assert f"\nwrote {out}/run/test/results.json, queries.jsonl, report.md and results.png\n" in whole["said"]
     assert f"\nwrote {out}/model\n" in whole["said"]
     assert "\nOK: 4 tasks, 240 documents, " in whole["said"]
     results = (out / "run" / "test" / "results.json").read_bytes()

@@ -1,0 +1,84 @@
+"""`mtret encode`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from mtret.commands.common import Flags, console, no_overrides, required
+from mtret.errors import UserError
+
+if TYPE_CHECKING:
+    from mtret.runs.encoding import EncodeConfig
+
+
+def define_encode(values: Flags) -> None:
+    flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
+    flags.DEFINE_string("task", "", "whose documents or queries are encoded, with its instruction", flag_values=values)
+    flags.DEFINE_string(
+        "texts",
+        "",
+        "in place of a task: .jsonl with _id and text (and title), or a file with a text on each line; - is standard "
+        "input",
+        flag_values=values,
+    )
+    flags.DEFINE_string("suite", "", "where the task is; that of the training if not given", flag_values=values)
+    flags.DEFINE_enum(
+        "side", "documents", ["documents", "queries"], "of the task, or what the texts are", flag_values=values
+    )
+    flags.DEFINE_string(
+        "prompt",
+        "",
+        "before --texts, by its name in the model: a task, query or document (default: document, or query, by --side)",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "dimensions", None, "the first so many features of each vector, of length 1 again", 1, flag_values=values
+    )
+    flags.DEFINE_string("out", "", "the file to write: .parquet, .jsonl or .npz; must not exist", flag_values=values)
+
+
+def encode(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    model, name = required(values, "model"), required(values, "out")
+    task, source = values["task"].value or "", values["texts"].value or ""
+    if bool(task) == bool(source):
+        raise UserError("encode: give either --task or --texts")
+    from mtret.files import locate
+    from mtret.runs.encoding import EncodeConfig, check_out, encode_to_file
+
+    out = locate(name)
+    check_out(out)
+    given: Any = {key: values[key].value or "" for key in ("suite", "side", "prompt")}
+    dimensions: Any = values["dimensions"].value
+    config = EncodeConfig(model, task=task, dimensions=dimensions, **given)
+    if source:
+        with _texts(source, config) as (texts, total):
+            done = encode_to_file(config, texts, out, console(), total)
+    else:
+        done = encode_to_file(config, None, out, console())
+    print(f"wrote {out}: {done.count:,} vectors of {done.features} features, length 1, prompt {done.prompt!r}")
+    if task and config.side == "documents":
+        suite = f" --suite={config.suite}" if config.suite else ""
+        print(f"next: mtret encode --model={model} --task={task}{suite} --side=queries --out=queries{out.suffix}")
+    elif config.side == "documents" and not config.prompt:
+        print(f"next: mtret encode --model={model} --texts=- --side=queries --out=queries{out.suffix}")
+
+
+@contextmanager
+def _texts(source: str, config: "EncodeConfig") -> Iterator[tuple[Iterator[tuple[str, str]], int]]:
+    """Pairs of id and text, and how many there are, 0 where that is not known."""
+    from mtret.files import locate
+    from mtret.runs.encoding import count_lines, read_texts, reads_documents
+
+    documents = reads_documents(config)
+    if source == "-":
+        yield read_texts(sys.stdin, "standard input", documents), 0
+        return
+    path = locate(source)
+    if not path.exists() or path.is_dir():
+        raise UserError(f"--texts={source}: no such file")
+    with path.open("r", encoding="utf-8") as file:
+        yield read_texts(file, source, documents), count_lines(path)

@@ -1,0 +1,41 @@
+"""`mtret doctor`: the machine."""
+
+import json
+from dataclasses import asdict
+
+from absl import flags
+
+from mtret.commands.common import Flags, console, no_overrides
+
+
+def define_doctor(values: Flags) -> None:
+    flags.DEFINE_boolean("json", False, "one JSON object, in place of lines to read", flag_values=values)
+
+
+STYLES = {"ok": "green", "note": "yellow", "missing": "bold red"}
+
+
+def doctor(values: Flags, overrides: list[str]) -> int:
+    """0 where training works, 1 otherwise."""
+    no_overrides(overrides)
+    from mtret.runs.diagnosis import diagnose, ready, verdict
+
+    found = diagnose()
+    code = 0 if ready(found) else 1
+    if values["json"].value:
+        listed = [asdict(finding) for finding in found]
+        print(json.dumps({"ready": code == 0, "verdict": verdict(found), "parts": listed}, indent=2))
+        return code
+    from rich.text import Text
+
+    page, width = console(), max(len(finding.part) for finding in found)
+    for finding in found:
+        line = Text(f"{finding.part:<{width}}  ").append(f"{finding.state:<7}", STYLES[finding.state])
+        line.append(f"  {finding.words}{f': {finding.remedy}' if finding.remedy else ''}")
+        page.print(line, soft_wrap=True, highlight=False)
+    print(verdict(found))
+    if code == 0:
+        without = any(finding.part == "minilm" and finding.state != "ok" for finding in found)
+        source = " --config.model.source=FOLDER" if without else ""
+        print(f"next: mtret train --suite=enterprise --workdir=runs/first{source}")
+    return code

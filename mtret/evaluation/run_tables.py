@@ -1,0 +1,320 @@
+"""Several results side by side, as a paper's table: runs are rows, roles or tasks are columns."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from mtret.errors import UserError, nearest
+from mtret.evaluation.comparison import judged_system
+from mtret.evaluation.report import ROLE_NAMES, markdown_table, metric_name
+from mtret.evaluation.retrieval import PRIMARY, ROLES
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+CSV_COLUMNS = ("run", "role", "task", "system", "metric", "mean", "low", "high", "n_queries")
+NAMED = 5  # tasks in an error
+LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}", '"': r"\textquotedbl{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """Results and what their row is called."""
+
+    label: str
+    results: Mapping[str, Any]
+
+
+class Cell(NamedTuple):
+    """A mean with its 95% interval, or with the standard deviation over seeds."""
+
+    mean: float
+    ci95: tuple[float, float] | None = None
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; None where a run has no such column."""
+
+    label: str
+    kind: Literal["baseline", "run", "group"]
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """What every format shows."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    best: tuple[float | None, ...]  # of each column, over runs and baselines; None where they cannot be compared
+    title: str
+    notes: tuple[str, ...] = field(default=())
+
+
+def build(runs: Sequence[RunResults], groups: Mapping[str, Sequence[str]], per_task: bool = False) -> RunTable:
+    """The table of some runs.
+
+    Args:
+      groups: by name, labels of runs that become a row of mean and standard deviation. Runs that are seeds of one
+        configuration and in none of these make such rows by themselves.
+      per_task: a column for each task in place of each role.
+
+    Raises UserError where runs were judged on different splits or data, or a group names a run that is not there.
+    """
+    _check_same_data(runs)
+    keys = _columns(runs, per_task)
+    rows = [*_baselines(runs, keys), *(_row(run.label, "run", run.results, judged_of(run), keys) for run in runs)]
+    comparable = [per_task or _same_tasks(runs, role) for role in keys]
+    best = [
+        max((row.cells[i].mean for row in rows if row.cells[i]), default=None) if comparable[i] else None  # type: ignore[union-attr]
+        for i in range(len(keys))
+    ]
+    counted = {role: len(run.results["roles"][role]["tasks"]) for run in runs for role in run.results["roles"]}
+    titles = [key if per_task else ROLE_NAMES[key] for key in keys]
+    if not per_task:
+        titles = [
+            f"{title} ({_tasks(counted[key])})" if same else title
+            for title, key, same in zip(titles, keys, comparable, strict=True)
+        ]
+    notes = [
+        f"{ROLE_NAMES[key]}: the runs' tasks are not the same, so these means do not compare; --per_task does."
+        for key, same in zip(keys, comparable, strict=True)
+        if not same
+    ]
+    suites = sorted({str(run.results["protocol"].get("suite", "?")) for run in runs})
+    split = runs[0].results["protocol"].get("split", "?")
+    title = f"{metric_name(PRIMARY)}, {split} split of {', '.join(suites)}, with 95% intervals over queries"
+    grouped = _grouped(runs, groups, rows)
+    if grouped:
+        title += "; ±: standard deviation over runs"
+    return RunTable(tuple(titles), (*rows, *grouped), tuple(best), title, tuple(notes))
+
+
+def judged_of(run: RunResults) -> str:
+    """The system that a run's row shows."""
+    return judged_system(run.results) or run.results["systems"][-1]
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task" if count == 1 else f"{count} tasks"
+
+
+def _check_same_data(runs: Sequence[RunResults]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        one, other = (each.results["protocol"].get("split") for each in (first, run))
+        if one != other:
+            raise UserError(
+                f"{first.label} was judged on the {one} split, {run.label} on the {other} split; a table is of one"
+            )
+        tasks = [each.results["tasks"] for each in (first, run)]
+        hashes = {name: [task[name].get("judged_sha256") for task in tasks] for name in tasks[0] if name in tasks[1]}
+        differ = [name for name, (a, b) in hashes.items() if a and b and a != b]
+        if differ:
+            more = f" and {len(differ) - NAMED} more" if len(differ) > NAMED else ""
+            raise UserError(
+                f"not judged on the same data in {first.label} and {run.label}: {', '.join(differ[:NAMED])}{more}; "
+                "evaluate both on one suite"
+            )
+
+
+def _columns(runs: Sequence[RunResults], per_task: bool) -> list[str]:
+    if per_task:
+        return sorted({name for run in runs for name in run.results["tasks"]})
+    return [role for role in ROLES if any(role in run.results["roles"] for run in runs)]
+
+
+def _entries(results: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    """Of a role or a task; no task is called as a role is, since names of roles are looked up first."""
+    return results["roles"].get(key) if key in ROLES else results["tasks"].get(key)
+
+
+def _row(label: str, kind: Any, results: Mapping[str, Any], system: str, keys: Sequence[str]) -> Row:
+    cells = []
+    for key in keys:
+        entry = _entries(results, key)
+        score = entry["systems"].get(system, {}).get(PRIMARY) if entry else None
+        cells.append(Cell(score["mean"], tuple(score["ci95"])) if score else None)
+    return Row(label, kind, tuple(cells))
+
+
+def _baselines(runs: Sequence[RunResults], keys: Sequence[str]) -> Iterator[Row]:
+    """Every other system: once where all runs that have it agree on it, else once for those that do."""
+    systems = dict.fromkeys(system for run in runs for system in run.results["systems"] if system != judged_of(run))
+    for system in systems:
+        merged: list[tuple[list[str], tuple[Cell | None, ...]]] = []
+        for run in runs:
+            if system not in run.results["systems"] or system == judged_of(run):
+                continue
+            cells = _row("", "baseline", run.results, system, keys).cells
+            for place, (labels, own) in enumerate(merged):
+                pairs = list(zip(own, cells, strict=True))
+                if all(a is None or b is None or a == b for a, b in pairs):
+                    merged[place] = [*labels, run.label], tuple(a or b for a, b in pairs)
+                    break
+            else:
+                merged.append(([run.label], cells))
+        for labels, cells in merged:
+            name = system if len(merged) == 1 else f"{system} ({', '.join(labels)})"
+            yield Row(name, "baseline", cells)
+
+
+def _same_tasks(runs: Sequence[RunResults], role: str) -> bool:
+    found = [run.results["roles"][role]["tasks"] for run in runs if role in run.results["roles"]]
+    return all(sorted(tasks) == sorted(found[0]) for tasks in found)
+
+
+def _grouped(runs: Sequence[RunResults], groups: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> list[Row]:
+    by_label = {row.label: row for row in rows if row.kind == "run"}
+    for name, labels in groups.items():
+        for label in labels:
+            if label not in by_label:
+                known = ", ".join(by_label)
+                raise UserError(f"--group={name}: no run '{label}', only {known}.{nearest(label, by_label)}")
+    named = {label for labels in groups.values() for label in labels}
+    found = {name: list(labels) for name, labels in groups.items()}
+    found |= _seeds([run for run in runs if run.label not in named])
+    made = []
+    for name, labels in found.items():
+        cells = []
+        for column in zip(*(by_label[label].cells for label in labels), strict=True):
+            means = [cell.mean for cell in column if cell is not None]
+            whole = len(means) == len(labels)
+            deviation = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
+            cells.append(Cell(float(np.mean(means)), deviation=deviation) if whole else None)
+        made.append(Row(f"{name} (mean of {len(labels)})", "group", tuple(cells)))
+    return made
+
+
+def _seeds(runs: Sequence[RunResults]) -> dict[str, list[str]]:
+    """Runs of one configuration that differ by their seed, by a name made of theirs."""
+    by_config: dict[str, dict[int, str]] = {}
+    for run in runs:
+        protocol = run.results["protocol"]
+        if protocol.get("training_sha256") is not None:
+            by_config.setdefault(protocol["training_sha256"], {}).setdefault(protocol["training_seed"], run.label)
+    return {", ".join(each.values()): list(each.values()) for each in by_config.values() if len(each) > 1}
+
+
+def to_markdown(table: RunTable) -> str:
+    """The best of each column in bold."""
+
+    def show(row: Row, place: int) -> str:
+        text = _text(row.cells[place])
+        return f"**{text}**" if _is_best(table, row, place) else text
+
+    body = markdown_table(["", *table.columns], [[row.label, *map_cells(row, show)] for row in table.rows])
+    return "\n\n".join([body, f"{table.title}.", *table.notes]) + "\n"
+
+
+def map_cells(row: Row, show: Any) -> list[str]:
+    """Each cell by `show(row, place)`."""
+    return [show(row, place) for place in range(len(row.cells))]
+
+
+def _is_best(table: RunTable, row: Row, place: int) -> bool:
+    cell = row.cells[place]
+    return row.kind != "group" and cell is not None and cell.mean == table.best[place]
+
+
+def _text(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if cell.ci95 is not None:
+        return f"{cell.mean:.3f} [{cell.ci95[0]:.3f}, {cell.ci95[1]:.3f}]"
+    return f"{cell.mean:.3f} ± {cell.deviation:.3f}"
+
+
+def latex_text(text: str) -> str:
+    """With every sign that LaTeX takes for its own written so that it stands there."""
+    return "".join(LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def to_latex(table: RunTable) -> str:
+    """A `tabular` with rules of the package booktabs; the best of each column in bold."""
+
+    def show(row: Row, place: int) -> str:
+        cell = row.cells[place]
+        if cell is None:
+            return "--"
+        mean = rf"\textbf{{{cell.mean:.3f}}}" if _is_best(table, row, place) else f"{cell.mean:.3f}"
+        if cell.ci95 is None:
+            return rf"{cell.mean:.3f} $\pm$ {cell.deviation:.3f}"
+        return rf"{mean} {{\scriptsize [{cell.ci95[0]:.3f}, {cell.ci95[1]:.3f}]}}"
+
+    about = [f"% {' '.join(line.split())}" for line in (f"{table.title}.", *table.notes)]
+    lines = [r"% \usepackage{booktabs}", *about, rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
+    lines.append(" & ".join(["", *map(latex_text, table.columns)]).strip() + r" \\")
+    kind = None
+    for row in table.rows:
+        if row.kind != kind:
+            lines.append(r"\midrule")
+            kind = row.kind
+        lines.append(" & ".join([latex_text(row.label), *map_cells(row, show)]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def to_csv(runs: Sequence[RunResults]) -> str:
+    """Long format: a line for every run, role or task, system and metric; the task is empty in a role's lines."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for run in runs:
+        entries = [(role, "", entry) for role, entry in run.results["roles"].items()]
+        entries += [(entry["role"], name, entry) for name, entry in run.results["tasks"].items()]
+        for role, task, entry in entries:
+            for system, scores in entry["systems"].items():
+                for metric, one in scores.items():
+                    numbers = (one["mean"], *one["ci95"], entry["n_queries"])
+                    writer.writerow([run.label, role, task, system, metric, *numbers])
+    return out.getvalue()
+
+
+def to_terminal(table: RunTable) -> "RenderableType":
+    """For a rich console; tasks or roles are rows where there are more of them than of runs."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    across = len(table.columns) > len(table.rows)
+    made = Table(title=f"{table.title}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for place, name in enumerate(["", *([row.label for row in table.rows] if across else table.columns)]):
+        made.add_column(Text(name), justify="right" if place else "left")
+
+    def show(row: Row, place: int) -> Text:
+        return Text(_text(row.cells[place]), style="bold" if _is_best(table, row, place) else "")
+
+    for place, name in enumerate(table.columns if across else ()):
+        made.add_row(Text(name), *(show(row, place) for row in table.rows))
+    for before, row in zip([None, *table.rows], () if across else table.rows, strict=False):
+        if before is not None and before.kind != row.kind:
+            made.add_section()
+        made.add_row(Text(row.label), *(show(row, place) for place in range(len(row.cells))))
+    return Group(made, *(Text(note) for note in table.notes))
+
+
+def distinct_labels(names: Sequence[str], places: Sequence[str]) -> list[str]:
+    """What runs are called: their own names, or where two have one name, as much of the end of their places as tells
+    them apart, less what all of these end in."""
+    if len(set(names)) == len(names):
+        return list(names)
+    parts = [[part for part in re.split(r"[/\\]", place) if part not in ("", ".")] for place in places]
+    while all(len(each) > 1 for each in parts) and len({each[-1] for each in parts}) == 1:
+        parts = [each[:-1] for each in parts]
+    for count in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(each[-count:]) for each in parts]
+        if len(set(found)) == len(found):
+            return found
+    return [f"{name} ({number})" for number, name in enumerate(names, start=1)]

@@ -1,0 +1,291 @@
+"""Texts or a task's side to a file of ids and vectors, for any store. The vectors are those that `search` uses."""
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from rich.console import Console
+
+from mtret.artefact.folder import Artefact, load_artefact
+from mtret.artefact.retriever import embedder
+from mtret.console import Bar
+from mtret.data.templates import render_document
+from mtret.data.tokenize import Tokenizer, Tokens
+from mtret.devices import cache_folder, keep_compilations, keep_memory
+from mtret.errors import UserError, nearest
+from mtret.files import AnyPath, locate, replace_bytes
+from mtret.index.encode import Texts
+from mtret.index.exact import cut
+from mtret.models.hf import Pretrained
+from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.setting import check_writable, load_suite
+
+BLOCK = 4096  # texts embedded between two writes
+SUFFIXES = (".parquet", ".jsonl", ".npz")
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """What is encoded, and how."""
+
+    model: str
+    suite: str = ""  # for `task`; that of the training if not given
+    task: str = ""
+    side: str = "documents"  # or queries
+    prompt: str = ""  # of `texts`: one of the model's prompts; without it, documents' or the generic query's, by side
+    dimensions: int | None = None  # the first so many features, of length 1 again
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What was written."""
+
+    count: int
+    features: int
+    prompt: str  # before each text
+
+
+Write = Callable[[Sequence[str], np.ndarray], None]
+Blocks = Iterator[tuple[Sequence[str], Float32[np.ndarray, "n D"]]]
+
+
+def encode_to_file(
+    config: EncodeConfig, texts: Iterator[tuple[str, str]] | None, out: AnyPath, console: Console, total: int = 0
+) -> Encoded:
+    """Encodes a task's side, or `texts` as they come: pairs of id and text, `total` of them if that is known.
+
+    Raises UserError where model, suite, task or prompt is not there, the task cannot be read, `out` is, or its kind is
+    not one of `SUFFIXES`.
+    """
+    check_out(out)
+    keep_memory()
+    cache = cache_folder()
+    check_writable(cache, "MTRET_CACHE")
+    keep_compilations()
+    artefact = load_artefact(config.model)
+    whole = artefact.encoder.features
+    features = config.dimensions or whole
+    if features > whole:
+        raise UserError(f"--dimensions={features}: this model's vectors have {whole} features")
+    if texts is None:
+        prompt, blocks = _task_blocks(artefact, config, cache, console)
+    else:
+        prompt, blocks = _text_blocks(artefact, config, texts, total, console)
+    about = {"model": locate(config.model).name, "weights_sha256": artefact.model.weights_sha256, "prompt": prompt}
+    count = 0
+    with _writer(out, features, about) as write:
+        for ids, vectors in blocks:
+            write(ids, cut(vectors, features) if features < whole else vectors)
+            count += len(ids)
+        if not count:
+            raise UserError("nothing to encode: there is no text")
+    return Encoded(count, features, prompt)
+
+
+def check_out(out: AnyPath) -> None:
+    """Raises UserError for a file that cannot or must not be written."""
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"--out={out}: must end in {', '.join(SUFFIXES)}, which says how it is written")
+    if out.suffix == ".parquet":
+        _import_pyarrow()
+    check_writable(out.parent, "--out")
+    if out.exists():
+        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
+
+
+def _task_blocks(artefact: Artefact, config: EncodeConfig, cache: AnyPath, console: Console) -> tuple[str, Blocks]:
+    """By the same function as `search` and `evaluate`, through the same cache."""
+    suite = load_suite(config.suite or artefact.details.get("config", {}).get("suite", ""))
+    if config.task not in suite.tasks:
+        raise UserError(f"no task '{config.task}' in {suite.folder}.{nearest(config.task, suite.tasks)}")
+    task = suite.tasks[config.task]
+    if not reads(artefact, task):
+        raise UserError(f"'{config.task}' cannot be encoded: {NEEDS_TOWER}")
+    if config.prompt:
+        raise UserError("--prompt: a task has its own; it is for --texts")
+    if config.side == "queries":
+        prompt = artefact.templates.query_prefix(task.card.instruction)
+        tokenizer = Tokenizer(artefact.encoder.folder, cache, artefact.encoder.pools_prompt)
+        tokens = tokenizer.after(prompt, task.query_texts)
+        return prompt, _embedded(artefact.encoder, [(task.query_ids, tokens)], len(task.query_ids), console)
+    vectors = embed_tasks("documents", artefact, [(task, ())], cache, console)[0][1]
+    return artefact.templates.document_prefix, iter([(task.document_ids, vectors)])
+
+
+def _text_blocks(
+    artefact: Artefact, config: EncodeConfig, texts: Iterator[tuple[str, str]], total: int, console: Console
+) -> tuple[str, Blocks]:
+    """Block by block, so that memory does not grow with the number of texts."""
+    encoder = artefact.encoder
+    if artefact.model.documents and reads_documents(config):
+        encoder = artefact.model.documents
+    prompt = _prompt(artefact, config)
+    tokenizer = Tokenizer(encoder.folder, None, encoder.pools_prompt)
+
+    def tokenised() -> Iterator[tuple[Sequence[str], Tokens]]:
+        while block := list(islice(texts, BLOCK)):
+            yield tuple(name for name, _ in block), tokenizer.after(prompt, [text for _, text in block])
+
+    return prompt, _embedded(encoder, tokenised(), total, console)
+
+
+def reads_documents(config: EncodeConfig) -> bool:
+    """Whether texts are documents: as `side` says, or as the prompt that is named."""
+    return config.prompt == "document" or (config.side == "documents" and not config.prompt)
+
+
+def _prompt(artefact: Artefact, config: EncodeConfig) -> str:
+    """By name; else what the model wants before a document, or before a query of no task that it knows."""
+    if config.prompt:
+        if config.prompt not in artefact.prompts:
+            known = ", ".join(artefact.prompts) or "none"
+            raise UserError(
+                f"--prompt={config.prompt}: the model has no such prompt, only {known}."
+                f"{nearest(config.prompt, artefact.prompts)}"
+            )
+        return artefact.prompts[config.prompt]
+    return artefact.prompts.get("document" if config.side == "documents" else "query", "")
+
+
+def _embedded(
+    encoder: Pretrained, blocks: Iterable[tuple[Sequence[str], Tokens]], total: int, console: Console
+) -> Blocks:
+    """One block after the other; a bar where the total is known."""
+    embed = embedder(encoder)
+    with Bar(console if total else Console(quiet=True), "encoding, texts", total) as bar:
+        for ids, tokens in blocks:
+            yield ids, embed([Texts(tokens, encoder.max_length)])[0]
+            bar.advance(len(ids))
+        bar.finish()
+
+
+def read_texts(lines: Iterable[str], source: str, documents: bool) -> Iterator[tuple[str, str]]:
+    """Pairs of id and text: of JSON objects with `_id` and `text` (and a `title`, of documents), where the source ends
+    in .jsonl; else a line is a text, and its number, from 1, is the id. Empty lines are left out.
+
+    Raises UserError for a line that is no such object, or not UTF-8.
+    """
+    for number, line in enumerate(_decoded(lines, source), start=1):
+        text = line.strip()
+        if not text:
+            continue
+        if not source.endswith(".jsonl"):
+            yield str(number), text
+            continue
+        try:
+            entry = json.loads(text)
+            name = entry["_id"] if "_id" in entry else entry["id"]
+            text = render_document(entry.get("title") or "", entry["text"]) if documents else entry["text"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{source}:{number}: must be a JSON object with '_id' and 'text' ({type(error).__name__}: {error})"
+            ) from error
+        yield str(name), text
+
+
+def _decoded(lines: Iterable[str], source: str) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not UTF-8 ({error.reason}); convert it") from error
+
+
+def count_lines(path: AnyPath) -> int:
+    """That are not empty, for a bar."""
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+@contextmanager
+def _draft(out: AnyPath) -> Iterator[Path]:
+    """A local file, moved to `out` in the end; nothing is left of it after an error."""
+    if isinstance(out, Path):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    else:
+        draft = Path(tempfile.mkdtemp()) / out.name
+    try:
+        yield draft
+        check_out(out)  # somebody else may have written it meanwhile
+        if isinstance(out, Path):
+            os.replace(draft, out)
+        else:
+            replace_bytes(out, draft.read_bytes())
+    finally:
+        draft.unlink(missing_ok=True)
+        if not isinstance(out, Path):
+            draft.parent.rmdir()
+
+
+@contextmanager
+def _writer(out: AnyPath, features: int, about: Mapping[str, Any]) -> Iterator[Write]:
+    """A function that takes ids and vectors, block by block."""
+    writers = {".parquet": _parquet, ".jsonl": _jsonl, ".npz": _npz}
+    with _draft(out) as draft, writers[out.suffix](draft, features, about) as write:
+        yield write
+
+
+@contextmanager
+def _parquet(path: Path, features: int, about: Mapping[str, Any]) -> Iterator[Write]:
+    """Columns `id` and `vector`, a list of float32 of fixed size; a group of rows for each block."""
+    arrow, parquet = _import_pyarrow()
+    fields = [arrow.field("id", arrow.string()), arrow.field("vector", arrow.list_(arrow.float32(), features))]
+    schema = arrow.schema(fields, metadata={"mtret": json.dumps(about)})
+    with parquet.ParquetWriter(path, schema) as writer:
+
+        def write(ids: Sequence[str], vectors: np.ndarray) -> None:
+            flat = arrow.array(np.ascontiguousarray(vectors, np.float32).ravel())
+            columns = [arrow.array(list(ids), arrow.string()), arrow.FixedSizeListArray.from_arrays(flat, features)]
+            writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
+
+        yield write
+
+
+@contextmanager
+def _jsonl(path: Path, features: int, about: Mapping[str, Any]) -> Iterator[Write]:
+    """`{"id": ..., "vector": [...]}` a line, with as many digits as float32 needs."""
+    with path.open("w", encoding="utf-8") as file:
+
+        def write(ids: Sequence[str], vectors: np.ndarray) -> None:
+            for name, vector in zip(ids, vectors, strict=True):
+                numbers = ", ".join(map(str, vector))
+                file.write(f'{{"id": {json.dumps(name, ensure_ascii=False)}, "vector": [{numbers}]}}\n')
+
+        yield write
+
+
+@contextmanager
+def _npz(path: Path, features: int, about: Mapping[str, Any]) -> Iterator[Write]:
+    """Arrays `ids` and `vectors`; held in memory until the end."""
+    names: list[str] = []
+    parts: list[np.ndarray] = []
+
+    def write(ids: Sequence[str], vectors: np.ndarray) -> None:
+        names.extend(ids)
+        parts.append(vectors)
+
+    yield write
+    if parts:
+        with path.open("wb") as file:
+            np.savez(file, ids=np.array(names), vectors=np.concatenate(parts), about=np.array(json.dumps(about)))
+
+
+def _import_pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(
+            "--out: .parquet needs pyarrow, which is not installed; pip install 'mtret[parquet]', or write .jsonl or "
+            ".npz"
+        ) from error
+    return pyarrow, parquet

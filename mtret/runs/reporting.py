@@ -1,0 +1,112 @@
+"""Results that a user names: opened, called by distinct names, compared, laid out as one table."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from rich.console import Console
+
+from mtret.errors import UserError
+from mtret.evaluation import comparison, run_tables
+from mtret.evaluation.query_scores import QUERIES_FILE, read_query_scores, results_file
+from mtret.evaluation.report import write_report
+from mtret.evaluation.results import read_results
+from mtret.evaluation.retrieval import PRIMARY
+from mtret.evaluation.run_tables import RunResults, distinct_labels
+from mtret.files import AnyPath, locate, replace_bytes, replace_json, replace_text
+from mtret.runs.setting import check_writable
+
+PLAIN_WIDTH = 200  # of a terminal's table in a file
+Format = Literal["terminal", "markdown", "latex", "csv"]
+
+
+def compare_results(
+    words: Sequence[str],
+    out: AnyPath | None,
+    metric: str = PRIMARY,
+    system: str = "",
+    tasks: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Two results folders or files, `NAME=PLACE` where they should be called otherwise; writes compare.json and
+    compare.md to `out`, if that is given.
+
+    Raises UserError where they cannot be compared, or one of the files is there.
+    """
+    if out is not None:
+        check_writable(out, "--out")
+        for name in ("compare.json", "compare.md"):
+            _check_new(out / name)
+    given = [_named(word) for word in words]
+    a, b = (read_query_scores(place) for _, place in given)
+    labels = _labels(given, [a.results, b.results])
+    found = comparison.compare(a, b, labels, metric=metric, system=system, tasks=tasks, seed=seed)
+    if out is not None:
+        replace_text(out / "compare.md", comparison.markdown(found))
+        replace_json(out / "compare.json", found)
+    return found
+
+
+def open_runs(words: Sequence[str]) -> list[RunResults]:
+    """As `compare_results` takes them, but without the scores of queries."""
+    given = [_named(word) for word in words]
+    results = [read_results(results_file(place)) for _, place in given]
+    return [RunResults(label, each) for label, each in zip(_labels(given, results), results, strict=True)]
+
+
+def table_text(runs: Sequence[RunResults], form: Format, groups: Mapping[str, Sequence[str]], per_task: bool) -> str:
+    """Several runs in one format. Raises UserError where they do not belong into one table."""
+    table = run_tables.build(runs, groups, per_task)
+    if form == "csv":
+        return run_tables.to_csv(runs)
+    if form == "latex":
+        return run_tables.to_latex(table)
+    if form == "markdown":
+        return run_tables.to_markdown(table)
+    page = Console(file=io.StringIO(), width=PLAIN_WIDTH)
+    page.print(run_tables.to_terminal(table))
+    return "".join(f"{line.rstrip()}\n" for line in page.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+def write_table(text: str, path: AnyPath) -> None:
+    """Raises UserError where something is there."""
+    check_writable(path.parent, "--out")
+    _check_new(path)
+    replace_text(path, text)
+
+
+def rebuild_report(name: str, out: AnyPath | None) -> tuple[dict[str, Any], AnyPath]:
+    """Report and plot of one results file, in its folder or in `out`, where the scores of queries are taken along."""
+    source = results_file(name)
+    results = read_results(source)
+    folder = out or source.parent
+    check_writable(folder, "--out")
+    queries = source.parent / QUERIES_FILE
+    if results.get("queries") and folder != source.parent and queries.exists():
+        replace_bytes(folder / QUERIES_FILE, queries.read_bytes())
+    write_report(results, folder)
+    return results, folder
+
+
+def _check_new(path: AnyPath) -> None:
+    if path.exists():
+        raise UserError(f"{path}: exists already and is never overwritten; give another --out")
+
+
+def _named(word: str) -> tuple[str, str]:
+    """`NAME=PLACE` -> both; a place alone has no name."""
+    name, sign, place = word.partition("=")
+    if sign and place and "/" not in name and not locate(word).exists():
+        return name, place
+    return "", word
+
+
+def _labels(given: Sequence[tuple[str, str]], results: Sequence[Mapping[str, Any]]) -> list[str]:
+    models = [str(each["protocol"].get("model") or "model") for each in results]
+    places = [str(results_file(place).parent) for _, place in given]
+    found = distinct_labels(models, places)
+    labels = [name or label for (name, _), label in zip(given, found, strict=True)]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise UserError(f"two of these are called '{twice}'; call one otherwise: NAME=FOLDER")
+    return labels

@@ -1,0 +1,162 @@
+"""Paired differences of two results, against a bootstrap written out; what is refused; what is said."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtret.data.tasks import Judgements
+from mtret.errors import UserError
+from mtret.evaluation.comparison import compare, markdown, role_words, summary, terminal_tables
+from mtret.evaluation.query_scores import QueryScores, judged_sha256, read_query_scores, with_query_scores
+from mtret.evaluation.results import write_results
+from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results
+from mtret.evaluation.statistics import bounds, resampled_means
+
+Make = Callable[..., list[TaskOutcome]]
+Keep = Callable[..., QueryScores]
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Keep:
+    def make(outcomes: list[TaskOutcome], **protocol: Any) -> QueryScores:
+        folder = tmp_path / f"r{len(list(tmp_path.iterdir()))}"
+        results = build_results(outcomes, protocol={"split": "test", "suite": "s"} | protocol, seed=0, resamples=100)
+        write_results(with_query_scores(results, outcomes, folder), folder / "results.json")
+        return read_query_scores(str(folder))
+
+    return make
+
+
+def worse(outcome: TaskOutcome, by: float, system: str = "tuned") -> TaskOutcome:
+    systems = {name: dict(values) for name, values in outcome.scores.systems.items()}
+    systems[system]["ndcg@10"] = np.clip(systems[system]["ndcg@10"] - by, 0, 1)
+    return replace(outcome, scores=replace(outcome.scores, systems=systems))
+
+
+def some(outcome: TaskOutcome, rows: list[int]) -> TaskOutcome:
+    """With these queries left in."""
+    systems = {
+        name: {metric: value[rows] for metric, value in values.items()}
+        for name, values in outcome.scores.systems.items()
+    }
+    kept = TaskScores(outcome.scores.query_rows[rows], outcome.scores.cutoffs, systems)
+    return replace(outcome, scores=kept)
+
+
+def test_differences_are_paired_and_second_minus_first(outcomes_of: Make, keep: Keep) -> None:
+    first, second = outcomes_of(), outcomes_of(seed=1)
+    found = compare(keep(first), keep(second), ("a", "b"), seed=5)
+    for one, other in zip(first, second, strict=True):
+        name = one.task.name
+        values = np.stack([each.scores.systems["tuned"]["ndcg@10"].round(6) for each in (one, other)], axis=1)
+        resampled = resampled_means(values, 5, name)
+        low, high = bounds(resampled[:, 1] - resampled[:, 0])
+        entry = found["tasks"][name]
+        assert entry["n_queries"] == len(values) and entry["unmatched"] == [0, 0]
+        assert entry["difference"]["mean"] == pytest.approx(float((values[:, 1] - values[:, 0]).mean()), abs=1e-6)
+        assert entry["difference"]["ci95"] == pytest.approx([low, high], abs=1e-6)
+    in_domain = found["roles"][0]
+    assert in_domain["roles"] == ["in_domain", "in_domain"] and in_domain["tasks"] == ["alpha", "beta"]
+    means = [found["tasks"][name]["difference"]["mean"] for name in ("alpha", "beta")]
+    assert in_domain["difference"]["mean"] == pytest.approx(np.mean(means), abs=1e-6)
+    assert in_domain["n_queries"] == 350 and found["n_queries"] == 354
+
+
+def test_the_words(outcomes_of: Make, keep: Keep) -> None:
+    alpha, beta, gamma = outcomes_of()
+    found = compare(keep([alpha, beta, gamma]), keep([worse(alpha, 0.1), worse(beta, -0.1), gamma]), ("a", "b"))
+    words = {name: entry["difference"]["verdict"] for name, entry in found["tasks"].items()}
+    assert words == {"alpha": "WORSE", "beta": "better", "gamma": "no difference"}
+    assert summary(found) == [
+        "Against `a`, `b` is better on 1, no difference on 1, WORSE on 1 of 3 tasks.",
+        "354 queries were judged in both.",
+    ]
+    same = compare(keep([alpha]), keep([alpha]), ("a", "a (2)"))
+    assert same["tasks"]["alpha"]["difference"] == {"mean": 0, "ci95": [0, 0], "verdict": "no difference"}
+
+
+def test_another_system_or_metric_can_be_asked_for(outcomes_of: Make, keep: Keep) -> None:
+    alpha = outcomes_of()[0]
+    a, b = keep([alpha]), keep([worse(alpha, 0.1, "untuned")])
+    assert compare(a, b, ("a", "b"))["tasks"]["alpha"]["difference"]["mean"] == 0
+    assert compare(a, b, ("a", "b"), system="untuned")["tasks"]["alpha"]["difference"]["mean"] < -0.09
+    assert compare(a, b, ("a", "b"), system="untuned", metric="mrr@10")["tasks"]["alpha"]["difference"]["mean"] == 0
+    with pytest.raises(UserError, match="--system: a has no system 'other', only bm25, untuned, hybrid, tuned"):
+        compare(a, b, ("a", "b"), system="other")
+
+
+def test_only_queries_that_were_judged_in_both_count(outcomes_of: Make, keep: Keep) -> None:
+    alpha, beta, gamma = outcomes_of()
+    found = compare(
+        keep([some(alpha, [0, 1, 2, 3, 4, 5, 6]), gamma]),
+        keep([beta, some(alpha, [2, 3, 4, 5, 6, 8, 9, 10])]),
+        ("a", "b"),
+    )
+    entry = found["tasks"]["alpha"]
+    assert entry["n_queries"] == 5 and entry["unmatched"] == [2, 3]
+    assert entry["difference"]["mean"] == 0  # those are the same queries in both
+    assert found["only"] == {"a": ["gamma"], "b": ["beta"]}
+    assert summary(found)[1:] == [
+        "5 queries were judged in both; 2 of `a` alone and 3 of `b` alone are left out.",
+        "In `a` only, and left out: gamma.",
+        "In `b` only, and left out: beta.",
+    ]
+
+
+def test_what_does_not_belong_together_is_refused_and_named(outcomes_of: Make, keep: Keep) -> None:
+    alpha, beta, gamma = outcomes_of()
+    changed = replace(beta.task, document_texts=("new", *beta.task.document_texts[1:]))
+    other = replace(beta, task=changed, judged_sha256=judged_sha256(changed, "test"))
+    whole = keep([alpha, beta, gamma])
+    for second, message in (
+        (keep([alpha], split="dev"), "a was judged on the test split, b on the dev split"),
+        (
+            keep([alpha, other], suite="t"),
+            r"not judged on the same data in a \(suite s\) and b \(suite t\): beta; .* --tasks=alpha$",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare(whole, second, ("a", "b"))
+    assert set(compare(whole, keep([alpha, other]), ("a", "b"), tasks=("alpha",))["tasks"]) == {"alpha"}
+    with pytest.raises(UserError, match="share no task"):
+        compare(keep([alpha]), keep([gamma]), ("a", "b"))
+    with pytest.raises(UserError, match="share no query"):
+        compare(keep([some(alpha, [0, 1])]), keep([some(alpha, [2, 3])]), ("a", "b"))
+    with pytest.raises(UserError, match="--tasks: b has no task 'beta'"):
+        compare(whole, keep([alpha]), ("a", "b"), tasks=("beta",))
+
+
+def test_a_task_that_is_not_the_same_to_both_models_stands_apart(outcomes_of: Make, keep: Keep) -> None:
+    alpha, beta, gamma = outcomes_of()
+    found = compare(keep([alpha, beta, gamma]), keep([alpha, replace(beta, role="zero_shot"), gamma]), ("a", "b"))
+    assert [(role_words(one["roles"]), one["tasks"]) for one in found["roles"]] == [
+        ("In-domain", ["alpha"]),
+        ("In-domain, then zero-shot", ["beta"]),
+        ("Zero-shot", ["gamma"]),
+    ]
+    untrained = compare(keep([alpha]), keep([replace(alpha, role=None)]), ("a", "b"))
+    assert role_words(untrained["roles"][0]["roles"]) == "In-domain"
+
+
+def test_tables_show_every_task_and_role(outcomes_of: Make, keep: Keep) -> None:
+    from rich.console import Console
+
+    found = compare(keep(outcomes_of()), keep(outcomes_of(seed=1)), ("runs/[a]", "b"))
+    text = markdown(found)
+    one = found["tasks"]["alpha"]
+    assert f"| alpha | In-domain | 200 | {one['a']['mean']:.3f} [" in text
+    assert "| In-domain | 2 | 350 |" in text and text.startswith("# `b` against `runs/[a]`\n")
+    page = Console(width=120)
+    with page.capture() as capture:
+        page.print(terminal_tables(found))
+    assert "runs/[a]" in capture.get() and f"{one['difference']['mean']:+.3f}" in capture.get()
+
+
+def test_judgements_decide_too(outcomes_of: Make) -> None:
+    task = outcomes_of()[0].task
+    graded = Judgements.from_pairs(*(getattr(task.splits["test"], name) for name in ("queries", "documents", "scores")))
+    assert judged_sha256(replace(task, splits={"test": graded}), "test") == judged_sha256(task, "test")

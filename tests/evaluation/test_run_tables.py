@@ -1,0 +1,142 @@
+"""One table of several results, in every format."""
+
+import csv
+import io
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtret.errors import UserError
+from mtret.evaluation.run_tables import (
+    Cell,
+    RunResults,
+    build,
+    distinct_labels,
+    latex_text,
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_terminal,
+)  # fmt: skip
+
+Make = Callable[..., dict[str, Any]]
+
+
+def run(label: str, results: dict[str, Any], plus: float = 0.0, **protocol: Any) -> RunResults:
+    results = deepcopy(results)
+    results["protocol"] |= protocol
+    for entry in (*results["roles"].values(), *results["tasks"].values()):
+        score = entry["systems"]["tuned"]["ndcg@10"]
+        score["mean"] += plus
+    return RunResults(label, results)
+
+
+def test_runs_are_rows_and_what_they_share_stands_once(results: dict[str, Any]) -> None:
+    table = build([run("first", results), run("second", results, 0.1)], {})
+    assert table.columns == ("In-domain (2 tasks)", "Zero-shot (1 task)")
+    assert [(row.label, row.kind) for row in table.rows] == [
+        ("bm25", "baseline"), ("untuned", "baseline"), ("hybrid", "baseline"), ("first", "run"), ("second", "run"),
+    ]  # fmt: skip
+    score = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]
+    assert table.rows[3].cells[0] == Cell(score["mean"], tuple(score["ci95"]))
+    assert table.best[0] == score["mean"] + 0.1
+    by_task = build([run("first", results)], {}, per_task=True)
+    assert by_task.columns == ("alpha", "beta", "gamma")
+    assert by_task.rows[-1].cells[1].mean == results["tasks"]["beta"]["systems"]["tuned"]["ndcg@10"]["mean"]  # type: ignore[union-attr]
+
+
+def test_baselines_that_differ_are_told_apart(results: dict[str, Any]) -> None:
+    other = deepcopy(results)
+    other["roles"]["in_domain"]["systems"]["bm25"]["ndcg@10"]["mean"] += 0.01
+    table = build([run("a", results), run("b", results), run("c", other)], {})
+    assert [row.label for row in table.rows][:3] == ["bm25 (a, b)", "bm25 (c)", "untuned"]
+
+
+def test_seeds_of_one_configuration_get_a_row(results: dict[str, Any]) -> None:
+    runs = [run(f"s{seed}", results, seed / 10, training_sha256="x", training_seed=seed) for seed in range(3)]
+    runs.append(run("other", results, training_sha256="y", training_seed=0))
+    table = build(runs, {})
+    row = table.rows[-1]
+    mean = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]["mean"]
+    assert row.label == "s0, s1, s2 (mean of 3)" and row.kind == "group"
+    assert row.cells[0] is not None
+    assert (row.cells[0].mean, row.cells[0].deviation) == pytest.approx(
+        (mean + 0.1, float(np.std([0, 0.1, 0.2], ddof=1)))
+    )
+    assert f"{mean + 0.1:.3f} ± 0.100" in to_markdown(table) and "$\\pm$ 0.100" in to_latex(table)
+    named = build(runs, {"ours": ["s0", "other"]})
+    assert [row.label for row in named.rows if row.kind == "group"] == ["ours (mean of 2)", "s1, s2 (mean of 2)"]
+    with pytest.raises(UserError, match=r"--group=ours: no run 's9', only s0, s1, s2, other."):
+        build(runs, {"ours": ["s0", "s9"]})
+
+
+def test_what_cannot_stand_in_one_table_is_refused(results: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="a was judged on the test split, b on the dev split"):
+        build([run("a", results), run("b", results, split="dev")], {})
+    other = deepcopy(results)
+    other["tasks"]["beta"]["judged_sha256"] = "other"
+    with pytest.raises(UserError, match="not judged on the same data in a and b: beta; evaluate both on one suite"):
+        build([run("a", results), run("b", other)], {})
+
+
+def test_roles_of_other_tasks_are_not_called_best(results: dict[str, Any]) -> None:
+    other = deepcopy(results)
+    other["roles"]["in_domain"]["tasks"] = ["alpha"]
+    table = build([run("a", results), run("b", other)], {})
+    assert table.columns[0] == "In-domain" and table.best[0] is None and table.best[1] is not None
+    assert table.notes[0].startswith("In-domain: the runs' tasks are not the same")
+    assert table.notes[0] in to_markdown(table) and f"% {table.notes[0]}" in to_latex(table)
+
+
+def test_latex_signs_are_written_so_that_they_stand_there(results: dict[str, Any]) -> None:
+    assert latex_text(r"a_b & 50% {x} $ # ~ ^ \ [1]") == (
+        r"a\_b \& 50\% \{x\} \$ \# \textasciitilde{} \textasciicircum{} \textbackslash{} {[}1{]}"
+    )
+    text = to_latex(build([run("it_runs/50%", results), run("b", results, 0.1)], {}))
+    assert r"it\_runs/50\% & " in text and text.count(r"\midrule") == 2
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in rows} == {2}
+    assert text.count(r"\textbf") == 2 and text.count("{") - text.count("}") == 0
+    best = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]["mean"] + 0.1
+    assert rf"\textbf{{{best:.3f}}}" in next(line for line in rows if line.startswith("b &"))
+
+
+def test_csv_has_every_number_in_a_line_of_its_own(results: dict[str, Any]) -> None:
+    lines = list(csv.DictReader(io.StringIO(to_csv([run('a,"b"', results), run("c", results)]))))
+    entries = [*results["roles"].values(), *results["tasks"].values()]
+    assert len(lines) == 2 * sum(len(scores) for entry in entries for scores in entry["systems"].values())
+    wanted = results["tasks"]["beta"]["systems"]["hybrid"]["recall@5"]
+    found = next(
+        line for line in lines if (line["task"], line["system"], line["metric"]) == ("beta", "hybrid", "recall@5")
+    )
+    assert found["run"] == 'a,"b"' and found["role"] == "in_domain" and found["n_queries"] == "150"
+    assert [float(found[key]) for key in ("mean", "low", "high")] == [wanted["mean"], *wanted["ci95"]]
+    assert {line["role"] for line in lines if not line["task"]} == {"in_domain", "zero_shot"}
+
+
+@pytest.mark.parametrize("per_task", [False, True])
+def test_the_terminal_shows_all_of_it(results: dict[str, Any], per_task: bool) -> None:
+    from rich.console import Console
+
+    page = Console(width=140)
+    with page.capture() as capture:
+        page.print(to_terminal(build([run("[a]", results)], {}, per_task)))
+    assert "[a]" in capture.get()
+    entries = results["tasks" if per_task else "roles"].values()
+    assert all(f"{entry['systems']['tuned']['ndcg@10']['mean']:.3f}" in capture.get() for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("names", "places", "labels"),
+    [
+        (["a", "b"], ["x/test", "y/test"], ["a", "b"]),
+        (["m", "m"], ["runs/s0/test", "runs/s1/test"], ["s0", "s1"]),
+        (["m", "m", "m"], ["runs/s0/test", "runs/s1/dev", "runs/s1/test"], ["s0/test", "s1/dev", "s1/test"]),
+        (["m", "m"], ["runs/s0", "runs/s0"], ["m (1)", "m (2)"]),
+    ],
+)
+def test_labels_are_distinct_and_short(names: list[str], places: list[str], labels: list[str]) -> None:
+    assert distinct_labels(names, places) == labels
