@@ -101,9 +101,9 @@ def answering_chunks(task: Task, relations: Sequence[Judgements], tokenizer: Tok
 def shared_rarity(
     queries: Tokens, documents: Tokens, query_rows: Int[np.ndarray, "n"], document_rows: Int[np.ndarray, "n"]
 ) -> Float64[np.ndarray, "n"]:
-    """For pairs of a query and a document, the sum of log(1 + (N - df + 0.5) / (df + 0.5)) over distinct tokens in both.
+    """For pairs of a query and a document, the sum of log(1 + (N - df + 0.5) / (df + 0.5)) over tokens in both.
 
-    N and df count `documents` and those of them that hold the token.
+    Each token counts once; N and df count `documents` and those of them that hold it.
     """
     from scipy.sparse import csr_array
 

@@ -14,7 +14,7 @@ CHUNKS, PARENTS, QUERIES, FEATURES = 90, 24, 11, 6
 
 
 def make_parents(seed: int = 0) -> tuple[list[str], np.ndarray]:
-    """Ids of the parents of chunks that lie apart in the file, one parent with most of them; and the rows that name them."""
+    """Ids of the parents of chunks that lie apart in the file, many of one, and the rows that name them."""
     random = np.random.default_rng(seed)
     of = np.where(random.random(CHUNKS) < 0.4, 3, random.integers(0, PARENTS, CHUNKS))
     names = [f"p{one}" for one in of]
