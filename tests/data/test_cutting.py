@@ -1,5 +1,7 @@
 """Cutting with a real tokenizer: nothing is lost, nothing is too long, and ends stand where a reader would put them."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -37,7 +39,7 @@ def test_chunks_end_with_sentences_and_together_are_the_text(tokenizer: Tokenize
     chunks = pieces([("A title", text)], Cut(64, 0), tokenizer)[0]
     assert " ".join(own for _, own in chunks) == text
     assert all(title == "A title" and own.endswith(".") and own.startswith("Sentence") for title, own in chunks)
-    assert 32 < min(lengths(chunks[:-1], tokenizer)) and max(lengths(chunks, tokenizer)) <= 64
+    assert min(lengths(chunks[:-1], tokenizer)) > 32 and max(lengths(chunks, tokenizer)) <= 64
 
 
 def test_a_long_sentence_ends_between_words(tokenizer: Tokenizer) -> None:
@@ -51,13 +53,13 @@ def test_chunks_repeat_whole_sentences_or_words_of_the_one_before(tokenizer: Tok
     text = " ".join(sentence(i, 1) for i in range(60))
     chunks = [own for _, own in pieces([("", text)], Cut(64, 16), tokenizer)[0]]
     assert all(own.startswith("Sentence") for own in chunks)
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in pairwise(chunks):
         number = int(after.split()[1])
         shared = before[before.index(f"Sentence {number} ") :]
         assert after.startswith(shared) and 0 < int(tokenizer([shared]).lengths(99)[0]) - 2 <= 16
     words = [f"unbelievableness{i}" for i in range(200)]
     chunks = [own.split() for _, own in pieces([("", " ".join(words))], Cut(64, 16), tokenizer)[0]]
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in pairwise(chunks):
         assert (
             after[0] in before[1:] and before[before.index(after[0]) :] == after[: len(before) - before.index(after[0])]
         )
