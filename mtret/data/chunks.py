@@ -1,6 +1,7 @@
 """Documents that stand in a corpus as chunks: which belong together, and which of them answers a query."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int, Int32, Int64
@@ -109,7 +110,7 @@ def shared_rarity(
 
     width = int(max(queries.ids.max(initial=0), documents.ids.max(initial=0))) + 1
 
-    def incidence(tokens: Tokens) -> csr_array:
+    def incidence(tokens: Tokens) -> Any:  # its types know no rows of a sparse array
         shape = (len(tokens), width)
         held = csr_array((np.ones(len(tokens.ids), np.float32), tokens.ids.copy(), tokens.offsets), shape=shape)
         held.sum_duplicates()

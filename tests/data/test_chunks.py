@@ -1,7 +1,7 @@
 """Corpora whose documents stand in chunks: what is read, refused, trained on and remembered."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ CORPUS = [
 WriteTask = Callable[..., Path]
 
 
-def corpus(records: list[tuple[str, str | None, str]]) -> str:
+def corpus(records: Sequence[tuple[str, str | None, str]]) -> str:
     return "".join(
         json.dumps({"_id": own, "text": text} | ({"parent": parent} if parent else {})) + "\n"
         for own, parent, text in records
@@ -206,5 +206,5 @@ def test_check_counts_documents_and_their_chunks(write_folder: WriteTask) -> Non
 
 
 def test_judgements_without_chunks_stay_as_they_are() -> None:
-    pairs = Judgements.from_pairs(*(np.array([0, 1], np.int32),) * 2, np.ones(2))
+    pairs = Judgements.from_pairs(np.array([0, 1], np.int32), np.array([0, 1], np.int32), np.ones(2))
     assert every_chunk(pairs, None) is pairs
