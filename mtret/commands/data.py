@@ -15,11 +15,19 @@ from mtret.commands.common import Flags, console, no_overrides, required
 def check(values: Flags, overrides: list[str]) -> None:
     no_overrides(overrides)
     name = required(values, "suite")
+    from mtret.data.holding_out import holding_out
     from mtret.data.inspection import check
     from mtret.runs.setting import load_suite
 
-    for line in check(load_suite(name)):
-        print(line)
+    suite = load_suite(name)
+    print(
+        *check(suite), "families, and what leaving one out of the training makes of it:", *holding_out(suite), sep="\n"
+    )
+    if any("train" in task.splits for task in suite.tasks.values()):
+        print(f"next: mtret train --suite={name} --workdir=runs/first")
+    else:
+        split = "dev" if any("dev" in task.splits for task in suite.tasks.values()) else "test"
+        print(f"next: mtret evaluate --model=minilm --suite={name} --split={split} --out=runs/untuned")
 
 
 def stats(values: Flags, overrides: list[str]) -> None:

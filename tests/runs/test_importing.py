@@ -141,3 +141,11 @@ def test_a_cut_that_makes_no_sense_writes_nothing(
     code, _, said = mtret("data", "import", rows, "--query=q", "--text=label", *flags, *CARD, f"--out={out}")
     assert code == 2 and message in said and said.count("\n") == 1
     assert not out.exists()
+
+
+def test_check_explains_what_leaving_out_means_and_says_what_comes_next(mtret: Mtret, tiny_suite: Path) -> None:
+    code, said, _ = mtret("data", "check", f"--suite={tiny_suite}")
+    assert code == 0
+    assert "article: alpha, gamma (not trained)\n  train without article (--hold_out=article) and all of them" in said
+    assert "  gamma is judged cross-domain\n" in said
+    assert said.endswith(f"\nnext: mtret train --suite={tiny_suite} --workdir=runs/first\n")
