@@ -12,11 +12,19 @@ from mtret.errors import UserError
 def check(values: Flags, overrides: list[str]) -> None:
     no_overrides(overrides)
     name = required(values, "suite")
+    from mtret.data.holding_out import holding_out
     from mtret.data.inspection import check
     from mtret.runs.setting import load_suite
 
-    for line in check(load_suite(name)):
-        print(line)
+    suite = load_suite(name)
+    print(
+        *check(suite), "families, and what leaving one out of the training makes of it:", *holding_out(suite), sep="\n"
+    )
+    if any("train" in task.splits for task in suite.tasks.values()):
+        print(f"next: mtret train --suite={name} --workdir=runs/first")
+    else:
+        split = "dev" if any("dev" in task.splits for task in suite.tasks.values()) else "test"
+        print(f"next: mtret evaluate --model=minilm --suite={name} --split={split} --out=runs/untuned")
 
 
 def stats(values: Flags, overrides: list[str]) -> None:
@@ -61,6 +69,16 @@ def define_import(values: Flags) -> None:
     flags.DEFINE_string("license", "", "terms of the data", flag_values=values)
     flags.DEFINE_string("split", "80/10/10", "shares of train, dev and test, where files name none", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the division", flag_values=values)
+    flags.DEFINE_integer(
+        "chunk",
+        0,
+        "cut documents of more tokens (MiniLM's) into chunks of at most so many; 0: none",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "overlap", None, "tokens of the chunk before that a chunk repeats, at most (default: an eighth of --chunk)",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_string("out", "", "the task folder to write; its name is the task's", flag_values=values)
 
 
@@ -73,8 +91,8 @@ def import_tables(values: Flags, overrides: list[str]) -> None:
     from mtret.runs.importing import ImportConfig, run_import
 
     columns = Columns(**{name: values[name].value or "" for name in IMPORT_COLUMNS})
-    own = ("rows", "docs", "labels", "family", "instruction", "domain", "language", "license", "split", "seed")
-    given: dict[str, Any] = {name: values[name].value for name in own}
+    own = "rows docs labels family instruction domain language license split seed chunk overlap"
+    given: dict[str, Any] = {name: values[name].value for name in own.split()}
     run_import(ImportConfig(columns=columns, **given), out, console())
     print(f"wrote {out}\nnext: mtret data check --suite={out.parent}")
 

@@ -110,4 +110,5 @@ def search(values: Flags, overrides: list[str]) -> None:
         for hit in hits:
             words = " ".join(hit.text.split())
             short = words if len(words) <= 100 else f"{words[:99]}…"
-            print(f"  {hit.rank:>2}  {hit.score:.3f}  {hit.task}/{hit.id}  {short}")
+            whole = f" of {hit.parent}" if hit.parent else ""
+            print(f"  {hit.rank:>2}  {hit.score:.3f}  {hit.task}/{hit.id}{whole}  {short}")

@@ -97,6 +97,8 @@ def content_sha256(task: Task) -> str:
     """A fingerprint of everything in a task that is not read from files."""
     sha = hashlib.sha256(repr((task.card, task.query_ids, task.query_texts, task.document_ids)).encode())
     sha.update(repr(task.document_keys).encode())
+    if task.parent_ids:
+        sha.update(repr(task.parent_ids).encode())
     relations = {f"qrels/{name}": split for name, split in task.splits.items()}
     relations |= {f"negatives/{name}": split for name, split in task.negatives.items()}
     relations |= {"exclude": task.exclude} if task.exclude else {}
