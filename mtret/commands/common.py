@@ -58,6 +58,16 @@ def define_suite(values: Flags) -> None:
     )
 
 
+def define_model(values: Flags) -> None:
+    """--model."""
+    flags.DEFINE_string(
+        "model",
+        "",
+        "a run's folder, a checkpoint in it (best.safetensors, weights/...), a model folder, a hub id, or 'minilm'",
+        flag_values=values,
+    )
+
+
 def of_the_system(error: OSError) -> UserError:
     """One line of it."""
     where = f"{error.filename}: " if error.filename else ""

@@ -12,11 +12,11 @@ from mtret.errors import UserError
 if TYPE_CHECKING:
     pass
 
-from mtret.commands.common import Flags, console, no_overrides, required
+from mtret.commands.common import Flags, console, define_model, no_overrides, required
 
 
 def define_evaluate(values: Flags) -> None:
-    flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
+    define_model(values)
     flags.DEFINE_string(
         "suite",
         "",
@@ -27,7 +27,12 @@ def define_evaluate(values: Flags) -> None:
         "split", "dev", ["dev", "test"], "the judged split; test is asked for by name", flag_values=values
     )
     flags.DEFINE_list("tasks", [], "names; all of the suite that have the split if none is given", flag_values=values)
-    flags.DEFINE_string("out", "", "folder of the results (default: MODEL/SPLIT for a run)", flag_values=values)
+    flags.DEFINE_string(
+        "out",
+        "",
+        "folder of the results, which must hold none (default: SPLIT in the folder of a run or model, written anew)",
+        flag_values=values,
+    )
     flags.DEFINE_boolean("pooled", True, "also search one index over all tasks' documents", flag_values=values)
     flags.DEFINE_boolean(
         "scann", True, "also search by ScaNN, with its recall against exact search", flag_values=values
@@ -64,6 +69,8 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     tasks = tuple(values["tasks"].value or ())
     config = JudgeConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
     folder = locate(out) if out else place / config.split
+    if out and (folder / "results.json").exists():
+        raise UserError(f"{folder}: holds results already, which are never overwritten; give another --out")
     results = judge(model, suite, config, folder, console())
     print(f"wrote {folder}/results.json, queries.jsonl, report.md and results.png")
     example = next(iter(results["tasks"]))
@@ -71,7 +78,7 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
 
 
 def define_search(values: Flags) -> None:
-    flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
+    define_model(values)
     flags.DEFINE_string(
         "task", "", "whose documents are searched, and whose instruction the query gets", flag_values=values
     )
