@@ -30,7 +30,7 @@ def define_evaluate(values: Flags) -> None:
     flags.DEFINE_string(
         "out",
         "",
-        "folder of the results, which must hold none (default: SPLIT in the folder of a run or model, written anew)",
+        "folder of the results, which must hold none (default: MODEL/SPLIT, written anew)",
         flag_values=values,
     )
     flags.DEFINE_boolean("pooled", True, "also search one index over all tasks' documents", flag_values=values)
