@@ -4,7 +4,7 @@ import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -28,8 +28,8 @@ class Command:
     more: tuple[str, ...] = ()  # further examples, where one does not suffice
 
 
-def required(values: Flags, name: str) -> str:
-    """The value of a flag. Raises UserError where it is not given."""
+def required(values: Flags, name: str) -> Any:
+    """The value of a flag, which is a text or a list. Raises UserError where it is not given."""
     value = values[name].value
     if not value:
         raise UserError(f"--{name} is needed: {values[name].help}")
