@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     """What `mtret train --config` asks for."""
     return ConfigDict(
         {
-            "suite": "",  # a folder of task folders, or "enterprise"; --suite goes before it
+            "suite": "",  # a folder of task folders, "enterprise" or "tfds:NAME"; --suite goes before it
             "seed": 0,  # of everything: order, samples, dropout, dev sample
             "model": {
                 "source": "minilm",  # "minilm", a sentence-transformers folder, or a hub id

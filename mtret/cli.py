@@ -225,6 +225,12 @@ COMMANDS: dict[str, Command] = {
         data.define_write,
         data.write_enterprise,
     ),
+    "data tfds": Command(
+        "write a suite as one data set of TensorFlow Datasets, to train from by name",
+        "mtret data tfds --suite=tasks --out=~/tensorflow_datasets --name=my_tasks",
+        data.define_tfds,
+        data.write_tfds,
+    ),
 }
 
 

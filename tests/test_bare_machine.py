@@ -21,7 +21,8 @@ IMPORTS = """
 import importlib, pkgutil
 import mtret
 for module in pkgutil.walk_packages(mtret.__path__, "mtret."):
-    importlib.import_module(module.name)
+    if module.name != "mtret.base_config":  # a configuration to be copied, which is read like a user's own
+        importlib.import_module(module.name)
 """
 STEP = """
 import runpy

@@ -16,7 +16,7 @@ LAYERS = (
     ("models", "losses", "data"),
     ("train", "index", "artefact"),
     ("artefact", "mining", "evaluation", "serve"),
-    ("run_config",),
+    ("run_config", "base_config"),
     ("runs",),
     ("commands",),
     ("cli",),

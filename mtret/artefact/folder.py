@@ -58,8 +58,8 @@ def load_artefact(source: str, config: ModelConfig | None = None) -> Artefact:
         source = str(path / "model")
     elif is_run:
         raise UserError(
-            f"{path}: this run is not finished; run its training again to go on, or take its best so far with "
-            f"mtret export --model={path} --out=FOLDER"
+            f"{path}: this run is not finished; run its training again to go on, or take its best so far: "
+            f"{path}/best.safetensors, or mtret export --model={path} --out=FOLDER"
         )
     config = config or ModelConfig(source)
     encoder = hf.load(source, config)

@@ -53,7 +53,19 @@ def no_overrides(overrides: list[str]) -> None:
 
 def define_suite(values: Flags) -> None:
     """--suite."""
-    flags.DEFINE_string("suite", "", "a folder of task folders, or 'enterprise' (embedded)", flag_values=values)
+    flags.DEFINE_string(
+        "suite", "", "a folder of task folders, 'enterprise' (embedded), or tfds:NAME, a data set", flag_values=values
+    )
+
+
+def define_model(values: Flags) -> None:
+    """--model."""
+    flags.DEFINE_string(
+        "model",
+        "",
+        "a run's folder, a checkpoint in it (best.safetensors, weights/...), a model folder, a hub id, or 'minilm'",
+        flag_values=values,
+    )
 
 
 def of_the_system(error: OSError) -> UserError:

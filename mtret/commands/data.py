@@ -1,25 +1,30 @@
 """`mtret data ...`: task folders read, measured and written."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
+from mtret.commands.common import Flags, console, define_suite, no_overrides, required
 from mtret.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
-from mtret.commands.common import Flags, console, no_overrides, required
 
 
 def check(values: Flags, overrides: list[str]) -> None:
     no_overrides(overrides)
     name = required(values, "suite")
+    from mtret.data.holding_out import holding_out
     from mtret.data.inspection import check
     from mtret.runs.setting import load_suite
 
-    for line in check(load_suite(name)):
-        print(line)
+    suite = load_suite(name)
+    print(
+        *check(suite), "families, and what leaving one out of the training makes of it:", *holding_out(suite), sep="\n"
+    )
+    if any("train" in task.splits for task in suite.tasks.values()):
+        print(f"next: mtret train --suite={name} --workdir=runs/first")
+    else:
+        split = "dev" if any("dev" in task.splits for task in suite.tasks.values()) else "test"
+        print(f"next: mtret evaluate --model=minilm --suite={name} --split={split} --out=runs/untuned")
 
 
 def stats(values: Flags, overrides: list[str]) -> None:
@@ -64,6 +69,16 @@ def define_import(values: Flags) -> None:
     flags.DEFINE_string("license", "", "terms of the data", flag_values=values)
     flags.DEFINE_string("split", "80/10/10", "shares of train, dev and test, where files name none", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the division", flag_values=values)
+    flags.DEFINE_integer(
+        "chunk",
+        0,
+        "cut documents of more tokens (MiniLM's) into chunks of at most so many; 0: none",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "overlap", None, "tokens of the chunk before that a chunk repeats, at most (default: an eighth of --chunk)",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_string("out", "", "the task folder to write; its name is the task's", flag_values=values)
 
 
@@ -76,8 +91,8 @@ def import_tables(values: Flags, overrides: list[str]) -> None:
     from mtret.runs.importing import ImportConfig, run_import
 
     columns = Columns(**{name: values[name].value or "" for name in IMPORT_COLUMNS})
-    own = ("rows", "docs", "labels", "family", "instruction", "domain", "language", "license", "split", "seed")
-    given: dict[str, Any] = {name: values[name].value for name in own}
+    own = "rows docs labels family instruction domain language license split seed chunk overlap"
+    given: dict[str, Any] = {name: values[name].value for name in own.split()}
     run_import(ImportConfig(columns=columns, **given), out, console())
     print(f"wrote {out}\nnext: mtret data check --suite={out.parent}")
 
@@ -98,3 +113,31 @@ def write_enterprise(values: Flags, overrides: list[str]) -> None:
         raise UserError(f"{out}: exists already and is never overwritten; give another --out")
     write_suite(out)
     print(f"wrote {out}\nnext: mtret data check --suite={out}")
+
+
+def define_tfds(values: Flags) -> None:
+    define_suite(values)
+    flags.DEFINE_string("out", "", "the data folder; the data set goes to OUT/NAME/VERSION there", flag_values=values)
+    flags.DEFINE_string("name", "", "of the data set; that of the suite's folder if not given", flag_values=values)
+    flags.DEFINE_string("version", "1.0.0", "of the data set", flag_values=values)
+
+
+def write_tfds(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    name = required(values, "suite")
+    from mtret.files import locate
+
+    out = locate(required(values, "out"))
+    if not isinstance(out, Path):
+        raise UserError(f"--out={out}: array_record files are written to local folders only; give one, and copy it")
+    from mtret.console import Bar
+    from mtret.data.tfds_suites import PREFIX, count_records, dataset_folder, write_dataset
+    from mtret.runs.setting import check_writable, load_suite
+
+    check_writable(out, "--out")
+    own = values["name"].value or locate(name.rstrip("/")).name
+    folder = dataset_folder(out, own, values["version"].value or "")
+    suite = load_suite(name)
+    with Bar(console(), "writing records", count_records(suite)) as bar:
+        write_dataset(suite, folder, bar.advance)
+    print(f"wrote {folder}\nnext: mtret data check --suite={PREFIX}{folder}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, no_overrides, required
+from mtret.commands.common import Flags, console, define_model, no_overrides, required
 from mtret.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def define_encode(values: Flags) -> None:
-    flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
+    define_model(values)
     flags.DEFINE_string("task", "", "whose documents or queries are encoded, with its instruction", flag_values=values)
     flags.DEFINE_string(
         "texts",

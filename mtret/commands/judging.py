@@ -12,19 +12,27 @@ from mtret.errors import UserError
 if TYPE_CHECKING:
     pass
 
-from mtret.commands.common import Flags, console, no_overrides, required
+from mtret.commands.common import Flags, console, define_model, no_overrides, required
 
 
 def define_evaluate(values: Flags) -> None:
-    flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
+    define_model(values)
     flags.DEFINE_string(
-        "suite", "", "a folder of task folders, or 'enterprise'; that of the training if not given", flag_values=values
+        "suite",
+        "",
+        "a folder of task folders, 'enterprise', or tfds:NAME; that of the training if not given",
+        flag_values=values,
     )
     flags.DEFINE_enum(
         "split", "dev", ["dev", "test"], "the judged split; test is asked for by name", flag_values=values
     )
     flags.DEFINE_list("tasks", [], "names; all of the suite that have the split if none is given", flag_values=values)
-    flags.DEFINE_string("out", "", "folder of the results (default: MODEL/SPLIT for a run)", flag_values=values)
+    flags.DEFINE_string(
+        "out",
+        "",
+        "folder of the results, which must hold none (default: MODEL/SPLIT, written anew)",
+        flag_values=values,
+    )
     flags.DEFINE_boolean("pooled", True, "also search one index over all tasks' documents", flag_values=values)
     flags.DEFINE_boolean(
         "scann", True, "also search by ScaNN, with its recall against exact search", flag_values=values
@@ -61,6 +69,8 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     tasks = tuple(values["tasks"].value or ())
     config = JudgeConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
     folder = locate(out) if out else place / config.split
+    if out and (folder / "results.json").exists():
+        raise UserError(f"{folder}: holds results already, which are never overwritten; give another --out")
     results = judge(model, suite, config, folder, console())
     print(f"wrote {folder}/results.json, queries.jsonl, report.md and results.png")
     example = next(iter(results["tasks"]))
@@ -68,7 +78,7 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
 
 
 def define_search(values: Flags) -> None:
-    flags.DEFINE_string("model", "", "a run's folder, a model folder, a hub id, or 'minilm'", flag_values=values)
+    define_model(values)
     flags.DEFINE_string(
         "task", "", "whose documents are searched, and whose instruction the query gets", flag_values=values
     )
@@ -107,4 +117,5 @@ def search(values: Flags, overrides: list[str]) -> None:
         for hit in hits:
             words = " ".join(hit.text.split())
             short = words if len(words) <= 100 else f"{words[:99]}…"
-            print(f"  {hit.rank:>2}  {hit.score:.3f}  {hit.task}/{hit.id}  {short}")
+            whole = f" of {hit.parent}" if hit.parent else ""
+            print(f"  {hit.rank:>2}  {hit.score:.3f}  {hit.task}/{hit.id}{whole}  {short}")

@@ -28,7 +28,7 @@ def export(values: Flags, overrides: list[str]) -> None:
     from mtret.files import locate
 
     model, out = locate(required(values, "model")), locate(required(values, "out"))
-    from mtret.runs.training import export
+    from mtret.runs.exporting import export
 
     target: Any = values["target"].value
     print(f"wrote {export(model, out, values['step'].value, target)}\nnext: mtret verify --model={out}")

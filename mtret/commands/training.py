@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from mtret.processes import Peers
     from mtret.run_config import RunConfig
 
-from mtret.commands.common import Flags, console, of_a_store, of_the_system, required
+from mtret.commands.common import Flags, console, define_suite, of_a_store, of_the_system, required
 
 
 def define_train(values: Flags) -> None:
-    flags.DEFINE_string("suite", "", "a folder of task folders, or 'enterprise' (embedded)", flag_values=values)
+    define_suite(values)
     flags.DEFINE_string("workdir", "", "the run's folder; the same command again resumes", flag_values=values)
     flags.DEFINE_string(
         "config",
@@ -106,7 +106,7 @@ def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "
 
 
 def define_init(values: Flags) -> None:
-    flags.DEFINE_string("suite", "", "a folder of task folders, or 'enterprise' (embedded)", flag_values=values)
+    define_suite(values)
     flags.DEFINE_list(
         "hold_out", [], "tasks and families to leave out of the training, to be judged on", flag_values=values
     )

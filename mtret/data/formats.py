@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+from mtret.data.chunks import checked_parents
 from mtret.data.images import ImageFiles
 from mtret.data.tasks import SPLITS, Judgements, Task, TaskCard, query_key
 from mtret.data.templates import render_document
@@ -47,7 +48,7 @@ class TaskParts:
     """What `write_task` writes: a task as its files hold it, by ids and with titles apart."""
 
     card: TaskCard
-    documents: Sequence[Mapping[str, str]]  # `_id`, `text` and, where there is one, `title`
+    documents: Sequence[Mapping[str, str]]  # `_id`, `text` and, where there is one, `title` and `parent`
     queries: Mapping[str, str]  # id -> text
     qrels: Mapping[str, Sequence[tuple[str, str, int | float]]]  # split -> (query id, document id, score)
     negatives: Mapping[str, Sequence[tuple[str, str, int | float]]] = field(default_factory=dict)
@@ -243,13 +244,13 @@ def _read_folder(folder: AnyPath) -> tuple[Task, str]:
     """The task and the hash of its files."""
     files = _Files(folder)
     card = _read_card(files)
-    document_ids, document_texts, images = _read_documents(files, card.modality)
+    document_ids, document_texts, images, parent_ids = _read_documents(files, card.modality)
     query_records, query_ids = _read_records(files, QUERIES)
     query_texts = _column(query_records, "text", files.folder / QUERIES)
     _refuse_empty(query_texts, "text", files.folder / QUERIES)
     if not query_ids:
         raise UserError(f"{folder / QUERIES}: holds no query. Write one JSON object per line.")
-    rows = _Rows({one: row for row, one in enumerate(query_ids)}, {one: row for row, one in enumerate(document_ids)})
+    rows = _rows(query_ids, document_ids, parent_ids)
     qrels = {split: _read_pairs(files, f"qrels/{split}.tsv", rows, SCORED) for split in files.splits("qrels")}
     if not qrels:
         raise UserError(f"{folder / 'qrels'}: holds no judgements. Write at least one of {', '.join(SPLITS)} as .tsv.")
@@ -268,7 +269,8 @@ def _read_folder(folder: AnyPath) -> tuple[Task, str]:
         pairs = _read_pairs(files, EXCLUDE, rows, UNSCORED)
         _refuse_positives(pairs, positives)
         exclude = Judgements.from_pairs(pairs.queries, pairs.documents, pairs.scores)
-    task = Task(card, query_ids, query_texts, document_ids, document_texts, splits, negatives, exclude, images)
+    documents = document_ids, document_texts
+    task = Task(card, query_ids, query_texts, *documents, splits, negatives, exclude, images, parent_ids)
     return task, _digest(files.hashes)
 
 
@@ -403,25 +405,29 @@ def _refuse_empty(values: Sequence[str], key: str, path: AnyPath) -> None:
             raise UserError(f"{path}:{number}: '{key}' is empty. Write one or remove the line.")
 
 
-def _read_documents(files: _Files, modality: str) -> tuple[tuple[str, ...], tuple[str, ...], ImageFiles | None]:
-    """Ids, rendered texts, which an image task need not have, and its images."""
+def _read_documents(
+    files: _Files, modality: str
+) -> tuple[tuple[str, ...], tuple[str, ...], ImageFiles | None, tuple[str, ...]]:
+    """Ids, rendered texts, which an image task need not have, its images, and parents as `Task.parent_ids`."""
     path = files.folder / CORPUS
     records, ids = _read_records(files, CORPUS)
     if not ids:
         raise UserError(f"{path}: holds no document. Write one JSON object per line.")
     titles = _column(records, "title", path, default="")
     texts = _column(records, "text", path, default=None if modality == "text" else "")
+    given = _column(records, "parent", path, default="") if any("parent" in each for each in records) else ()
+    parents = checked_parents(ids, given, str(path))
     rendered = tuple([render_document(title, text) for title, text in zip(titles, texts, strict=True)])
     if modality == "image":
         images = _column(records, "image", path)
         for number, image in enumerate(images, start=1):
             _check_image(files, image, f"{path}:{number}")
         paths = tuple([files.folder / image for image in images])
-        return ids, rendered, ImageFiles(paths, tuple([files.hashes[image] for image in images]))
+        return ids, rendered, ImageFiles(paths, tuple([files.hashes[image] for image in images])), parents
     for number, text in enumerate(rendered, start=1):
         if not text:
             raise UserError(f"{path}:{number}: title and text are both empty. Write one or remove the document.")
-    return ids, rendered, None
+    return ids, rendered, None, parents
 
 
 def _check_image(files: _Files, image: str, where: str) -> None:
@@ -439,10 +445,19 @@ def _check_image(files: _Files, image: str, where: str) -> None:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The row of every query id and of every document id."""
+    """The row of every query id and of every document id that judgements may name."""
 
     queries: Mapping[str, int]
     documents: Mapping[str, int]
+    chunks: Mapping[str, str]  # id -> parent
+
+
+def _rows(query_ids: Sequence[str], document_ids: Sequence[str], parent_ids: Sequence[str]) -> _Rows:
+    documents: dict[str, int] = {}
+    for row, one in enumerate(parent_ids or document_ids):
+        documents.setdefault(one, row)
+    chunks = {one: parent for one, parent in zip(document_ids, parent_ids, strict=False) if one != parent}
+    return _Rows({one: row for row, one in enumerate(query_ids)}, documents, chunks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -490,7 +505,7 @@ def _read_pairs(files: _Files, name: str, rows: _Rows, header: tuple[str, ...], 
     scores = np.array([_number(one) for one in columns[2]] if scored else np.zeros(len(cells)), dtype=np.float64)
     pairs = _Pairs(path, queries, documents, scores)
     pairs.refuse(queries < 0, lambda pair: _unknown("query", columns[0][pair], rows.queries, QUERIES))
-    pairs.refuse(documents < 0, lambda pair: _unknown("document", columns[1][pair], rows.documents, CORPUS))
+    pairs.refuse(documents < 0, lambda pair: _unknown_document(columns[1][pair], rows))
     pairs.refuse(
         ~np.isfinite(scores), lambda pair: f"score '{columns[2][pair]}' is not a finite number. Write one such as 1."
     )
@@ -506,6 +521,12 @@ def _read_pairs(files: _Files, name: str, rows: _Rows, header: tuple[str, ...], 
 
 def _unknown(kind: str, one: str, known: Mapping[str, int], name: str) -> str:
     return f"{kind} '{one}' is not in {name}.{nearest(one, known)} Correct the id or remove the line."
+
+
+def _unknown_document(one: str, rows: _Rows) -> str:
+    if one in rows.chunks:
+        return f"document '{one}' is a chunk of '{rows.chunks[one]}'. Name the parent, once; its best chunk counts."
+    return _unknown("document", one, rows.documents, CORPUS)
 
 
 def _number(text: str) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt8
@@ -18,11 +19,20 @@ MOST_PIXELS = 25_000_000  # of a file; more is a mistake, or an attack: a decode
 READERS = 4  # at a time, for the same reason
 
 
+@runtime_checkable
+class ImageFile(Protocol):
+    """A path, or whatever else holds an image's file; `str` names it to the user."""
+
+    def read_bytes(self) -> bytes:
+        """The whole file."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImageFiles:
     """The images of a task: where they are, and what is in them."""
 
-    paths: tuple[AnyPath, ...]
+    paths: tuple[ImageFile, ...]
     sha256: tuple[str, ...]  # of each file's bytes
 
 
@@ -73,7 +83,7 @@ def read_pixels(
     return pixels
 
 
-def decode(path: AnyPath, size: int) -> UInt8[np.ndarray, "S S 3"]:
+def decode(path: ImageFile, size: int) -> UInt8[np.ndarray, "S S 3"]:
     """One image, scaled to a square as SigLIP's preprocessing does (bicubic, whatever its proportions), on white where
     it is transparent. Raises UserError for a file that cannot be read, is no image, too large, or not of 8 bits."""
     from PIL import Image

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from mtret.data.cutting import Piece
 from mtret.data.formats import CARD, CORPUS, QUERIES, SCORED, dump_card
 from mtret.data.records import Progress, Row, read_rows
 from mtret.data.tasks import SPLITS, TaskCard, query_key
@@ -21,12 +22,14 @@ from mtret.files import AnyPath, folder_draft, replace_folder
 REJECTED = "rejected.jsonl"  # in the task's folder: rows that were left out, and why
 IDS = "\t\r\n"  # that no id may hold
 COMMIT_ROWS = 50_000
+CUT_AT_ONCE = 1_000_000  # characters of documents
 
 TABLES = """
 CREATE TABLE documents (row INTEGER PRIMARY KEY, key BLOB UNIQUE, id TEXT UNIQUE, title TEXT, text TEXT);
 CREATE TABLE document_ids (id TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID;
 CREATE TABLE queries (row INTEGER PRIMARY KEY, key BLOB UNIQUE, id TEXT UNIQUE, text TEXT, place INTEGER, split TEXT);
 CREATE TABLE query_ids (id TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID;
+CREATE TABLE chunk_ids (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE pairs (query INTEGER, document INTEGER, score REAL, PRIMARY KEY (query, document)) WITHOUT ROWID;
 """
 
@@ -67,6 +70,8 @@ class Counts:
     """What an import found."""
 
     documents: int = 0
+    cut: int = 0  # of them
+    chunks: int = 0  # that those became
     queries: dict[str, int] = field(default_factory=dict)  # by split
     merged: Counter[str] = field(default_factory=Counter)  # "documents", "queries", "pairs" that stood there twice
     rejected: Counter[str] = field(default_factory=Counter)  # by reason
@@ -85,6 +90,7 @@ def import_task(
     folder: AnyPath,
     seed: int = 0,
     on_bytes: Progress = lambda count: None,
+    cut: Callable[[Sequence[Piece]], Sequence[Sequence[Piece]]] | None = None,
 ) -> Counts:
     """Writes a task folder, whole or not at all.
 
@@ -93,6 +99,7 @@ def import_task(
         files are, dev is taken from train by the first two, unless it has a file.
       seed: of the division.
       on_bytes: is told how many more bytes of the files are read.
+      cut: (title, text) of some documents -> those of each one's chunks; a single one leaves it whole.
 
     Raises UserError where a file or column is not there, or nothing is left to write.
     """
@@ -111,7 +118,7 @@ def import_task(
                 reading = _Reading(store, columns, seed, counts, rejected, on_bytes)
                 reading.read(source)
             _divide(store, {split for split, _ in (*source.rows, *source.labels)}, shares)
-            _write(store, draft, card, counts)
+            _write(store, draft, card, counts, cut)
         if not counts.rejected:
             (draft / REJECTED).unlink()
         replace_folder(draft, folder, last=(CARD,))
@@ -327,7 +334,13 @@ def _cut(store: sqlite3.Connection, split: str, parts: Sequence[tuple[str, float
     store.execute("UPDATE queries SET split = TRIM(split)")
 
 
-def _write(store: sqlite3.Connection, draft: Path, card: TaskCard, counts: Counts) -> None:
+def _write(
+    store: sqlite3.Connection,
+    draft: Path,
+    card: TaskCard,
+    counts: Counts,
+    cut: Callable[[Sequence[Piece]], Sequence[Sequence[Piece]]] | None,
+) -> None:
     """The native files. Raises UserError where there would be no document, or no query."""
     if not store.execute(f"SELECT 1 FROM queries WHERE {JUDGED} LIMIT 1").fetchone():
         why = f"; {sum(counts.rejected.values()):,} rows were rejected" if counts.rejected else ""
@@ -340,9 +353,9 @@ def _write(store: sqlite3.Connection, draft: Path, card: TaskCard, counts: Count
         store.execute(f"UPDATE OR IGNORE {table} SET id = ? || row WHERE id IS NULL", (letter,))
         store.execute(f"UPDATE {table} SET id = ? || row || '-' || hex(key) WHERE id IS NULL", (letter,))
     documents = store.execute("SELECT id, title, text FROM documents ORDER BY row")
-    counts.documents = _lines(
-        draft / CORPUS, ({"_id": i, "title": title, "text": text} for i, title, text in documents)
-    )
+    counts.documents = store.execute("SELECT COUNT(*) FROM documents").fetchone()[0]
+    whole = ({"_id": i, "title": title, "text": text} for i, title, text in documents)
+    _lines(draft / CORPUS, whole if cut is None else _in_chunks(store, documents, cut, counts))
     queries = store.execute(f"SELECT id, text FROM queries WHERE {JUDGED} ORDER BY row")
     _lines(draft / QUERIES, ({"_id": i, "text": text} for i, text in queries))
     counts.unjudged = store.execute(f"SELECT COUNT(*) FROM queries WHERE NOT {JUDGED}").fetchone()[0]
@@ -359,6 +372,47 @@ def _write(store: sqlite3.Connection, draft: Path, card: TaskCard, counts: Count
             cells = (f"{query}\t{document}\t{score:.17g}" for query, document, score in pairs)
             _text(draft / "qrels" / f"{split}.tsv", chain(["\t".join(SCORED)], cells))
     (draft / CARD).write_text(dump_card(card), encoding="utf-8", newline="\n")
+
+
+def _in_chunks(
+    store: sqlite3.Connection,
+    documents: Iterable[tuple[str, str, str]],
+    cut: Callable[[Sequence[Piece]], Sequence[Sequence[Piece]]],
+    counts: Counts,
+) -> Iterator[dict[str, str]]:
+    for block in _blocks(documents):
+        for (given, _, _), chunks in zip(block, cut([(title, text) for _, title, text in block]), strict=True):
+            if len(chunks) == 1:
+                yield {"_id": given, "title": chunks[0][0], "text": chunks[0][1]}
+                continue
+            counts.cut += 1
+            counts.chunks += len(chunks)
+            for own, (title, text) in zip(_free_ids(store, given, len(chunks)), chunks, strict=True):
+                yield {"_id": own, "parent": given, "title": title, "text": text}
+
+
+def _blocks(documents: Iterable[tuple[str, str, str]]) -> Iterator[list[tuple[str, str, str]]]:
+    block, size = [], 0
+    for document in documents:
+        block.append(document)
+        size += len(document[2])
+        if size >= CUT_AT_ONCE:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _free_ids(store: sqlite3.Connection, parent: str, count: int) -> list[str]:
+    """`ID#1` and so on; with more marks where a document or a chunk of another one has such an id."""
+    taken = "SELECT 1 FROM documents WHERE id = ? UNION ALL SELECT 1 FROM chunk_ids WHERE id = ?"
+    mark = "#"
+    while True:
+        ids = [f"{parent}{mark}{number}" for number in range(1, count + 1)]
+        if not any(store.execute(taken, (one, one)).fetchone() for one in ids):
+            store.executemany("INSERT INTO chunk_ids VALUES (?)", [(one,) for one in ids])
+            return ids
+        mark += "#"
 
 
 def _lines(path: Path, records: Iterable[Mapping[str, str]]) -> int:

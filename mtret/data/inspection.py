@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtret.data.chunks import parent_keys
 from mtret.data.formats import Suite
 from mtret.data.images import decode
 from mtret.data.roles import document_hashes
@@ -27,8 +28,9 @@ class TaskStats:
     domain: str
     languages: tuple[str, ...]
     documents: int
+    chunks: int  # that its documents stand in; 0 where none is cut
     distinct_documents: int  # as texts, white space apart
-    long_documents: float  # share of more than `long_characters`
+    long_documents: float  # share of more than `long_characters`; of chunks, where there are some
     queries: dict[str, int]  # train, dev, test: judged queries, 0 where there is no such split
     unused_queries: int  # in queries.jsonl, without a positive in any split
     repeated_queries: int  # judged queries whose text stands before in their split
@@ -58,8 +60,9 @@ def _task_stats(task: Task, long_characters: int) -> TaskStats:
         family=task.card.family,
         domain=task.card.domain,
         languages=task.card.languages,
-        documents=len(task.document_ids),
-        distinct_documents=len(np.unique(document_hashes(task.document_keys))),
+        documents=len(task.parent_rows),
+        chunks=len(task.document_ids) if task.parents is not None else 0,
+        distinct_documents=len(np.unique(document_hashes(parent_keys(task)))),
         long_documents=float(np.mean([len(text) > long_characters for text in task.document_texts])),
         queries={split: len(task.splits[split]) if split in task.splits else 0 for split in SPLITS},
         unused_queries=len(task.query_ids) - len(np.unique(np.concatenate(judged))),
@@ -124,8 +127,11 @@ def _remarks(row: TaskStats, long_characters: int) -> list[str]:
         found.append(
             f"{_count(copies, 'document', 'documents')} with the {what} of another one: no encoder can tell them apart."
         )
+    if row.chunks:
+        found.append(f"{_count(row.documents, 'document stands', 'documents stand')} in {row.chunks:,} chunks.")
     if row.long_documents > 0.2:
-        found.append(f"{row.long_documents:.0%} of the documents are longer than {long_characters:,} characters.")
+        what = "chunks" if row.chunks else "documents"
+        found.append(f"{row.long_documents:.0%} of the {what} are longer than {long_characters:,} characters.")
     return found
 
 
@@ -150,6 +156,7 @@ def stats_table(rows: Sequence[TaskStats]) -> "Table":
         "document\nwords": [f"{row.document_words_mean:.0f} {row.document_words_p95:>3.0f}" for row in rows],
     }
     rare = {
+        "chunks": [row.chunks for row in rows],
         "copies": [row.documents - row.distinct_documents for row in rows],
         "unused": [row.unused_queries for row in rows],
         "repeated": [row.repeated_queries for row in rows],

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int32, UInt64
 
+from mtret.data.chunks import parent_keys
 from mtret.data.tasks import Task, query_key
 from mtret.errors import UserError
 from mtret.files import AnyPath, replace_bytes
@@ -43,7 +44,7 @@ class TrainingRecord:
 
     tasks: tuple[TrainedTask, ...]
     queries: UInt64[np.ndarray, "q"]  # of the training splits, by `query_key`
-    documents: UInt64[np.ndarray, "d"]  # of the whole corpora, by `Task.document_keys`
+    documents: UInt64[np.ndarray, "d"]  # of the whole corpora, by `parent_keys`
     positives: UInt64[np.ndarray, "p"]  # those documents that were positives in training
 
 
@@ -59,9 +60,9 @@ def training_record(tasks: Sequence[Task]) -> TrainingRecord:
         card = task.card
         cards.append(TrainedTask(card.name, card.family, card.domain, card.languages, card.material, card.license))
         queries.append(query_hashes([task.query_texts[row] for row in train.queries]))
-        hashes = document_hashes(task.document_keys)
+        hashes = document_hashes(parent_keys(task))
         documents.append(hashes)
-        positives.append(hashes[train.positives().documents])
+        positives.append(hashes[np.searchsorted(task.parent_rows, train.positives().documents)])
     joined = [np.unique(np.concatenate(parts)) for parts in (queries, documents, positives)]
     return TrainingRecord(tuple(cards), *joined)
 
@@ -72,7 +73,7 @@ def query_hashes(texts: Sequence[str]) -> UInt64[np.ndarray, "n"]:
 
 
 def document_hashes(texts: Sequence[str]) -> UInt64[np.ndarray, "n"]:
-    """64-bit hashes of `Task.document_keys`: white space makes no difference, case does (commands, identifiers)."""
+    """64-bit hashes of `parent_keys`: white space makes no difference, case does (commands, identifiers)."""
     return _hashes(texts, lambda text: " ".join(text.split()))
 
 
@@ -99,7 +100,7 @@ def role_of(task: Task, record: TrainingRecord) -> Role:
 
 def shared_documents(task: Task, record: TrainingRecord) -> int:
     """How many distinct documents of the task stand in the corpus of a trained task."""
-    return int(np.isin(np.unique(document_hashes(task.document_keys)), record.documents).sum())
+    return int(np.isin(np.unique(document_hashes(parent_keys(task))), record.documents).sum())
 
 
 def leaked_queries(task: Task, split: str, record: TrainingRecord) -> Int32[np.ndarray, "dropped"]:
@@ -130,7 +131,7 @@ def check_leakage(
 def seen_document_share(task: Task, split: str, record: TrainingRecord) -> float:
     """The share of the split's distinct positive documents (by text) that were positives in training, of any task."""
     gold = np.unique(task.split(split).positives().documents)
-    hashes = np.unique(document_hashes([task.document_keys[row] for row in gold]))
+    hashes = np.unique(document_hashes(parent_keys(task, gold)))
     return float(np.isin(hashes, record.positives).mean())
 
 

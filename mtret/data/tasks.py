@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
@@ -101,6 +102,7 @@ class Task:
     negatives: Mapping[str, Judgements] = field(default_factory=dict)
     exclude: Judgements | None = None
     images: ImageFiles | None = None  # of the documents, where those are images; their texts may be empty then
+    parent_ids: tuple[str, ...] = ()  # of every document: of what it is a chunk, or its own id; empty where none is one
 
     @property
     def name(self) -> str:
@@ -110,6 +112,29 @@ class Task:
     def document_keys(self) -> tuple[str, ...]:
         """What makes two documents the same: their texts, or their images' bytes."""
         return self.images.sha256 if self.images else self.document_texts
+
+    @cached_property
+    def parents(self) -> Int32[np.ndarray, "m"] | None:
+        """For every document the row of its parent's first chunk; None where no document is a chunk.
+
+        It is that row by which judgements, exclusions and runs name the parent.
+        """
+        if not self.parent_ids:
+            return None
+        first: dict[str, int] = {}
+        return np.array([first.setdefault(one, row) for row, one in enumerate(self.parent_ids)], np.int32)
+
+    @cached_property
+    def parent_rows(self) -> Int32[np.ndarray, "p"]:
+        """The rows by which parents are named, ascending: of their first chunks; a document in one piece is its own."""
+        if self.parents is None:
+            return np.arange(len(self.document_ids), dtype=np.int32)
+        return np.unique(self.parents)
+
+    @property
+    def named_ids(self) -> tuple[str, ...]:
+        """The id by which files name what a document is or belongs to."""
+        return self.parent_ids or self.document_ids
 
     def split(self, name: str) -> Judgements:
         """The judgements of a split. Raises UserError where the task has no such split."""

@@ -108,6 +108,11 @@ class Tokenizer:
         length = len(self._backend.encode(prompt).ids) - min(self._suffix, 1)
         return replace(tokens, skip=np.full(len(texts), length, np.int32))
 
+    def places(self, text: str) -> Int64[np.ndarray, "tokens 2"]:
+        """First character of every token of a text, and the one behind its last; none of what is added to a text."""
+        found = np.array(self._backend.encode(text, add_special_tokens=False).offsets, np.int64).reshape(-1, 2)
+        return found[found[:, 1] > found[:, 0]]
+
     def __call__(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Tokens:
         """Token arrays of whole texts; read from the cache where the same texts were tokenised before."""
         path = self.cache / f"tokens-{self._key(texts)}.safetensors" if self.cache else None

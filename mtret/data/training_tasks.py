@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt8
 
+from mtret.data.chunks import answering_chunks, every_chunk
 from mtret.data.images import Images
 from mtret.data.tasks import Judgements, Task
 from mtret.data.templates import Templates
@@ -70,7 +71,7 @@ class TrainingTask:
     queries: Tokens
     documents: Tokens | Images
     positives: Relation  # of every query at least one
-    known: Relation  # what is no negative of a query: its positives, and the documents that exclude.tsv names
+    known: Relation  # what is no negative of a query: its positives, all their chunks, and what exclude.tsv names
     negatives: Relation | None
     config: BatchConfig
     query_rows: Int64[np.ndarray, "q"] | None = None  # in the task, of the first of the equal ones; None: as they are
@@ -103,7 +104,8 @@ def training_task(
 ) -> TrainingTask:
     """Tokenises and deduplicates the train split of `task`. `pixels`: of all documents of a task of images.
 
-    Raises UserError where there is no train split, or no negatives although the batch asks for some.
+    Of documents in chunks, the one that answers a query stands for its parent. Raises UserError where there is no train
+    split, or no negatives although the batch asks for some.
     """
     if "train" not in task.splits:
         raise UserError(f"task '{task.name}' is in the mixture but has no train split (qrels/train.tsv)")
@@ -117,6 +119,7 @@ def training_task(
                 f"negatives/train.tsv; batch.tasks.{task.name}.negatives=0 trains it without"
             )
         relations.append(task.negatives["train"])
+    relations = answering_chunks(task, relations, tokenizer)
     texts = [task.query_texts[i] for i in train.queries]
     whole_queries = tokenizer.after(templates.query_prefix(task.card.instruction), texts)
     generic = tokenizer.after(templates.query_prefix(templates.generic), texts)
@@ -144,9 +147,11 @@ def training_task(
             relation.pair_queries()[matters], relation.documents[matters], relation.scores[matters]
         )
 
-    positives = known = over_distinct(train.positives())
+    positives = over_distinct(relations[0].positives())
+    known = over_distinct(trained(every_chunk(train.positives(), task.parents)))
     if task.exclude is not None:
-        known = np.unique(np.concatenate([known, over_distinct(trained(task.exclude))], axis=1), axis=1)
+        excluded = over_distinct(trained(every_chunk(task.exclude, task.parents)))
+        known = np.unique(np.concatenate([known, excluded], axis=1), axis=1)
     negatives = None
     if config.negatives:
         negatives = _by_query(_without(over_distinct(trained(relations[1])), known), len(query_rows))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from mtret.data.chunks import chunk_rows
 from mtret.data.images import ImageFiles
 from mtret.data.tasks import Judgements, Task
 from mtret.evaluation.metrics import hits, ndcg
@@ -17,13 +18,15 @@ class DevConfig:
     """Gold documents and seeded distractors, for a few seeded queries of each mixture task that has a dev split."""
 
     queries: int = 100  # of a task, at most
-    distractors: int = 1000  # documents of a task beside the gold ones, at most
+    distractors: int = (
+        1000  # documents of a task beside the gold ones, at most; where they are in chunks, so many of those
+    )
     dimensions: tuple[int, ...] = ()  # also by the first so many features of each vector (Matryoshka)
 
 
 @dataclass(frozen=True)
 class DevSample:
-    """Rows of one task's queries and documents."""
+    """Rows of one task's queries and documents, ascending; of a document in chunks, all of them."""
 
     task: Task
     queries: Int32[np.ndarray, "q"]
@@ -48,6 +51,7 @@ class DevSample:
             splits={"dev": dev},
             exclude=self._within(task.exclude) if task.exclude else None,
             images=images,
+            parent_ids=tuple(task.parent_ids[row] for row in self.documents) if task.parent_ids else (),
         )
 
     def _within(self, pairs: Judgements) -> Judgements | None:
@@ -62,11 +66,14 @@ class DevSample:
 
     def ndcg_at_10(self, queries: Float32[np.ndarray, "q D"], documents: Float32[np.ndarray, "d D"]) -> float:
         """Mean nDCG@10 of exact search within the sample, given the embeddings of its texts."""
-        order = tie_order([self.task.document_ids[row] for row in self.documents])
+        order = tie_order([self.task.named_ids[row] for row in self.documents])
+        parents = self.task.parents
+        if parents is not None:  # the first chunk of each is in the sample too
+            parents = np.searchsorted(self.documents, parents[self.documents]).astype(np.int32)
         pairs = excluded_pairs(self.task.exclude, self.queries)
         inside = np.isin(pairs[:, 1], self.documents)
         pairs = np.stack([pairs[inside, 0], np.searchsorted(self.documents, pairs[inside, 1])], axis=1).astype(np.int32)
-        run = search(queries, documents, 10, order=order, exclude=pairs)
+        run = search(queries, documents, 10, order=order, exclude=pairs, parents=parents)
         rows = np.where(run.documents >= 0, self.documents[run.documents], -1).astype(np.int32)
         return float(ndcg(hits(Run(rows, run.scores), self.task.splits["dev"], self.queries), 10).mean())
 
@@ -86,6 +93,13 @@ def _sample(task: Task, config: DevConfig, random: np.random.Generator) -> DevSa
     positive = dev.scores > 0
     owner = np.repeat(np.arange(len(dev.queries)), np.diff(dev.offsets))
     gold = np.unique(dev.documents[positive & np.isin(owner, chosen)])
-    others = np.setdiff1d(np.arange(len(task.document_ids)), gold)
-    drawn = random.permutation(others)[: config.distractors]
+    others = np.setdiff1d(task.parent_rows.astype(np.int64), gold)
+    drawn = random.permutation(others)
+    if task.parents is None:
+        drawn = drawn[: config.distractors]
+    else:
+        gold = chunk_rows(task.parents, gold)[1]
+        which, chunks = chunk_rows(task.parents, drawn)
+        fitting = np.cumsum(np.bincount(which, minlength=len(drawn))) <= config.distractors
+        drawn = chunks[fitting[which]]
     return DevSample(task, dev.queries[chosen], np.sort(np.concatenate([gold, drawn])).astype(np.int32))

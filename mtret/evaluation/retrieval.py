@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+from mtret.data.chunks import parent_chunks, parent_keys
 from mtret.data.tasks import Judgements, Task
 from mtret.evaluation import metrics, statistics
 from mtret.evaluation.statistics import Interval
@@ -51,11 +52,17 @@ class PooledOutcome:
 
 
 class Pool(NamedTuple):
-    """The documents of several tasks as one corpus in which every text stands once."""
+    """The documents of several tasks as one corpus in which every text stands once; in chunks, all of them once."""
 
     kept: Int64[np.ndarray, "p"]  # rows of the concatenated documents of all tasks
-    document_ids: tuple[str, ...]  # `task/id`, of the first task that has the text
-    rows: Mapping[str, Int32[np.ndarray, "m"]]  # by task: where its documents stand in the pool
+    document_ids: tuple[str, ...]  # `task/id`, of the first task that has the text; of a chunk, its parent's
+    rows: Mapping[str, Int32[np.ndarray, "m"]]  # by task: where its documents, or their parents, stand in the pool
+    parents: Int32[np.ndarray, "p"] | None = None  # as `Task.parents`
+
+    @property
+    def n_documents(self) -> int:
+        """How many there are, chunks of one counted once."""
+        return len(self.kept) if self.parents is None else len(np.unique(self.parents))
 
 
 def pool(tasks: Sequence[Task]) -> Pool:
@@ -63,18 +70,22 @@ def pool(tasks: Sequence[Task]) -> Pool:
     place: dict[str, int] = {}
     kept: list[int] = []
     ids: list[str] = []
+    parents: list[int] = []
     rows: dict[str, Int32[np.ndarray, "m"]] = {}
     start = 0
     for task in tasks:
         mine = np.empty(len(task.document_ids), np.int32)
-        for row, (name, text) in enumerate(zip(task.document_ids, task.document_keys, strict=True)):
-            mine[row] = place.setdefault(text, len(kept))
-            if mine[row] == len(kept):
-                kept.append(start + row)
-                ids.append(f"{task.name}/{name}")
+        for chunks, key in zip(parent_chunks(task), parent_keys(task), strict=True):
+            there = place.setdefault(key, len(kept))
+            if there == len(kept):
+                kept += [start + row for row in chunks]
+                ids += [f"{task.name}/{task.named_ids[chunks[0]]}"] * len(chunks)
+                parents += [there] * len(chunks)
+            mine[chunks] = there
         rows[task.name] = mine
         start += len(mine)
-    return Pool(np.array(kept, np.int64), tuple(ids), rows)
+    whole = all(task.parents is None for task in tasks)
+    return Pool(np.array(kept, np.int64), tuple(ids), rows, None if whole else np.array(parents, np.int32))
 
 
 def evaluate_task(
@@ -216,7 +227,7 @@ def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
         "images": outcome.task.images is not None,
         "role": outcome.role or "all",
         "judged_sha256": outcome.judged_sha256,
-        "n_documents": len(outcome.task.document_ids),
+        "n_documents": len(outcome.task.parent_rows),
         "n_dropped": len(outcome.dropped_queries),
         "dropped_queries": list(outcome.dropped_queries[:NAMED_DROPPED_QUERIES]),
         "seen_document_share": outcome.seen_document_share,

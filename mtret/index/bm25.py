@@ -66,6 +66,7 @@ class BM25Index:
         order: Int32[np.ndarray, "m"],
         exclude: Int32[np.ndarray, "n 2"] | None = None,
         block: int | None = None,
+        parents: Int32[np.ndarray, "m"] | None = None,
     ) -> Run:
         """The k documents of largest score; one that shares no term with the query is no result.
 
@@ -75,6 +76,7 @@ class BM25Index:
           order: `tie_order` of the documents.
           exclude: pairs (row of `queries`, row of the corpus) that are never returned.
           block: queries scored at once, by default as many as bounded memory allows.
+          parents: as of exact search.
         """
         block = block or queries_per_block(len(queries), self._n_documents)
         known = [[self._vocabulary[term] for term in query if term in self._vocabulary] for query in tokenize(queries)]
@@ -88,7 +90,7 @@ class BM25Index:
             rows[rows <= 0] = -np.inf
             return rows
 
-        return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block)
+        return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block, parents=parents)
 
 
 class _Analyser(dict[str, list[str]]):

@@ -21,7 +21,7 @@ BLOCK_SCORES = 50_000_000  # scores held at once: 200 MB, and as much again whil
 class Run(NamedTuple):
     """What a search returned. Always k columns; where fewer documents qualify, NOTHING with score -inf."""
 
-    documents: Int32[np.ndarray, "q k"]  # rows of the corpus, best first
+    documents: Int32[np.ndarray, "q k"]  # rows of the corpus, best first; of chunks, the row that names their parent
     scores: Float32[np.ndarray, "q k"]
 
 
@@ -65,6 +65,7 @@ def search(
     order: Int32[np.ndarray, "m"],
     exclude: Int32[np.ndarray, "n 2"] | None = None,
     block: int | None = None,
+    parents: Int32[np.ndarray, "m"] | None = None,
 ) -> Run:
     """The k documents of largest dot product, in float32, over all documents.
 
@@ -74,6 +75,7 @@ def search(
       order: `tie_order` of the documents.
       exclude: pairs (row of `queries`, row of `documents`) that are never returned.
       block: queries scored at once, by default as many as bounded memory allows.
+      parents: `Task.parents` where documents are chunks: a parent is found once, by the score of its best chunk.
 
     Raises:
       UserError: an embedding is not finite.
@@ -91,7 +93,7 @@ def search(
         rows[: stop - start] = queries[start:stop]
         return _products(jnp.asarray(rows), columns)
 
-    return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block)
+    return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block, parents=parents)
 
 
 def queries_per_block(n_queries: int, n_documents: int) -> int:
@@ -107,6 +109,7 @@ def search_blocks(
     order: Int32[np.ndarray, "m"],
     exclude: Int32[np.ndarray, "n 2"] | None,
     block: int,
+    parents: Int32[np.ndarray, "m"] | None = None,
 ) -> Run:
     """The k best documents by any scores, block after block of queries.
 
@@ -114,8 +117,11 @@ def search_blocks(
       scores: maps the range of a block's queries to their scores, whose columns stand in tie order and whose rows may
         be more than the block has queries; -inf marks a document that is no result.
       n_queries: how many there are.
-      k, order, exclude, block: as in `search`.
+      k, order, exclude, block, parents: as in `search`.
     """
+    segment = None
+    if parents is not None:
+        order, segment = _segments(order, parents)
     run = Run(np.full((n_queries, k), NOTHING, np.int32), np.full((n_queries, k), -np.inf, np.float32))
     kept = min(k, len(order))
     starts = np.arange(0, n_queries, block)
@@ -124,11 +130,25 @@ def search_blocks(
     excluded = _excluded_by_block(exclude, order, starts, block)
     for number, start in enumerate(starts):
         stop = min(start + block, n_queries)
-        best, columns = _best(jnp.asarray(scores(int(start), int(stop))), jnp.asarray(excluded[number]), kept)
+        found = jnp.asarray(scores(int(start), int(stop)))
+        if segment is not None:
+            found = _best_chunks(found, jnp.asarray(segment), len(order))
+        best, columns = _best(found, jnp.asarray(excluded[number]), kept)
         best, columns = np.asarray(best)[: stop - start], np.asarray(columns)[: stop - start]
         run.scores[start:stop, :kept] = best
         run.documents[start:stop, :kept] = np.where(np.isneginf(best), NOTHING, order[columns])
     return run
+
+
+def _segments(
+    order: Int32[np.ndarray, "m"], parents: Int32[np.ndarray, "m"]
+) -> tuple[Int32[np.ndarray, "p"], Int32[np.ndarray, "m"]]:
+    """The rows of parents in tie order, and for every column in the documents' tie order which of those it is of."""
+    rows, first, which = np.unique(parents[order], return_index=True, return_inverse=True)
+    by_place = np.argsort(first)
+    rank = np.empty(len(rows), np.int32)
+    rank[by_place] = np.arange(len(rows), dtype=np.int32)
+    return rows[by_place], rank[which]
 
 
 def _excluded_by_block(
@@ -140,7 +160,7 @@ def _excluded_by_block(
     """Pairs (row of the block, column in tie order), padded with a row past every block."""
     if exclude is None:
         exclude = np.zeros((0, 2), np.int32)
-    column = np.empty(len(order), np.int32)
+    column = np.empty(int(order.max()) + 1, np.int32)
     column[order] = np.arange(len(order), dtype=np.int32)
     number = exclude[:, 0] // block
     counts = np.bincount(number, minlength=len(starts))
@@ -156,6 +176,13 @@ def _excluded_by_block(
 def _products(queries: Float[Array, "b d"], documents: Float[Array, "m d"]) -> Float[Array, "b m"]:
     # Accelerators would otherwise multiply with fewer bits, and near neighbours would tie.
     return jnp.einsum("bd,md->bm", queries, documents, precision=lax.Precision.HIGHEST)
+
+
+@partial(jax.jit, static_argnums=2)
+def _best_chunks(
+    scores: Float[Array, "b m"], segment: Int32[Array, "m"], n_parents: int
+) -> Float[Array, "b n_parents"]:
+    return jnp.full((len(scores), n_parents), -jnp.inf, scores.dtype).at[:, segment].max(scores)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from mtret.devices import not_importing
 from mtret.errors import UserError
-from mtret.index.exact import NOTHING, Run
+from mtret.index.exact import BLOCK_SCORES, NOTHING, Run
 
 Kind = Literal["brute force", "hashing", "tree"]
 
@@ -121,15 +121,22 @@ class ScannIndex:
         *,
         order: Int32[np.ndarray, "m"],
         exclude: Int32[np.ndarray, "n 2"] | None = None,
+        parents: Int32[np.ndarray, "m"] | None = None,
     ) -> Run:
-        """The k documents that ScaNN finds nearest. Equal scores stand in tie order; arguments as of exact search."""
+        """The k documents that ScaNN finds nearest. Equal scores stand in tie order; arguments as of exact search.
+
+        Of chunks it is asked for twice as many as long as some query has fewer than k parents.
+        """
         run = Run(np.full((len(queries), k), NOTHING, np.int32), np.full((len(queries), k), -np.inf, np.float32))
         if not len(queries):
             return run
         pairs = np.zeros((0, 2), np.int32) if exclude is None else exclude
         # ScaNN knows no exclusions: ask for as many more as any query has.
         spare = int(np.bincount(pairs[:, 0], minlength=1).max())
-        documents, scores = self._neighbours(queries, min(k + spare, self.n_documents))
+        wanted = min(k + spare, self.n_documents)
+        if parents is not None:
+            return self._search_parents(queries, run, wanted, order, pairs, parents)
+        documents, scores = self._neighbours(queries, wanted)
         if spare:
             asked = np.arange(len(queries), dtype=np.int64)[:, None] * self.n_documents + documents
             banned = np.isin(asked, pairs[:, 0].astype(np.int64) * self.n_documents + pairs[:, 1])
@@ -140,6 +147,41 @@ class ScannIndex:
         run.scores[:, : best.shape[1]] = np.take_along_axis(scores, best, axis=1)
         run.documents[:, : best.shape[1]] = np.take_along_axis(documents, best, axis=1)
         run.documents[np.isneginf(run.scores)] = NOTHING
+        return run
+
+    def _search_parents(
+        self,
+        queries: Float32[np.ndarray, "q d"],
+        run: Run,
+        wanted: int,
+        order: Int32[np.ndarray, "m"],
+        pairs: Int32[np.ndarray, "n 2"],
+        parents: Int32[np.ndarray, "m"],
+    ) -> Run:
+        """Fills `run`; `wanted`: neighbours to ask for at first."""
+        m, k = self.n_documents, run.documents.shape[1]
+        position = np.empty(m, np.int32)
+        position[order] = np.arange(m, dtype=np.int32)
+        banned = pairs[:, 0].astype(np.int64) * m + pairs[:, 1]
+        left = np.arange(len(queries))
+        while len(left):
+            block = max(BLOCK_SCORES // wanted, 1)
+            for start in range(0, len(left), block):
+                rows = left[start : start + block]
+                documents, scores = self._neighbours(queries[rows], wanted)
+                found = np.where(documents == NOTHING, NOTHING, parents[documents])
+                scores = np.where(np.isin(rows[:, None] * m + found, banned), np.float32(-np.inf), scores)
+                best = np.lexsort((position[found], -scores), axis=1)
+                found, scores = np.take_along_axis(found, best, axis=1), np.take_along_axis(scores, best, axis=1)
+                kept = _first_of_each(found) & ~np.isneginf(scores)
+                rank = np.cumsum(kept, axis=1) - 1
+                run.documents[rows], run.scores[rows] = NOTHING, -np.inf
+                at, column = np.nonzero(kept & (rank < k))
+                run.documents[rows[at], rank[at, column]] = found[at, column]
+                run.scores[rows[at], rank[at, column]] = scores[at, column]
+            short = (run.documents[left] == NOTHING).any(axis=1)
+            left = left[short] if wanted < m else left[:0]
+            wanted = min(2 * wanted, m)
         return run
 
     def _neighbours(
@@ -163,6 +205,17 @@ class ScannIndex:
         reorder = [min(depth << i, self.n_documents) for i in steps]
         leaves = [min(max(self.leaves // 40, 1) << i, self.leaves) if self.leaves else 0 for i in steps]
         return list(dict.fromkeys(zip(reorder, leaves, strict=True)))
+
+
+def _first_of_each(found: Int32[np.ndarray, "q n"]) -> Bool[np.ndarray, "q n"]:
+    """Where a row holds a document for the first time."""
+    by_document = np.argsort(found, axis=1, kind="stable")
+    ordered = np.take_along_axis(found, by_document, axis=1)
+    new = np.ones(found.shape, bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.empty(found.shape, bool)
+    np.put_along_axis(first, by_document, new, axis=1)
+    return first
 
 
 def import_scann() -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 from rich.console import Console
 
-from mtret.artefact.folder import Artefact, load_artefact
+from mtret.artefact.folder import Artefact
 from mtret.artefact.retriever import embedder
 from mtret.console import Bar
 from mtret.data.templates import render_document
@@ -27,6 +27,7 @@ from mtret.index.encode import Texts
 from mtret.index.exact import cut
 from mtret.models.hf import Pretrained
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.exporting import open_model
 from mtret.runs.setting import check_writable, load_suite
 
 BLOCK = 4096  # texts embedded between two writes
@@ -71,7 +72,7 @@ def encode_to_file(
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = load_artefact(config.model)
+    artefact = open_model(config.model)
     whole = artefact.encoder.features
     features = config.dimensions or whole
     if features > whole:

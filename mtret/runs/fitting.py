@@ -4,6 +4,7 @@ import ast
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import jax
 import numpy as np
 from jaxtyping import Int64
 
-from mtret import base_config
 from mtret.artefact.folder import load_artefact
 from mtret.data.tasks import Task
 from mtret.devices import free_memory
@@ -126,8 +126,8 @@ def _value(values: Mapping[str, Any], path: str) -> Any:
 
 def write_config(config: RunConfig, path: AnyPath) -> None:
     """Writes every key of `config` out, with its meaning, as a file to edit and to train by."""
-    template = Path(base_config.__file__).read_text(encoding="utf-8")
-    replace_text(path, editable(config, template))
+    template = resources.files("mtret") / "base_config.py"
+    replace_text(path, editable(config, template.read_text(encoding="utf-8")))
     if isinstance(path, Path) and read_config(str(path)) != config:
         raise AssertionError(f"{path} does not give the configuration that it was written for")
 

@@ -67,7 +67,7 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
     path, there = workdir / RUN_FILE, {"starts": []}
     if path.exists():
         there = read_identity(workdir)
-        found = differences(_compared(identity), _compared(there))
+        found = differences(*_compared(identity, there))
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
@@ -76,15 +76,34 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
     elif workdir.exists() and (not workdir.is_dir() or any(not is_probe(path) for path in inside(workdir))):
         raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
     if write:
-        start = {**this_start(), "mesh": identity["config"]["mesh"]}  # may be another than the first one's
-        replace_json(path, {**identity, **there, "starts": [*there.get("starts", []), start]})
+        config = identity["config"]
+        start = {
+            **this_start(),
+            **{key: config[key] for key in ("suite", "mesh")},
+        }  # may be others than the first one's
+        replace_json(
+            path,
+            {
+                **identity,
+                **there,
+                # Where the data is now: what is exported later is read from there.
+                "config": {**there.get("config", config), "suite": config["suite"]},
+                "starts": [*there.get("starts", []), start],
+            },
+        )
 
 
-def _compared(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same. Not how their state lies on devices: a checkpoint restores on any mesh."""
-    complete = as_json(build(RunConfig, identity["config"], ""))  # an older run lacks keys that are new since
-    config = {key: value for key, value in complete.items() if key != "mesh"}
-    return {key: identity[key] for key in IDENTITY} | {"config": config}
+def _compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What makes two runs the same. Not how their state lies on devices: a checkpoint restores on any mesh. Nor where
+    the suite is, if its tasks are the same: a folder may have become a data set."""
+    ignored = {"mesh", "suite"} if ours["data"] == theirs["data"] else {"mesh"}
+
+    def compared(identity: Mapping[str, Any]) -> dict[str, Any]:
+        complete = as_json(build(RunConfig, identity["config"], ""))  # an older run lacks keys that are new since
+        config = {key: value for key, value in complete.items() if key not in ignored}
+        return {key: identity[key] for key in IDENTITY} | {"config": config}
+
+    return [compared(ours), compared(theirs)]
 
 
 def read_identity(workdir: AnyPath) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from rich.console import Console
 
 from mtret.console import Bar, say
+from mtret.data.cutting import Cut, pieces
 from mtret.data.formats import CORPUS
 from mtret.data.importing import REJECTED, Columns, Counts, Source, import_task
 from mtret.data.tasks import SPLITS, TaskCard
@@ -40,6 +42,8 @@ class ImportConfig:
     split: str = "80/10/10"
     seed: int = 0
     limit: int = 256  # tokens of a document, beyond which it is said to be long
+    chunk: int = 0  # tokens (MiniLM's) beyond which a document is cut into chunks of so many; 0: none is
+    overlap: int | None = None  # tokens that a chunk repeats of the one before, at most; None: an eighth
 
 
 def run_import(config: ImportConfig, out: AnyPath, console: Console) -> None:
@@ -51,15 +55,29 @@ def run_import(config: ImportConfig, out: AnyPath, console: Console) -> None:
     if out.exists():
         raise UserError(f"{out}: exists already and is never overwritten; give another --out")
     source, columns = _source(config)
+    cut = _cut(config)
     for path in source.files:
         if not path.exists():
             raise UserError(f"{path}: no such file. Check the path")
     with Bar(console, "reading, bytes", sum(map(size_of, source.files))) as bar:
         card, shares = _card(config, out, source), _shares(config.split)
-        counts = import_task(source, columns, card, shares, out, config.seed, bar.advance)
+        cutter = partial(pieces, cut=cut, tokenizer=Tokenizer(hf.resolve("minilm"))) if cut else None
+        counts = import_task(source, columns, card, shares, out, config.seed, bar.advance, cutter)
         bar.finish()
     _report(counts, out, console)
+    if cut:
+        became = f"{counts.cut:,} of {counts.documents:,} documents ({counts.cut / counts.documents:.1%})"
+        overlap = f", with at most {cut.overlap} in common" if cut.overlap else ""
+        say(console, f"longer than {cut.tokens} tokens: {became}, cut into {counts.chunks:,} chunks{overlap}")
     _say_long(out, config.limit, console)
+
+
+def _cut(config: ImportConfig) -> Cut | None:
+    if config.chunk:
+        return Cut(config.chunk, config.chunk // 8 if config.overlap is None else config.overlap)
+    if config.overlap is not None:
+        raise UserError(f"--overlap={config.overlap}: only chunks overlap; give --chunk too")
+    return None
 
 
 def _source(config: ImportConfig) -> tuple[Source, Columns]:
@@ -126,6 +144,7 @@ def _card(config: ImportConfig, out: AnyPath, source: Source) -> TaskCard:
         instruction=config.instruction,
         license=config.license or "not said",
         source=f"imported from {files}",
+        notes=f"Documents of more than {config.chunk} tokens were cut into chunks." if config.chunk else "",
     )
 
 
@@ -172,5 +191,6 @@ def _say_long(out: AnyPath, limit: int, console: Console) -> None:
     if share:
         say(
             console,
-            f"{share:.1%} of the documents are longer than {limit} tokens (MiniLM's), beyond which nothing is read",
+            f"{share:.1%} of the documents are longer than {limit} tokens (MiniLM's), beyond which nothing is read; "
+            f"--chunk={limit} cuts them into chunks",
         )

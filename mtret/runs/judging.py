@@ -35,6 +35,7 @@ from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.run_config import RunConfig
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.exporting import open_model
 from mtret.runs.preparing import mixture_tasks
 from mtret.runs.setting import check_writable, content_sha256, load_suite, versions
 
@@ -94,14 +95,14 @@ def judge(
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = load_artefact(model, ModelConfig(model, operands=config.operands))
+    artefact = open_model(model, ModelConfig(model, operands=config.operands))
     if isinstance(suite, str):
         suite = load_suite(suite or artefact.details.get("config", {}).get("suite", ""))
     asked = _asked(suite, artefact, config)
     say(
         console,
         f"{len(asked)} tasks, {sum(len(one.rows) for one in asked):,} {config.split} queries, "
-        f"{sum(len(one.task.document_ids) for one in asked):,} documents",
+        f"{sum(len(one.task.parent_rows) for one in asked):,} documents",
     )
     encoders = _encoders(artefact, config)
     too_many = [d for d in config.dimensions if not 0 < d < artefact.encoder.features]
@@ -213,9 +214,10 @@ def _lexical(one: _Asked, config: JudgeConfig, cache: AnyPath) -> Run:
     task = one.task
 
     def run() -> Run:
-        order = tie_order(task.document_ids)
+        order = tie_order(task.named_ids)
         pairs = excluded_pairs(task.exclude, one.rows)
-        return bm25.BM25Index(task.document_texts).search(one.texts, DEPTH, order=order, exclude=pairs)
+        index = bm25.BM25Index(task.document_texts)
+        return index.search(one.texts, DEPTH, order=order, exclude=pairs, parents=task.parents)
 
     return _cached_run(cache, [one.sha256, config.split, *map(str, one.rows.tolist())], run)
 
@@ -245,13 +247,15 @@ def _outcome(
 ) -> TaskOutcome:
     """`lexical`: None where documents are images, in which case the judged model is the only one that can read them."""
     task = one.task
-    order = tie_order(task.document_ids)
+    order, parents = tie_order(task.named_ids), task.parents
     pairs = excluded_pairs(task.exclude, one.rows)
     judged, approximate = list(vectors)[-1], None
     readers = [judged] if task.images else list(vectors)
-    dense = {name: search(*vectors[name][task.name], DEPTH, order=order, exclude=pairs) for name in readers}
+    dense = {
+        name: search(*vectors[name][task.name], DEPTH, order=order, exclude=pairs, parents=parents) for name in readers
+    }
     if config.scann:
-        run, approximate = _approximate(*vectors[judged][task.name], dense[judged], order, pairs)
+        run, approximate = _approximate(*vectors[judged][task.name], dense[judged], order, pairs, parents)
         found = evaluate_task(task, config.split, one.rows, {"scann": run}).systems["scann"]
         approximate |= {PRIMARY: float(found[PRIMARY].mean())}
     return TaskOutcome(
@@ -275,9 +279,9 @@ def _by_dimension(
     for features in (whole, *config.dimensions):
         scores = {}
         for one in asked:
-            pairs, order = excluded_pairs(one.task.exclude, one.rows), tie_order(one.task.document_ids)
+            pairs, order = excluded_pairs(one.task.exclude, one.rows), tie_order(one.task.named_ids)
             queries, documents = (cut(side, features) for side in of_model[one.task.name])
-            run = search(queries, documents, DEPTH, order=order, exclude=pairs)
+            run = search(queries, documents, DEPTH, order=order, exclude=pairs, parents=one.task.parents)
             systems = evaluate_task(one.task, config.split, one.rows, {"cut": run}).systems
             scores[one.task.name] = float(systems["cut"][PRIMARY].mean())
         found[str(features)] = scores
@@ -290,11 +294,13 @@ def _approximate(
     exact: Run,
     order: Int32[np.ndarray, "m"],
     pairs: Int32[np.ndarray, "n 2"],
+    parents: Int32[np.ndarray, "m"] | None,
 ) -> tuple[Run, dict[str, Any]]:
     """ScaNN's run of the same search, and what it cost and missed."""
     index = ScannIndex(documents, depth=DEPTH)
-    measured = index.tune(queries, search(queries, documents, DEPTH, order=order) if len(pairs) else exact)
-    run = index.search(queries, DEPTH, order=order, exclude=pairs)
+    another = len(pairs) or parents is not None  # it is tuned on what lies in it
+    measured = index.tune(queries, search(queries, documents, DEPTH, order=order) if another else exact)
+    run = index.search(queries, DEPTH, order=order, exclude=pairs, parents=parents)
     return run, {**asdict(measured), "recall": agreement(run, exact)}
 
 
@@ -309,7 +315,8 @@ def _pooled(
     def lexical() -> Run:
         texts = [text for one in asked for text in one.task.document_texts]
         index = bm25.BM25Index([texts[row] for row in pooled.kept])
-        return index.search([text for one in asked for text in one.texts], DEPTH, order=order, exclude=pairs)
+        texts = [text for one in asked for text in one.texts]
+        return index.search(texts, DEPTH, order=order, exclude=pairs, parents=pooled.parents)
 
     key = ["pooled", config.split]
     for one in asked:
@@ -326,9 +333,11 @@ def _pooled(
         sides = [each.get(one.task.name) or _unread(one, features) for one in asked]
         queries = np.concatenate([queries for queries, _ in sides])
         corpus = np.concatenate([documents for _, documents in sides])[pooled.kept]
-        dense[name] = _search_some(queries, corpus, read, order, pairs)
+        dense[name] = _search_some(queries, corpus, read, order, pairs, pooled.parents)
     systems = _systems(_cached_run(cache, key, lexical), dense, order) if "untuned" in dense else dense
-    approximate = _approximate(queries, corpus, dense[judged], order, pairs)[1] if config.scann else None
+    approximate = None
+    if config.scann:
+        approximate = _approximate(queries, corpus, dense[judged], order, pairs, pooled.parents)[1]
     scores, start = {}, 0
     for one in asked:
         stop = start + len(one.rows)
@@ -336,7 +345,7 @@ def _pooled(
         runs = {name: Run(systems[name].documents[start:stop], systems[name].scores[start:stop]) for name in readers}
         scores[one.task.name] = evaluate_task(one.task, config.split, one.rows, runs, pooled.rows[one.task.name])
         start = stop
-    return PooledOutcome(len(pooled.kept), scores, approximate)
+    return PooledOutcome(pooled.n_documents, scores, approximate)
 
 
 def _search_some(
@@ -345,14 +354,17 @@ def _search_some(
     read: Bool[np.ndarray, "m"],
     order: Int32[np.ndarray, "m"],
     pairs: Int32[np.ndarray, "n 2"],
+    parents: Int32[np.ndarray, "m"] | None,
 ) -> Run:
     """As `search`, of those documents that a system can read; the others are not there for it."""
     if read.all():
-        return search(queries, corpus, DEPTH, order=order, exclude=pairs)
+        return search(queries, corpus, DEPTH, order=order, exclude=pairs, parents=parents)
     rows, place = np.flatnonzero(read), np.cumsum(read) - 1
     kept = pairs[read[pairs[:, 1]]]
     kept = np.stack([kept[:, 0], place[kept[:, 1]]], axis=1).astype(np.int32)
-    run = search(queries, corpus[rows], DEPTH, order=place[order[read[order]]].astype(np.int32), exclude=kept)
+    own = None if parents is None else place[parents[rows]].astype(np.int32)
+    own_order = place[order[read[order]]].astype(np.int32)
+    run = search(queries, corpus[rows], DEPTH, order=own_order, exclude=kept, parents=own)
     found = np.where(run.documents == NOTHING, NOTHING, rows[run.documents]).astype(np.int32)
     return Run(found, run.scores)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mtret.artefact.folder import Artefact, load_artefact, save_artefact
+from mtret.artefact.folder import Artefact, save_artefact
 from mtret.artefact.golden import Agreement
 from mtret.data.roles import TrainingRecord
 from mtret.errors import UserError
@@ -17,6 +17,7 @@ from mtret.files import AnyPath
 from mtret.models import hf
 from mtret.models.weights import read_json
 from mtret.pytrees import Tree, flatten, unflatten
+from mtret.runs.exporting import open_model
 from mtret.runs.setting import check_writable, versions
 
 
@@ -24,7 +25,7 @@ def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agr
     """Writes the weighted mean of models as a model folder, with the prompts and training records of all.
 
     Args:
-      sources: two or more, each as `load_artefact` takes it; mtret must have trained one of them.
+      sources: two or more, each as `open_model` takes it; mtret must have trained one of them.
       weights: as many, or none: then all count the same. They are made to sum to 1.
 
     Raises UserError where the models do not fit together, or `out` exists.
@@ -40,7 +41,7 @@ def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agr
     if not (np.isfinite(shares).all() and shares.sum() > 0):
         raise UserError(f"--weights: {', '.join(map(str, weights))} do not add up to a positive number")
     shares = shares / shares.sum()
-    models = dict(zip(sources, map(load_artefact, sources), strict=True))
+    models = dict(zip(sources, map(open_model, sources), strict=True))
     if len(models) < len(sources):
         raise UserError("--models: one is named twice; give it a larger weight instead")
     trained = {name: model for name, model in models.items() if model.record is not None}

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float32, Int32
 from rich.console import Console
 
-from mtret.artefact.folder import load_artefact
 from mtret.artefact.retriever import embedder
+from mtret.data.chunks import chunk_rows
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
 from mtret.devices import cache_folder, keep_compilations, keep_memory
@@ -16,6 +17,7 @@ from mtret.evaluation.retrieval import pool
 from mtret.index.encode import Texts
 from mtret.index.exact import NOTHING, search, tie_order
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.exporting import open_model
 from mtret.runs.setting import check_writable, load_suite
 
 
@@ -28,6 +30,7 @@ class Hit:
     task: str
     id: str
     text: str  # or the path of its image
+    parent: str | None = None  # of what document this is the best chunk
 
 
 def answer(
@@ -42,7 +45,7 @@ def answer(
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = load_artefact(model)
+    artefact = open_model(model)
     trained_on = artefact.details.get("config", {}).get("suite", "")
     suite = load_suite(suite_name or trained_on)
     if task_name not in suite.tasks:
@@ -60,17 +63,36 @@ def answer(
     vectors = embedder(encoder)([Texts(tokens, encoder.max_length)])[0]
     together = pool(tasks)
     documents = np.concatenate([each for _, each in sides])[together.kept]
-    run = search(vectors, documents, min(top, len(documents)), order=tie_order(together.document_ids))
+    order, parents = tie_order(together.document_ids), together.parents
+    run = search(vectors, documents, min(top, together.n_documents), order=order, parents=parents)
     shown = [(task, row) for task in tasks for row in range(len(task.document_ids))]
     found = []
-    for rows, scores in zip(run.documents, run.scores, strict=True):
+    for vector, rows, scores in zip(vectors, run.documents, run.scores, strict=True):
         hits = []
+        if parents is not None:
+            rows = _best_chunks(vector, documents, rows[rows != NOTHING], parents)
+            scores = scores[: len(rows)]
         for place, (row, score) in enumerate(zip(rows, scores, strict=True), start=1):
             if row != NOTHING:
                 task, own = shown[together.kept[row]]
-                hits.append(Hit(place, float(score), task.name, task.document_ids[own], _shown(task, own)))
+                own_id = task.document_ids[own]
+                parent = task.named_ids[own] if task.named_ids[own] != own_id else None
+                hits.append(Hit(place, float(score), task.name, own_id, _shown(task, own), parent))
         found.append(hits)
     return found
+
+
+def _best_chunks(
+    query: Float32[np.ndarray, "D"],
+    documents: Float32[np.ndarray, "m D"],
+    found: Int32[np.ndarray, "k"],
+    parents: Int32[np.ndarray, "m"],
+) -> Int32[np.ndarray, "k"]:
+    """Of every parent that was found, the chunk that is nearest to the query; of equal ones the first."""
+    which, rows = chunk_rows(parents, found)
+    best_first = np.lexsort((rows, -(documents[rows] @ query), which))
+    _, first = np.unique(which[best_first], return_index=True)
+    return rows[best_first[first]]
 
 
 def _shown(task: Task, row: int) -> str:

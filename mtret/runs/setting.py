@@ -42,9 +42,16 @@ VERSIONS = (
 
 
 def load_suite(name: str) -> Suite:
-    """A folder of task folders, or the embedded `enterprise`. Raises UserError for the first mistake in it."""
+    """A folder of task folders, `tfds:` and a data set, or the embedded `enterprise`.
+
+    Raises UserError for the first mistake in it.
+    """
     if not name:
         raise UserError("no suite: give --suite=FOLDER, --suite=enterprise, or `suite` in the configuration")
+    if name.startswith("tfds:"):
+        from mtret.data.tfds_suites import read_dataset
+
+        return read_dataset(name.removeprefix("tfds:"))
     if name != "enterprise":
         folder = locate(name)
         with reaching(folder):
@@ -90,6 +97,8 @@ def content_sha256(task: Task) -> str:
     """A fingerprint of everything in a task that is not read from files."""
     sha = hashlib.sha256(repr((task.card, task.query_ids, task.query_texts, task.document_ids)).encode())
     sha.update(repr(task.document_keys).encode())
+    if task.parent_ids:
+        sha.update(repr(task.parent_ids).encode())
     relations = {f"qrels/{name}": split for name, split in task.splits.items()}
     relations |= {f"negatives/{name}": split for name, split in task.negatives.items()}
     relations |= {"exclude": task.exclude} if task.exclude else {}

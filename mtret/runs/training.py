@@ -7,29 +7,24 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 from rich.console import Console
 
-from mtret.artefact.folder import DOCUMENTS, prompts_of, save_artefact
-from mtret.artefact.retriever import Retriever
 from mtret.console import TrainingBar, duration, say
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
-from mtret.data.roles import training_record
 from mtret.data.shapes import Shape
 from mtret.data.tasks import Task
 from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, prepare_gpu
 from mtret.errors import UserError
-from mtret.evaluation.report import role_tables
-from mtret.evaluation.results import read_results
 from mtret.files import AnyPath, load_arrays, read_arrays, read_metadata, replace_json, written_locally
 from mtret.models import attention
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, unflatten
-from mtret.run_config import RunConfig, as_json, build
-from mtret.runs.identity import check_same, check_shared, claim, identity_of, read_identity
+from mtret.run_config import RunConfig
+from mtret.runs.exporting import save_model
+from mtret.runs.identity import check_same, check_shared, claim, identity_of
 from mtret.runs.preparing import Prepared, bytes_of, mixture_tasks, prepare, sizes_of, start_models, untrainable
-from mtret.runs.setting import check_writable, load_suite, versions
+from mtret.runs.setting import check_writable, load_suite
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
@@ -107,85 +102,12 @@ def train(
         checkpoints.close()
     if peers.first:
         params, chosen = _chosen(best, latest, int(state.step))
-        _save_model(workdir / "model", model.with_params(params), tasks, config, chosen)
+        save_model(workdir / "model", model.with_params(params), tasks, config, chosen)
     return workdir / "model"
-
-
-def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str = "") -> AnyPath:
-    """Writes the best parameters so far of a run, finished or not, as a model folder; or those that it kept of `step`.
-    The card tells what `mtret evaluate` found of the same parameters, if it was asked.
-
-    Raises UserError where `workdir` is no run, has not these parameters, its data has changed, `out` exists, or
-    `target` could not serve the model.
-    """
-    check_writable(out, "--out")
-    if out.exists():
-        raise UserError(f"{out}: exists already; export never overwrites, give another --out")
-    there = read_identity(workdir)
-    config = build(RunConfig, there["config"], "")
-    path, arrays = _parameters(workdir, step)
-    suite = load_suite(config.suite)
-    tasks = mixture_tasks(suite, config)
-    model = start_models(config, tasks)
-    claim(workdir, identity_of(config, suite, tasks, model), write=False)
-    step = int(read_metadata(path).get("step", -1))
-    scores = partial(_scores, workdir)
-    return _save_model(out, model.with_params(unflatten(arrays)), tasks, config, step, scores, target)
-
-
-def _scores(workdir: AnyPath, weights_sha256: str) -> str:
-    """Of a run's model by role, in Markdown, where it was judged."""
-    for split in ("test", "dev"):
-        path = workdir / split / "results.json"
-        if path.exists() and (results := read_results(path))["protocol"]["weights_sha256"] == weights_sha256:
-            suite, date = results["protocol"]["suite"], results["protocol"]["date"]
-            about = f"Mean nDCG@10 over tasks, {split} split of {suite}, exact search, 95% intervals; {date}."
-            return f"{about}\n\n{role_tables(results['roles'], results['systems'])}"
-    return ""
-
-
-def _parameters(workdir: AnyPath, step: int | None) -> tuple[AnyPath, dict[str, np.ndarray]]:
-    """A file of parameters in a run's folder, and what it holds."""
-    path, what = workdir / "best.safetensors", "best parameters"
-    remedy = "go on with its training to its next evaluation"
-    if step is not None:
-        kept = KeptWeights(workdir / "weights", 0)
-        path, what, steps = kept.path(step), f"parameters of step {step}", ", ".join(map(str, kept.steps()))
-        remedy = f"it has those of steps {steps}" if steps else "it kept those of no step (loop.keep_weights)"
-    arrays = read_arrays(path)
-    if arrays is None:
-        raise UserError(f"{workdir}: has no readable {what}; {remedy}")
-    return path, arrays
 
 
 def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints | ObjectCheckpoints:
     return Checkpoints(folder, keep) if isinstance(folder, Path) else ObjectCheckpoints(folder, keep)
-
-
-def _save_model(
-    folder: AnyPath,
-    model: Retriever,
-    tasks: Sequence[Task],
-    config: RunConfig,
-    step: int,
-    scores: Callable[[str], str] = lambda sha256: "",
-    target: str = "",
-) -> AnyPath:
-    frozen = ""
-    if model.documents and config.model.documents == "frozen":
-        own = model.documents.folder.name == DOCUMENTS  # the source's, whose queries are read by another
-        frozen = f"{config.model.source}/{DOCUMENTS}" if own else config.model.source
-    details = {
-        "mtret": versions()["mtret"],
-        "source": config.model.source,
-        "source_sha256": model.encoder.weights_sha256,
-        "frozen_documents": frozen,
-        "step": step,
-        "config": as_json(config),
-    }
-    prompts = prompts_of(config.templates, {task.card.name: task.card.instruction for task in tasks})
-    save_artefact(folder, model, config.templates, prompts, training_record(tasks), details, scores, target)
-    return folder
 
 
 def _start(

@@ -16,7 +16,8 @@ from mtret.models import hf
 from mtret.models.lora import LoraConfig
 from mtret.pytrees import flatten
 from mtret.run_config import RunConfig, read_config
-from mtret.runs.training import export, train
+from mtret.runs.exporting import export
+from mtret.runs.training import train
 
 pytestmark = pytest.mark.slow
 

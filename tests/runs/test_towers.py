@@ -19,9 +19,10 @@ from mtret.files import load_arrays, replace_arrays
 from mtret.index.encode import Texts
 from mtret.models.vision import VisionConfig
 from mtret.run_config import RunConfig, read_config
+from mtret.runs.exporting import export
 from mtret.runs.judging import JudgeConfig, judge
 from mtret.runs.merging import merge
-from mtret.runs.training import export, train
+from mtret.runs.training import train
 
 pytestmark = pytest.mark.slow
 

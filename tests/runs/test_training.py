@@ -24,7 +24,8 @@ from mtret.errors import UserError
 from mtret.pytrees import flatten
 from mtret.run_config import RunConfig, read_config
 from mtret.runs import training
-from mtret.runs.training import export, train
+from mtret.runs.exporting import export
+from mtret.runs.training import train
 from mtret.train.loop import Sinks
 
 pytestmark = pytest.mark.slow  # a whole run is compiled first

@@ -1,0 +1,60 @@
+"""Writes docs/commands.md, every command and flag, from the code: python docs/write_commands.py."""
+
+import re
+from pathlib import Path
+
+from absl.flags import FlagValues
+
+from mtret.cli import COMMANDS
+
+PAGE = Path(__file__).parent / "commands.md"
+HEAD = """# Every command and flag
+
+Written by `docs/write_commands.py` from the code. `mtret COMMAND --help` says the same.
+
+Flags are `--name=value`; a switch is `--name` or `--noname`. Lists are separated by commas. Exit codes: 0, 2 after one
+line that says what is wrong and what to do, 128 + n after signal n.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for name, command in COMMANDS.items():
+        values = FlagValues()
+        command.define(values)
+        parts.append(f"## mtret {name}\n\n{_sentence(command.purpose)}\n\n```\n{command.example}\n```\n")
+        rows = ["| flag | type | default | |", "| --- | --- | --- | --- |"]
+        for flag in (values[each] for each in values):
+            kind = _kind(flag)
+            default = "" if flag.default in (None, "", []) else f"`{_shown(flag.default)}`"
+            rows.append(f"| `--{flag.name}` | {kind} | {default} | {_cell(flag.help)} |")
+        if len(rows) > 2:
+            parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _kind(flag: object) -> str:
+    values = getattr(getattr(flag, "parser", None), "enum_values", None)
+    if values:
+        return ", ".join(f"`{value}`" if value else "none" for value in values)
+    return {"bool": "switch", "comma separated list of strings": "list"}.get(flag.flag_type(), flag.flag_type())  # type: ignore[attr-defined]
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return ",".join(map(str, default)) if isinstance(default, list) else str(default)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _cell(words: str | None) -> str:
+    """Without the values of an enumeration, which stand in a column of their own."""
+    return re.sub(r"^<[^>]*>: ", "", " ".join((words or "").split())).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

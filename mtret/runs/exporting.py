@@ -1,0 +1,143 @@
+"""A run's parameters leave it: as a model folder, or as a model in memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mtret.artefact.folder import DOCUMENTS, Artefact, load_artefact, prompts_of, save_artefact
+from mtret.artefact.retriever import Retriever
+from mtret.data.roles import training_record
+from mtret.data.tasks import Task
+from mtret.errors import UserError
+from mtret.evaluation.report import role_tables
+from mtret.evaluation.results import read_results
+from mtret.files import AnyPath, locate, read_arrays, read_metadata
+from mtret.models.dual_encoder import ModelConfig
+from mtret.models.weights import file_sha256
+from mtret.pytrees import unflatten
+from mtret.run_config import RunConfig, as_json, build
+from mtret.runs.identity import claim, identity_of, read_identity
+from mtret.runs.preparing import mixture_tasks, start_models
+from mtret.runs.setting import check_writable, load_suite, versions
+from mtret.train.loop import KeptWeights
+
+PARAMETERS = ".safetensors"  # a run's best.safetensors, or one of its weights/
+
+
+def open_model(source: str, config: ModelConfig | None = None) -> Artefact:
+    """As `load_artefact`; or a checkpoint of a run, finished or not: its best.safetensors, or one of its weights/.
+
+    Raises UserError as that does, and where the checkpoint is no run's or the run's data has changed.
+    """
+    path = locate(source)
+    if path.suffix != PARAMETERS:
+        return load_artefact(source, config)
+    workdir = path.parent.parent if path.parent.name == "weights" else path.parent
+    arrays = read_arrays(path)
+    if arrays is None:
+        raise UserError(f"{path}: no such file, or a damaged one; give a run's best.safetensors or one of its weights/")
+    run, tasks, model = _begun(workdir)
+    if config is not None:
+        model = start_models(replace(run, model=replace(run.model, operands=config.operands)), tasks)
+    details = _details(model, run, int(read_metadata(path).get("step", -1)))
+    prompts = _prompts(run, tasks)
+    sha256 = file_sha256(path)
+    trained = model.with_params(unflatten(arrays))
+    encoder = replace(trained.encoder, weights_sha256=sha256, prompts=prompts)
+    documents, images = trained.documents, trained.images
+    if documents and run.model.documents == "separate":
+        documents = replace(documents, weights_sha256=f"{sha256} documents")
+    if images:
+        images = replace(images, sha256=f"{sha256} images")
+    return Artefact(Retriever(encoder, documents, images), run.templates, training_record(tasks), details)
+
+
+def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str = "") -> AnyPath:
+    """Writes the best parameters so far of a run, finished or not, as a model folder; or those that it kept of `step`.
+    The card tells what `mtret evaluate` found of the same parameters, if it was asked.
+
+    Raises UserError where `workdir` is no run, has not these parameters, its data has changed, `out` exists, or
+    `target` could not serve the model.
+    """
+    check_writable(out, "--out")
+    if out.exists():
+        raise UserError(f"{out}: exists already; export never overwrites, give another --out")
+    read_identity(workdir)  # before its parameters are missed
+    path, arrays = _parameters(workdir, step)
+    config, tasks, model = _begun(workdir)
+    step = int(read_metadata(path).get("step", -1))
+    scores = partial(_scores, workdir)
+    return save_model(out, model.with_params(unflatten(arrays)), tasks, config, step, scores, target)
+
+
+def _begun(workdir: AnyPath) -> tuple[RunConfig, list[Task], Retriever]:
+    """A run's configuration, tasks and what it started from. Raises UserError where these are no longer the same."""
+    config = build(RunConfig, read_identity(workdir)["config"], "")
+    suite = load_suite(config.suite)
+    tasks = mixture_tasks(suite, config)
+    model = start_models(config, tasks)
+    claim(workdir, identity_of(config, suite, tasks, model), write=False)
+    return config, tasks, model
+
+
+def _scores(workdir: AnyPath, weights_sha256: str) -> str:
+    """Of a run's model by role, in Markdown, where it was judged."""
+    for split in ("test", "dev"):
+        path = workdir / split / "results.json"
+        if path.exists() and (results := read_results(path))["protocol"]["weights_sha256"] == weights_sha256:
+            suite, date = results["protocol"]["suite"], results["protocol"]["date"]
+            about = f"Mean nDCG@10 over tasks, {split} split of {suite}, exact search, 95% intervals; {date}."
+            return f"{about}\n\n{role_tables(results['roles'], results['systems'])}"
+    return ""
+
+
+def _parameters(workdir: AnyPath, step: int | None) -> tuple[AnyPath, dict[str, np.ndarray]]:
+    """A file of parameters in a run's folder, and what it holds."""
+    path, what = workdir / "best.safetensors", "best parameters"
+    remedy = "go on with its training to its next evaluation"
+    if step is not None:
+        kept = KeptWeights(workdir / "weights", 0)
+        path, what, steps = kept.path(step), f"parameters of step {step}", ", ".join(map(str, kept.steps()))
+        remedy = f"it has those of steps {steps}" if steps else "it kept those of no step (loop.keep_weights)"
+    arrays = read_arrays(path)
+    if arrays is None:
+        raise UserError(f"{workdir}: has no readable {what}; {remedy}")
+    return path, arrays
+
+
+def save_model(
+    folder: AnyPath,
+    model: Retriever,
+    tasks: Sequence[Task],
+    config: RunConfig,
+    step: int,
+    scores: Callable[[str], str] = lambda sha256: "",
+    target: str = "",
+) -> AnyPath:
+    """Writes a model folder, whole or not at all."""
+    prompts, record = _prompts(config, tasks), training_record(tasks)
+    save_artefact(folder, model, config.templates, prompts, record, _details(model, config, step), scores, target)
+    return folder
+
+
+def _details(model: Retriever, config: RunConfig, step: int) -> dict[str, Any]:
+    """For the card, and whoever asks later. `model`: its hash is that of what it started from."""
+    frozen = ""
+    if model.documents and config.model.documents == "frozen":
+        own = model.documents.folder.name == DOCUMENTS  # the source's, whose queries are read by another
+        frozen = f"{config.model.source}/{DOCUMENTS}" if own else config.model.source
+    return {
+        "mtret": versions()["mtret"],
+        "source": config.model.source,
+        "source_sha256": model.encoder.weights_sha256,
+        "frozen_documents": frozen,
+        "step": step,
+        "config": as_json(config),
+    }
+
+
+def _prompts(config: RunConfig, tasks: Sequence[Task]) -> dict[str, str]:
+    return prompts_of(config.templates, {task.card.name: task.card.instruction for task in tasks})

@@ -1,0 +1,66 @@
+"""The notebooks hold no outputs, and run from top to bottom as they are, but for the values of their parameters."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+COLABS = Path(__file__).parents[1] / "colabs"
+BOOKS = {path.stem: path for path in sorted(COLABS.glob("*.ipynb"))}
+# Fewer steps and tasks than a reader would want; all else is as it stands.
+SMALL: dict[str, dict[str, Any]] = {
+    "quickstart": {"judged": ("it_article", "business_report"), "steps": 4, "folder": "run"},
+    "bring_your_own_tasks": {"steps": 4, "folder": "own"},
+}
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def with_parameters(book: nbformat.NotebookNode, values: dict[str, Any]) -> nbformat.NotebookNode:
+    """The book with other values in its cell of parameters, which has to name each of them."""
+    book = copy.deepcopy(book)
+    (cell,) = (cell for cell in book.cells if "parameters" in cell.metadata.get("tags", ()))
+    named = {line.split(" = ")[0] for line in cell.source.splitlines() if " = " in line}
+    assert named == set(values)
+    cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+    return book
+
+
+def printed(book: nbformat.NotebookNode) -> str:
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    return "".join(output.get("text", "") + json.dumps(output.get("data", "")) for output in outputs)
+
+
+def test_every_notebook_is_tested() -> None:
+    assert set(BOOKS) == set(SMALL)
+
+
+@pytest.mark.parametrize("path", BOOKS.values(), ids=list(BOOKS))
+def test_no_outputs_are_kept(path: Path) -> None:
+    book = read(path)
+    nbformat.validate(book)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None)
+    assert set(book.metadata) <= {"kernelspec", "language_info"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SMALL))
+def test_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device, as a reader has
+    book = with_parameters(read(BOOKS[name]), SMALL[name])
+    client = NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    run = tmp_path / ("run" if name == "quickstart" else "own/run")
+    assert (run / "model" / "modules.json").exists()
+    results = json.loads((run / "test" / "results.json").read_text(encoding="utf-8"))
+    assert results["systems"] == ["bm25", "untuned", "hybrid", "tuned"]
+    assert {task["role"] for task in results["tasks"].values()} == {"in_domain", "zero_shot"}
+    assert "1  0." in printed(book)  # the first hit and its score
