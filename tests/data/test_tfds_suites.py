@@ -54,6 +54,9 @@ def suite(write_folder: Write) -> Suite:
     documents = '{"_id": "i0", "image": "a.png"}\n{"_id": "i1", "image": "b.png", "text": "a word"}\n'
     pairs = "query-id\tcorpus-id\tscore\nq1\ti0\t1\nq3\ti1\t1\n"
     files = {"corpus.jsonl": documents, "a.png": picture(0), "b.png": picture(90), "qrels/test.tsv": None}
+    chunks = [("c2", "kb2"), ("a1", "kb1"), ("b2", "kb2"), ("kb3", ""), ("b1", "kb1")]
+    lines = [f'{{"_id": "{own}", "parent": "{parent}", "text": "text of {own}"}}\n' for own, parent in chunks]
+    write_folder("in_chunks", {"corpus.jsonl": "".join(lines)})
     folder = write_folder("icons", {**files, "qrels/train.tsv": pairs}, modality="image")
     return read_suite(folder.parent)
 
@@ -76,7 +79,15 @@ def assert_same_pairs(ours: Judgements | None, theirs: Judgements | None) -> Non
 def assert_same(ours: Suite, theirs: Suite) -> None:
     assert (list(ours.tasks), ours.sha256, ours.task_sha256) == (list(theirs.tasks), theirs.sha256, theirs.task_sha256)
     for one, other in zip(ours.tasks.values(), theirs.tasks.values(), strict=True):
-        for field in ("card", "query_ids", "query_texts", "document_ids", "document_texts", "document_keys"):
+        for field in (
+            "card",
+            "query_ids",
+            "query_texts",
+            "document_ids",
+            "document_texts",
+            "document_keys",
+            "parent_ids",
+        ):
             assert getattr(one, field) == getattr(other, field)
         for kind in ("splits", "negatives"):
             relations, others = getattr(one, kind), getattr(other, kind)
@@ -95,6 +106,7 @@ def test_everything_comes_back(suite: Suite, written: Path) -> None:
     assert str(found.folder) == "tfds:tasks:1.0.0"
     assert found.tasks["helpdesk-all"].splits["train"].scores.tolist() == [1e300, 0.1, -3.0]
     assert found.tasks["icons"].document_texts == ("", "a word")
+    assert found.tasks["in_chunks"].splits["train"].documents.tolist() == [1]
 
 
 def test_images_are_decoded_as_from_files(suite: Suite, written: Path) -> None:
@@ -172,7 +184,7 @@ def test_neither_way_needs_tensorflow(suite: Suite, written: Path, tmp_path: Pat
     )
     again = tmp_path / "again" / "1.0.0"
     done = subprocess.run([sys.executable, "-c", code, written, again], capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.returncode) == ("3 set()\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("4 set()\n", 0), done.stderr
     assert_same(read_dataset(str(again)), suite)
 
 

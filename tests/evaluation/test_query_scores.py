@@ -81,6 +81,7 @@ def test_the_judged_data_has_a_hash_that_only_judged_data_changes(outcomes: list
         replace(task, query_texts=("changed", *task.query_texts[1:])),
         replace(task, splits={"test": replace(judged, scores=judged.scores * 2)}),
         replace(task, exclude=judged.select(np.arange(200) == 7)),
+        replace(task, parent_ids=("other", *task.document_ids[1:])),
     ):
         assert judged_sha256(other, "test") != same
 
