@@ -182,17 +182,19 @@ def _relations(task: Task) -> dict[str, Judgements]:
 
 
 def _records(task: Task, part: str, rows: Iterable[Any]) -> Iterator[_Record]:
+    named = task.named_ids
     if part == CORPUS:
         for row in rows:
             image = task.images.paths[row].read_bytes() if task.images else b""
-            parent = task.parent_ids[row] if task.parent_ids else ""
-            yield _Record("", task.document_ids[row], parent, task.document_texts[row], image)
+            own = task.document_ids[row]
+            parent = named[row] if named[row] != own else ""
+            yield _Record(corpus_id=own, parent_id=parent, text=task.document_texts[row], image=image)
     elif part == QUERIES:
         for row in rows:
             yield _Record(query_id=task.query_ids[row], text=task.query_texts[row])
     else:
         for query, document, score in rows:
-            yield _Record(query_id=task.query_ids[query], corpus_id=task.named_ids[document], score=score)
+            yield _Record(query_id=task.query_ids[query], corpus_id=named[document], score=score)
 
 
 def _write(suite: Suite, folder: Path, name: str, on_records: Progress) -> None:
@@ -233,8 +235,8 @@ def _features() -> Any:
     return features.FeaturesDict(
         {
             "query_id": features.Text(),
-            "corpus_id": features.Text(),
-            "parent_id": features.Text(doc="in a corpus with chunks: the id by which the document is judged"),
+            "corpus_id": features.Text(doc="of a document; in pairs that of its parent, where it is a chunk"),
+            "parent_id": features.Text(doc="of what a document is a chunk"),
             "text": features.Text(doc="of a query, or of a document with its title before it"),
             "image": features.Tensor(shape=(), dtype=np.object_, doc="an image's file, byte for byte"),
             # As a number it would be rounded to 32 bits.
@@ -379,11 +381,12 @@ def _read_task(builder: Any, label: str, name: str, about: Mapping[str, Any]) ->
             raise ValueError(f"{split} has {len(found)} records, not {counts[part]}")
         return found
 
-    documents, queries = column(CORPUS, "corpus_id", "text", "parent_id"), column(QUERIES, "query_id", "text")
+    documents = column(CORPUS, "corpus_id", "parent_id", "text")
+    queries = column(QUERIES, "query_id", "text")
     query_rows = {query: row for row, (query, _) in enumerate(queries)}
-    document_rows: dict[bytes, int] = {}
-    for row, (document, _, parent) in enumerate(documents):
-        document_rows.setdefault(parent or document, row)
+    document_rows = dict[bytes, int]()
+    for row, (own, parent, _) in enumerate(documents):
+        document_rows.setdefault(parent or own, row)  # a parent is named by its first chunk
 
     def relation(part: str) -> Judgements:
         pairs = column(part, "query_id", "corpus_id", "score")
@@ -393,6 +396,7 @@ def _read_task(builder: Any, label: str, name: str, about: Mapping[str, Any]) ->
             np.frombuffer(b"".join([score for _, _, score in pairs]), np.float64),
         )
 
+    chunked = any(parent for _, parent, _ in documents)
     splits, negatives = (
         {split: relation(f"{kind}_{split}") for split in SPLITS if f"{kind}_{split}" in counts} for kind in RELATIONS
     )
@@ -400,13 +404,13 @@ def _read_task(builder: Any, label: str, name: str, about: Mapping[str, Any]) ->
         card=card,
         query_ids=tuple([query.decode() for query, _ in queries]),
         query_texts=tuple([text.decode() for _, text in queries]),
-        document_ids=tuple([document.decode() for document, _, _ in documents]),
-        document_texts=tuple([text.decode() for _, text, _ in documents]),
+        document_ids=tuple([own.decode() for own, _, _ in documents]),
+        document_texts=tuple([text.decode() for _, _, text in documents]),
         splits=splits,
         negatives=negatives,
         exclude=relation(EXCLUDE) if EXCLUDE in counts else None,
         images=_images(_open(builder, _split(name, CORPUS)), label) if card.modality == "image" else None,
-        parent_ids=tuple([parent.decode() for _, _, parent in documents if parent]),
+        parent_ids=tuple([(parent or own).decode() for own, parent, _ in documents]) if chunked else (),
     )
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ EVERYTHING: dict[str, str | bytes | None] = {
     "negatives/test.tsv": "query-id\tcorpus-id\tscore\nq2\tkb1\t0.30000000000000004\n",
     "exclude.tsv": "query-id\tcorpus-id\nq4\tkb1\n",
 }
+PLAIN = ("card", "query_ids", "query_texts", "document_ids", "document_texts", "parent_ids")
+
+
+def test_no_field_of_a_task_is_forgotten() -> None:
+    """A field that is new is to be written, read and compared."""
+    assert {field.name for field in fields(Task)} == {*PLAIN, "splits", "negatives", "exclude", "images"}
 
 
 def picture(colour: int) -> bytes:
@@ -79,15 +86,7 @@ def assert_same_pairs(ours: Judgements | None, theirs: Judgements | None) -> Non
 def assert_same(ours: Suite, theirs: Suite) -> None:
     assert (list(ours.tasks), ours.sha256, ours.task_sha256) == (list(theirs.tasks), theirs.sha256, theirs.task_sha256)
     for one, other in zip(ours.tasks.values(), theirs.tasks.values(), strict=True):
-        for field in (
-            "card",
-            "query_ids",
-            "query_texts",
-            "document_ids",
-            "document_texts",
-            "document_keys",
-            "parent_ids",
-        ):
+        for field in PLAIN:
             assert getattr(one, field) == getattr(other, field)
         for kind in ("splits", "negatives"):
             relations, others = getattr(one, kind), getattr(other, kind)
@@ -97,6 +96,7 @@ def assert_same(ours: Suite, theirs: Suite) -> None:
         assert_same_pairs(one.exclude, other.exclude)
         assert (one.images is None) == (other.images is None)
         if one.images and other.images:
+            assert one.images.sha256 == other.images.sha256
             assert [path.read_bytes() for path in one.images.paths] == [p.read_bytes() for p in other.images.paths]
 
 
@@ -123,6 +123,22 @@ def test_a_broken_image_is_named(write_folder: Write, tmp_path: Path) -> None:
     assert images
     with pytest.raises(UserError, match=r"^tfds:tasks:1\.0\.0 icons record 0: no readable image"):
         decode(images.paths[0], 4)
+
+
+def test_chunks_keep_their_parents(write_folder: Write, tmp_path: Path) -> None:
+    """Pairs name parents, of which no document need have the id."""
+    documents = "".join(
+        f'{{"_id": "{own}", "text": "about {own}"{more}}}\n'
+        for own, more in [("b", ""), ("a#2", ', "parent": "a"'), ("c#1", ', "parent": "c"'), ("a#1", ', "parent": "a"')]
+    )
+    pairs = "query-id\tcorpus-id\tscore\nq1\ta\t1\nq1\tc\t0\nq2\tb\t1\n"
+    files = {"corpus.jsonl": documents, "qrels/train.tsv": pairs, "qrels/test.tsv": None}
+    suite = read_suite(write_folder("helpdesk", files).parent)
+    write_dataset(suite, tmp_path / "tasks" / "1.0.0")
+    found = read_dataset(str(tmp_path / "tasks"))
+    assert_same(found, suite)
+    assert found.tasks["helpdesk"].parent_ids == ("b", "a", "c", "a")
+    assert found.tasks["helpdesk"].splits["train"].documents.tolist() == [1, 2, 0]
 
 
 @pytest.mark.slow
