@@ -71,7 +71,9 @@ def _dispatch(arguments: list[str]) -> int:
     if name == "data" and rest and not rest[0].startswith("-"):
         name, rest = f"data {rest[0]}", rest[1:]
     if name not in COMMANDS:
-        raise UserError(f"no command '{name}'.{nearest(name, COMMANDS)} `mtret --help` lists them")
+        begun = any(one.startswith(f"{name} ") for one in COMMANDS)  # `data` alone is near to all, and to none
+        close = "" if begun else nearest(name, COMMANDS)
+        raise UserError(f"no command '{name}'.{close} `mtret --help` lists them")
     command = COMMANDS[name]
     if any(argument in ("-h", "--help") for argument in rest):
         print(_help(name, command))

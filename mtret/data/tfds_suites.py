@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from mtret.data.formats import Suite
 from mtret.data.images import ImageFiles
@@ -252,7 +254,7 @@ def _write_split(folder: Path, name: str, split: str, records: Iterator[_Record]
     from array_record.python.array_record_module import ArrayRecordWriter
 
     template = tfds.core.ShardedFileTemplate(
-        data_dir=folder,
+        data_dir=epath.Path(folder),
         dataset_name=name,
         split=split,
         filetype_suffix="array_record",
@@ -278,9 +280,8 @@ def _write_split(folder: Path, name: str, split: str, records: Iterator[_Record]
 
 def _serialize(record: _Record) -> bytes:
     """As `tfds.features` would, at a fifth of the time."""
-    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
-
-    values = {
+    example, features, feature, values = _messages()
+    stored = {
         "query_id": record.query_id.encode(),
         "corpus_id": record.corpus_id.encode(),
         "parent_id": record.parent_id.encode(),
@@ -288,17 +289,22 @@ def _serialize(record: _Record) -> bytes:
         "image": record.image,
         "score": np.float64(record.score).tobytes(),
     }
-    one, some = tf_feature_pb2.Feature, tf_feature_pb2.BytesList
-    features = {key: one(bytes_list=some(value=[value])) for key, value in values.items()}
-    example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
+    each = {key: feature(bytes_list=values(value=[value])) for key, value in stored.items()}
+    return example(features=features(feature=each)).SerializeToString(deterministic=True)
+
+
+@cache
+def _messages() -> tuple[Any, ...]:
+    """Protocol buffers: tf.train's Example, Features, Feature and BytesList, as the library has them without it."""
+    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+    names = ("Features", "Feature", "BytesList")
+    return (vars(tf_example_pb2)["Example"], *(vars(tf_feature_pb2)[name] for name in names))
 
 
 def _parse(raw: bytes, keys: Sequence[str]) -> list[bytes]:
     """Some values of a record, as they are stored."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    features = tf_example_pb2.Example.FromString(raw).features.feature
+    features = _messages()[0].FromString(raw).features.feature
     return [features[key].bytes_list.value[0] for key in keys]
 
 
@@ -363,7 +369,8 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def _read_task(builder: Any, label: str, name: str, about: Mapping[str, Any]) -> Task:
     counts = about["records"]
-    card = TaskCard(**{key: tuple(value) if isinstance(value, list) else value for key, value in about["card"].items()})
+    values: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in about["card"].items()}
+    card = TaskCard(**values)
 
     def column(part: str, *keys: str) -> list[tuple[bytes, ...]]:
         split = _split(name, part)

@@ -61,18 +61,17 @@ def judged_sha256(task: Task, split: str) -> str:
     sha = hashlib.sha256()
 
     def add(kind: str, lines: list[tuple[str, ...]]) -> None:
-        sha.update(kind.encode())
+        sha.update(kind.encode() if lines else b"")
         for line in sorted(lines):
             sha.update(json.dumps(line).encode())
 
     add("documents", list(zip(task.document_ids, task.document_keys, strict=True)))
-    if task.parent_ids:
-        add("parents", list(zip(task.document_ids, task.parent_ids, strict=True)))
+    add("parents", list(zip(task.document_ids, task.parent_ids, strict=True)) if task.parent_ids else [])
     add("queries", [(task.query_ids[row], task.query_texts[row]) for row in rows])
     for kind, pairs in (("judgements", judged), ("exclude", task.exclude)):
         if pairs is not None:
             each = zip(pairs.pair_queries().tolist(), pairs.documents.tolist(), pairs.scores.tolist(), strict=True)
-            add(kind, [(task.query_ids[q], task.named_ids[d], repr(s)) for q, d, s in each if q in rows])
+            add(kind, [(task.query_ids[q], task.document_ids[d], repr(s)) for q, d, s in each if q in rows])
     return sha.hexdigest()
 
 

@@ -64,10 +64,12 @@ def check_shared(peers: Peers, workdir: AnyPath) -> None:
 def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
     """Refuses a workdir that belongs to another run; when told to write, marks a fresh one as ours, and notes in both
     cases what this start of the run depends on beside its identity."""
-    path, there = workdir / RUN_FILE, {"starts": []}
+    path = workdir / RUN_FILE
+    there: dict[str, Any] = {"starts": []}
     if path.exists():
         there = read_identity(workdir)
-        found = differences(*_compared(identity, there))
+        same = identity["data"] == there["data"]
+        found = differences(_compared(identity, same), _compared(there, same))
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
@@ -77,33 +79,19 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
         raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
     if write:
         config = identity["config"]
-        start = {
-            **this_start(),
-            **{key: config[key] for key in ("suite", "mesh")},
-        }  # may be others than the first one's
-        replace_json(
-            path,
-            {
-                **identity,
-                **there,
-                # Where the data is now: what is exported later is read from there.
-                "config": {**there.get("config", config), "suite": config["suite"]},
-                "starts": [*there.get("starts", []), start],
-            },
-        )
+        start = {**this_start(), "suite": config["suite"], "mesh": config["mesh"]}  # may be others than the first one's
+        # An export reads the suite where it was last.
+        now = {**there.get("config", config), "suite": config["suite"]}
+        replace_json(path, {**identity, **there, "config": now, "starts": [*there.get("starts", []), start]})
 
 
-def _compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _compared(identity: Mapping[str, Any], same_data: bool) -> dict[str, Any]:
     """What makes two runs the same. Not how their state lies on devices: a checkpoint restores on any mesh. Nor where
     the suite is, if its tasks are the same: a folder may have become a data set."""
-    ignored = {"mesh", "suite"} if ours["data"] == theirs["data"] else {"mesh"}
-
-    def compared(identity: Mapping[str, Any]) -> dict[str, Any]:
-        complete = as_json(build(RunConfig, identity["config"], ""))  # an older run lacks keys that are new since
-        config = {key: value for key, value in complete.items() if key not in ignored}
-        return {key: identity[key] for key in IDENTITY} | {"config": config}
-
-    return [compared(ours), compared(theirs)]
+    ignored = {"mesh", "suite"} if same_data else {"mesh"}
+    complete = as_json(build(RunConfig, identity["config"], ""))  # an older run lacks keys that are new since
+    config = {key: value for key, value in complete.items() if key not in ignored}
+    return {key: identity[key] for key in IDENTITY} | {"config": config}
 
 
 def read_identity(workdir: AnyPath) -> dict[str, Any]:

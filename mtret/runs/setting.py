@@ -47,7 +47,9 @@ def load_suite(name: str) -> Suite:
     Raises UserError for the first mistake in it.
     """
     if not name:
-        raise UserError("no suite: give --suite=FOLDER, --suite=enterprise, or `suite` in the configuration")
+        raise UserError(
+            "no suite: give --suite=FOLDER, --suite=tfds:NAME, --suite=enterprise, or `suite` in the configuration"
+        )
     if name.startswith("tfds:"):
         from mtret.data.tfds_suites import read_dataset
 

@@ -156,7 +156,8 @@ def test_others_read_it_by_name(suite: Suite, written: Path) -> None:
     import tensorflow_datasets as tfds
 
     def read(part: str) -> list[dict[str, Any]]:
-        return list(tfds.data_source("tasks", split=f"helpdesk-all-{part}", data_dir=written.parents[1]))
+        source: Any = tfds.data_source("tasks", split=f"helpdesk-all-{part}", data_dir=written.parents[1])
+        return list(source)
 
     task = suite.tasks["helpdesk-all"]
     documents, pairs = read("corpus"), read("qrels_train")
@@ -169,11 +170,10 @@ def test_others_read_it_by_name(suite: Suite, written: Path) -> None:
         (b"q1", b"kb1", 0.1),
         (b"q1", b"kb 2", -3.0),
     ]
-    builder = tfds.builder("tasks", data_dir=written.parents[1])
+    builder: Any = tfds.builder("tasks", data_dir=written.parents[1])
     (image,) = builder.as_data_source(split="icons-corpus[:1]")
     assert image["image"] == picture(0)
-    metadata = builder.info.metadata
-    assert metadata is not None and metadata["tasks"]["icons"]["card"]["license"] == "CC0-1.0"
+    assert builder.info.metadata["tasks"]["icons"]["card"]["license"] == "CC0-1.0"
 
 
 def test_neither_way_needs_tensorflow(suite: Suite, written: Path, tmp_path: Path) -> None:

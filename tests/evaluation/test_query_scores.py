@@ -72,6 +72,10 @@ def test_the_judged_data_has_a_hash_that_only_judged_data_changes(outcomes: list
     moved = Judgements.from_pairs(judged.pair_queries(), (19 - judged.documents).astype(np.int32), judged.scores)
     ids, texts = (tuple(each[i] for i in order) for each in (task.document_ids, task.document_texts))
     assert judged_sha256(replace(task, document_ids=ids, document_texts=texts, splits={"test": moved}), "test") == same
+    half = replace(task, splits={"test": judged.select(np.arange(200) < 100)})
+    for query, changes in ((150, False), (50, True)):  # of another split, of this one
+        exclude = replace(half, exclude=judged.select(np.arange(200) == query))
+        assert (judged_sha256(exclude, "test") != judged_sha256(half, "test")) == changes
     for other in (
         replace(task, document_texts=("changed", *task.document_texts[1:])),
         replace(task, query_texts=("changed", *task.query_texts[1:])),

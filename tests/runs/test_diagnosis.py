@@ -69,7 +69,7 @@ def test_what_is_optional_is_noted_with_its_remedy(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("mtret.index.scann.import_scann", refuse_scann)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found = by_part()
     assert found["extra parquet"] == Finding(
         "extra parquet", "note", "not there: pyarrow", "pip install 'mtret[parquet]'"

@@ -94,7 +94,7 @@ def test_what_is_exported_is_read_from_where_the_data_was_last(
         there = json.loads(path.read_text(encoding="utf-8"))
         there["config"]["suite"] = suite
         path.write_text(json.dumps(there), encoding="utf-8")
-        code, _, error = mtret("export", f"--workdir={unfinished}", f"--out={tmp_path / 'model'}")
+        code, _, error = mtret("export", f"--model={unfinished}", f"--out={tmp_path / 'model'}")
         assert (code == 0) == (suite == tiny_dataset), error
         shutil.rmtree(tmp_path / "model", ignore_errors=True)
     assert "tfds:./nowhere/1.0.0: no such folder. Check the path." in error
