@@ -72,7 +72,7 @@ def judged_sha256(task: Task, split: str) -> str:
     for kind, pairs in (("judgements", judged), ("exclude", task.exclude)):
         if pairs is not None:
             each = zip(pairs.pair_queries().tolist(), pairs.documents.tolist(), pairs.scores.tolist(), strict=True)
-            add(kind, [(task.query_ids[q], task.named_ids[d], repr(s)) for q, d, s in each if q in rows])
+            add(kind, [(task.query_ids[q], task.document_ids[d], repr(s)) for q, d, s in each if q in rows])
     return sha.hexdigest()
 
 
