@@ -15,7 +15,7 @@ from types import FrameType
 from absl import flags
 
 from mtret.commands import completion, data, encoding, judging, models, results, system, training
-from mtret.commands.common import Command, Flags, define_suite, of_a_store, of_the_system
+from mtret.commands.common import Command, Flags, define_suite, of_a_library, of_the_system
 from mtret.errors import UserError, nearest
 
 OVERRIDE = re.compile(r"--?config\.")
@@ -89,7 +89,7 @@ def _dispatch(arguments: list[str]) -> int:
     except UserError:
         raise
     except Exception as error:
-        if (mistake := of_a_store(error)) is None:
+        if (mistake := of_a_library(error)) is None:
             raise
         raise mistake from error
 

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +82,29 @@ def replace_bytes(path: AnyPath, content: bytes) -> None:
         store, key = url_to_fs(str(path))
         store.pipe_file(key, content)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not by tempfile: its files are their owner's alone, and these are to be shared as any other.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with parents_of(path):
+        try:
+            with draft.open("xb") as file:
+                file.write(content)
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def parents_of(path: Path) -> Iterator[None]:
+    """Makes the folders above `path` that are not there; after an error they go again, as far as nothing is in them."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with draft.open("xb") as file:
-            file.write(content)
-        os.replace(draft, path)
+        yield
     except BaseException:
-        draft.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
         raise
 
 
@@ -155,15 +169,15 @@ def read_metadata(path: AnyPath) -> dict[str, str]:
 @contextmanager
 def folder_draft(folder: AnyPath) -> Iterator[Path]:
     """An empty local folder to be filled and handed to `replace_folder`; what is left of it goes in the end."""
-    if isinstance(folder, Path):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent if isinstance(folder, Path) else None))
-    try:
-        draft = room / folder.name
-        draft.mkdir()  # mkdtemp gives a folder that only its owner can read
-        yield draft
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
+    local = isinstance(folder, Path)
+    with parents_of(folder) if isinstance(folder, Path) else nullcontext():
+        room = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent if local else None))
+        try:
+            draft = room / folder.name
+            draft.mkdir()  # mkdtemp gives a folder that only its owner can read
+            yield draft
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
 
 
 def replace_folder(draft: Path, folder: AnyPath, last: Sequence[str] = ()) -> None:

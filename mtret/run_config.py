@@ -137,7 +137,8 @@ def _call(source: str) -> Any:
         siblings = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise UserError(f"--config: no file '{path}'.{nearest(path, siblings)}")
     spec = importlib.util.spec_from_file_location(f"mtret_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config: {file} is no Python file (.py); `mtret init` writes one to imitate")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Flags = flags.FlagValues
+FULL = ("No space left on device", "database or disk is full", "disk I/O error", "RESOURCE_EXHAUSTED: Error writing")
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,13 @@ def of_the_system(error: OSError) -> UserError:
     return UserError(f"{where}{error.strerror or error}. Check the path, its permissions and the disk")
 
 
-def of_a_store(error: Exception) -> UserError | None:
-    """Where the client of a store raised it: they have exceptions of their own."""
+def of_a_library(error: Exception) -> UserError | None:
+    """Where the client of a store raised it, or a library that writes files by itself: they have exceptions of their
+    own."""
     from mtret.files import store_complaint
 
-    complaint = store_complaint(error)
-    return UserError(f"the store of a remote path {complaint}") if complaint else None
+    if complaint := store_complaint(error):
+        return UserError(f"the store of a remote path {complaint}")
+    words = f"{type(error).__name__}: {error}"
+    full = next((sign for sign in FULL if sign in words), None)
+    return UserError(f"No space left on device ({words[:200]}). Make room and try again") if full else None

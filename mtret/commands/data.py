@@ -104,14 +104,16 @@ def define_write(values: Flags) -> None:
 def write_enterprise(values: Flags, overrides: list[str]) -> None:
     no_overrides(overrides)
     from mtret.data.enterprise.suite import write_suite
-    from mtret.files import locate
+    from mtret.files import folder_draft, locate, replace_folder
     from mtret.runs.setting import check_writable
 
     out = locate(required(values, "out"))
     check_writable(out, "--out")
     if out.exists():
         raise UserError(f"{out}: exists already and is never overwritten; give another --out")
-    write_suite(out)
+    with folder_draft(out) as draft:
+        write_suite(draft)
+        replace_folder(draft, out)
     print(f"wrote {out}\nnext: mtret data check --suite={out}")
 
 

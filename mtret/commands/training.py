@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mtret.processes import Peers
     from mtret.run_config import RunConfig
 
-from mtret.commands.common import Flags, console, define_suite, of_a_store, of_the_system, required
+from mtret.commands.common import Flags, console, define_suite, of_a_library, of_the_system, required
 
 
 def define_train(values: Flags) -> None:
@@ -164,7 +164,7 @@ def _processes(values: Flags) -> Iterator["Peers"]:
     except KeyboardInterrupt as error:
         peers.abandon(error, 128 + signal.SIGINT)
     except Exception as error:
-        mistake = of_a_store(error)
+        mistake = of_a_library(error)
         peers.abandon(mistake or error, 2 if mistake else 1)
     except BaseException as error:
         peers.abandon(error, 1)

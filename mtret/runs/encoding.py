@@ -5,7 +5,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer, Tokens
 from mtret.devices import cache_folder, keep_compilations, keep_memory
 from mtret.errors import UserError, nearest
-from mtret.files import AnyPath, locate, replace_bytes
+from mtret.files import AnyPath, locate, parents_of, replace_bytes
 from mtret.index.encode import Texts
 from mtret.index.exact import cut
 from mtret.models.hf import Pretrained
@@ -210,12 +210,12 @@ def count_lines(path: AnyPath) -> int:
 def _draft(out: AnyPath) -> Iterator[Path]:
     """A local file, moved to `out` in the end; nothing is left of it after an error."""
     if isinstance(out, Path):
-        out.parent.mkdir(parents=True, exist_ok=True)
         draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     else:
         draft = Path(tempfile.mkdtemp()) / out.name
     try:
-        yield draft
+        with parents_of(draft) if isinstance(out, Path) else nullcontext():
+            yield draft
         check_out(out)  # somebody else may have written it meanwhile
         if isinstance(out, Path):
             os.replace(draft, out)

@@ -208,9 +208,12 @@ def test_mistakes_in_a_configuration(
 def test_a_configuration_file_that_fails(tmp_path: Path, mtret: Mtret, tree: Tree) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def get_config():\n    return 1 / 0\n", encoding="utf-8")
+    notes = tmp_path / "notes.yaml"
+    notes.write_text("steps: 3\n", encoding="utf-8")
     before = tree(tmp_path)
     for config, pattern in [
         (path, r"mine\.py:2: ZeroDivisionError: division by zero"),
+        (notes, r"--config: .*notes\.yaml is no Python file \(\.py\); `mtret init` writes one"),
         (tmp_path / "mime.py", r"--config: no file '.*/mime\.py'\. Did you mean '.*/mine\.py'\?"),
     ]:
         check(mtret("train", f"--config={config}", f"--workdir={tmp_path / 'run'}"), pattern)
