@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
-        with _interrupted_once():
+        with _interrupted_once(ends=argv is None):
             code = _dispatch(arguments)
         sys.stdout.flush()  # a reader that went away shows itself here, not in the interpreter's last breath
         return code
@@ -44,23 +44,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _interrupted_once() -> Iterator[None]:
+def _interrupted_once(ends: bool) -> Iterator[None]:
     """Ctrl-C ends a command by an exception, so that what it has begun to write is removed. Impatient people press it
-    again: that must not end the removing."""
+    again: that must end neither the removing nor, where the process `ends` with the command, its last breath."""
+    interrupted = False
 
     def obey(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGINT)
+    def tell(lost: "sys.UnraisableHookArgs") -> None:
+        """Where Python drops what was raised (in a finaliser, say), it is raised again a moment later."""
+        if lost.exc_type is not KeyboardInterrupt:
+            told(lost)
+            return
+        signal.signal(signal.SIGINT, obey)
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    before, told = signal.getsignal(signal.SIGINT), sys.unraisablehook
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
     signal.signal(signal.SIGINT, obey)
+    sys.unraisablehook = tell
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = told
+        if not (interrupted and ends):
+            signal.signal(signal.SIGINT, before)
 
 
 def _dispatch(arguments: list[str]) -> int:

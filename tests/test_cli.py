@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,25 @@ def test_an_interruption_is_no_traceback(capsys: pytest.CaptureFixture[str], mon
 
     monkeypatch.setattr("mtret.runs.setting.load_suite", interrupt)
     assert answer(capsys, "data", "check", "--suite=x") == (130, "", "mtret: interrupted\n")
+
+
+def test_an_interruption_that_python_drops_comes_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dropping:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # where the exception is raised, and lost
+
+    def work(name: str) -> None:
+        Dropping()
+        time.sleep(20)
+
+    monkeypatch.setattr("mtret.runs.setting.load_suite", work)
+    began = time.monotonic()
+    assert answer(capsys, "data", "check", "--suite=x") == (130, "", "mtret: interrupted\n")
+    assert time.monotonic() - began < 15
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_full_disk_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
