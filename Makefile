@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 PIP = $(BIN)/python -m pip install -qq --no-compile --no-input
 
-.PHONY: help setup quickstart test test-fast lint types format parity constraints clean
+.PHONY: help setup quickstart test test-fast fuzz commands lint types format parity constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -31,6 +31,12 @@ test-fast: $(READY) ## The tests that take less than five seconds each
 parity: ## The tests against PyTorch, sentence-transformers and pytrec_eval
 	@$(MAKE) --no-print-directory setup VENV=.venv-parity EXTRAS=dev,parity
 	.venv-parity/bin/python -m pytest -n $(JOBS) -m parity
+
+fuzz: $(READY) ## 10,000 odd inputs; MTRET_FUZZ_SEED=... for others
+	MTRET_FUZZ_CASES=2000 $(BIN)/python -m pytest -n $(JOBS) tests/test_fuzzed.py
+
+commands: $(READY) ## Write docs/commands.md anew
+	$(BIN)/python docs/write_commands.py
 
 lint: $(READY) ## Ruff: rules and format
 	$(BIN)/ruff check

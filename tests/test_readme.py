@@ -1,4 +1,4 @@
-"""The README's figures are those of the committed results."""
+"""The README's figures are those of the committed results, and the page of commands is that of the code."""
 
 import importlib.util
 from pathlib import Path
@@ -19,6 +19,20 @@ def test_the_quickstart_table_is_that_of_the_committed_results() -> None:
     study = load(ROOT / "experiments" / "000_quickstart" / "readme.py")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert study.with_table(readme) == readme
+
+
+def test_the_first_hour_is_the_committed_transcript() -> None:
+    study = load(ROOT / "experiments" / "005_first_hour" / "run.py")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert study.with_transcript(readme) == readme
+    for command in study.COMMANDS:
+        assert f"\n$ {command}\n" in readme
+
+
+def test_the_page_of_commands_is_that_of_the_code() -> None:
+    page = load(ROOT / "docs" / "write_commands.py").page()
+    assert page == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert "| `--hold_out` | list |" in page
 
 
 def test_the_quickstart_tuned_model_is_better_in_every_role() -> None:
