@@ -35,7 +35,9 @@ COMMANDS = (
     "mtret evaluate --model=runs/first --split=test",
     'mtret search runs/first banking "my card was swallowed by the machine"',
 )
-PROGRESS = re.compile(r"^\S+ [\d,]+/[\d,]+(, .* left)?( |$)")  # of a bar, where there is no terminal
+PROGRESS = re.compile(  # of a bar, where there is no terminal
+    r"^[^|$]*\b(bytes|tokens|training|texts|images) [\d,]+/[\d,]+(, .* left)?(  .*)?$"
+)
 
 
 def tour(folder: Path) -> str:
@@ -59,7 +61,7 @@ def tour(folder: Path) -> str:
             raise SystemExit(f"exit code {done.returncode}: {command}")
         lines = [line.rstrip() for line in done.stdout.splitlines() if not PROGRESS.match(line)]
         told.append("\n".join([f"$ {command}", *lines]).rstrip())
-    return "\n\n".join(told) + "\n"
+    return ("\n\n".join(told) + "\n").replace(str(Path.home()), "~")
 
 
 def with_transcript(readme: str) -> str:
