@@ -46,12 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextmanager
 def _interrupted_once(ends: bool) -> Iterator[None]:
     """Ctrl-C ends a command by an exception, so that what it has begun to write is removed. Impatient people press it
-    again: that must end neither the removing nor, where the process `ends` with the command, its last breath."""
-    interrupted = False
+    again: that must not end the removing; nor, where the process `ends` with the command, disturb its last breath."""
 
     def obey(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
@@ -73,8 +70,7 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = told
-        if not (interrupted and ends):
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ends else before)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -204,8 +204,9 @@ def test_a_full_disk_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeyp
 def test_a_reader_that_went_away_is_no_traceback(arguments: list[str], unbuffered: str) -> None:
     program = (
         "import sys; from types import SimpleNamespace as Module; from mtret.cli import main; "
-        "sys.modules['mtret.runs.setting'] = Module(load_suite=str); "
-        "sys.modules['mtret.data.inspection'] = Module(check=list); "
+        "sys.modules['mtret.runs.setting'] = Module(load_suite=lambda name: Module(tasks={})); "
+        "sys.modules['mtret.data.inspection'] = Module(check=lambda suite: []); "
+        "sys.modules['mtret.data.holding_out'] = Module(holding_out=lambda suite: []); "
         f"sys.exit(main({arguments!r}))"
     )
     read, write = os.pipe()

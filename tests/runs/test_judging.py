@@ -204,7 +204,7 @@ def test_a_base_that_changed_is_no_base(
 
     tensors = load_file(own_model / "model.safetensors")
     save_file({name: value + np.float32(1) for name, value in tensors.items()}, own_model / "model.safetensors")
-    real = judging.load_artefact
+    real = judging.open_model
 
     def moved(source: str, config: ModelConfig | None = None) -> Any:
         artefact = real(source, config)
@@ -212,7 +212,7 @@ def test_a_base_that_changed_is_no_base(
             replace(artefact, details={**artefact.details, "source": str(own_model)}) if artefact.details else artefact
         )
 
-    monkeypatch.setattr(judging, "load_artefact", moved)
+    monkeypatch.setattr(judging, "open_model", moved)
     with pytest.raises(
         UserError, match=rf"model '{own_model}': its weights are not those that this model was tuned from"
     ):

@@ -283,7 +283,7 @@ def test_mistakes_when_evaluating(
         ((model, suite, f"--out={file}"), r"--out=.*/file: .*/file is no folder that can be written to"),
         ((model, suite, out, "--split=train"), r"--split=train: value should be one of <dev\|test>"),
         ((model, suite, out, "--config.seed=3"), r"--config\.seed=3: only train has a configuration"),
-        ((model, out), r"--suite is needed: "),
+        ((model, out), r"no suite: give --suite=FOLDER, "),
         ((suite, out), r"--model is needed: "),
         (("--model=minilm", suite), r"--out is needed, since 'minilm' is no folder here: "),
         ((f"--model={tmp_path}/none", suite, out), r"model '.*/none': no such folder"),
