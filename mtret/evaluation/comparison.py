@@ -9,9 +9,9 @@ from jaxtyping import Float64
 from mtret.errors import UserError, nearest
 from mtret.evaluation import statistics
 from mtret.evaluation.query_scores import QueryScores, TaskQueries
-from mtret.evaluation.report import ROLE_NAMES, STYLES, difference, interval, markdown_table, metric_name
 from mtret.evaluation.retrieval import PRIMARY, ROLES
 from mtret.evaluation.statistics import Interval, Verdict, bounds, resampled_means, verdict
+from mtret.evaluation.wording import ROLE_NAMES, STYLES, difference, interval, markdown_table, metric_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,9 +4,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtret.evaluation.report import ROLE_NAMES, metric_name, reference_system, tasks_by_role
+from mtret.evaluation.findings import reference_system, tasks_by_role
 from mtret.evaluation.results import validate
 from mtret.evaluation.retrieval import PRIMARY, ROLES
+from mtret.evaluation.wording import ROLE_NAMES, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,40 +1,28 @@
 """Tables for people, from the results dictionary alone: Markdown, the terminal, and the folder that holds all three."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtret.evaluation.findings import findings, reference_system, tasks_by_role
 from mtret.evaluation.results import validate, write_results
 from mtret.evaluation.retrieval import KIND, PRIMARY, ROLES
 from mtret.evaluation.statistics import MIN_QUERIES
+from mtret.evaluation.wording import (
+    ROLE_MEANINGS,
+    ROLE_NAMES,
+    STYLES,
+    WORDS,
+    difference,
+    interval,
+    markdown_table,
+    metric_name,
+)
 from mtret.files import AnyPath, replace_bytes, replace_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-ROLE_NAMES = {
-    "in_domain": "In-domain",
-    "cross_domain": "Cross-domain",
-    "zero_shot": "Zero-shot",
-    "all": "All tasks",
-}
-ROLE_MEANINGS = {
-    "in_domain": "trained on, or of a trained family and sharing documents with the mixture",
-    "cross_domain": "family trained on, documents not",
-    "zero_shot": "family not trained on",
-    "all": "the model was trained on no mixture",
-}
-METRIC_NAMES = {
-    "ndcg": "nDCG",
-    "recall": "recall",
-    "capped_recall": "capped recall",
-    "mrr": "MRR",
-    "map": "MAP",
-    "kind": "own kind",
-}
 FEW_QUERIES = 100
-WORDS = {"better": "better", "no difference": "no difference", "WORSE": "**WORSE**"}
-STYLES = {"better": "green", "no difference": "dim", "WORSE": "bold red"}
 
 
 def write_report(results: Mapping[str, Any], folder: AnyPath) -> None:
@@ -48,12 +36,6 @@ def write_report(results: Mapping[str, Any], folder: AnyPath) -> None:
     write_results(results, folder / "results.json")
     replace_text(folder / "report.md", markdown(results))
     replace_bytes(folder / "results.png", results_png(results))
-
-
-def metric_name(metric: str) -> str:
-    """`capped_recall@10` -> `capped recall@10`."""
-    name, at, cutoff = metric.partition("@")
-    return METRIC_NAMES.get(name, name) + at + cutoff
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -339,26 +321,6 @@ def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
 
 def _with_heading(title: str, intro: str, body: str) -> str:
     return "\n\n".join(part for part in (f"## {title}", intro, body) if part)
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns of numbers stand to the right."""
-    filled = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    numeric = [all(row[i][:1] in "+-°*.0123456789" for row in filled) and i > 0 for i in range(len(header))]
-    lines = [header, ["---:" if right else "---" for right in numeric], *filled]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def interval(one: Mapping[str, Any]) -> str:
-    """`0.500 [0.450, 0.550]`"""
-    low, high = one["ci95"]
-    return f"{one['mean']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def difference(one: Mapping[str, Any]) -> str:
-    """`+0.050 [+0.010, +0.090] better`, in Markdown."""
-    low, high = one["ci95"]
-    return f"{one['mean']:+.3f} [{low:+.3f}, {high:+.3f}] {WORDS[one['verdict']]}"
 
 
 def _means(scores: Mapping[str, float]) -> list[str]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from mtret.errors import UserError, nearest
 from mtret.evaluation.comparison import judged_system
-from mtret.evaluation.report import ROLE_NAMES, markdown_table, metric_name
 from mtret.evaluation.retrieval import PRIMARY, ROLES
+from mtret.evaluation.wording import ROLE_NAMES, markdown_table, metric_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from mtret.errors import UserError
-from mtret.evaluation.report import markdown, metric_name, reference_system, terminal_table, write_report
+from mtret.evaluation.findings import reference_system
+from mtret.evaluation.report import markdown, terminal_table, write_report
 
 
 def lines_with(text: str, *parts: str) -> list[str]:
@@ -87,10 +88,6 @@ def test_the_reference_is_the_hybrid_or_the_system_before_the_last():
     assert reference_system(["bm25", "hybrid", "untuned", "tuned"]) == "hybrid"
     assert reference_system(["a", "b", "hybrid"]) == "b"
     assert reference_system(["a"]) is None
-
-
-def test_metric_names():
-    assert [metric_name(one) for one in ("ndcg@10", "capped_recall@5", "map")] == ["nDCG@10", "capped recall@5", "MAP"]
 
 
 def test_the_terminal_shows_roles_and_a_verdict_per_task(results: dict[str, Any]):
