@@ -50,6 +50,7 @@ format: $(READY) ## Let ruff mend what it can
 	$(BIN)/ruff format
 
 setup: $(READY) ## Make the environment and nothing else
+	@echo "mtret: ready. Next: . $(BIN)/activate && mtret doctor"
 
 # Set-up runs again when one of the two files changes. A folder without a pip of its own is made anew, so that an interrupted
 # set-up heals itself. --no-compile: what is imported is compiled at its first import, the rest never.
@@ -59,7 +60,7 @@ $(READY): pyproject.toml constraints.txt
 	  "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo >&2 \
 	  "mtret: $(PYTHON) has no venv module. On Debian or Ubuntu: apt install python3-venv"; exit 1; }
-	@echo "mtret: setting up $(VENV) (about a minute) ..."
+	@echo "mtret: setting up $(VENV) (one to three minutes) ..."
 	@$(BIN)/python -c 'import pip, sys; sys.exit(not pip.__file__.startswith(sys.prefix))' 2>/dev/null \
 	  || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) --upgrade pip

@@ -10,7 +10,9 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from types import FrameType
+from typing import Any
 
 from absl import flags
 
@@ -35,9 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("mtret: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        print(f"mtret: {'interrupted' if number == signal.SIGINT else 'terminated'}", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -45,12 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _interrupted_once(ends: bool) -> Iterator[None]:
-    """Ctrl-C ends a command by an exception, so that what it has begun to write is removed. Impatient people press it
-    again: that must not end the removing; nor, where the process `ends` with the command, disturb its last breath."""
+    """Ctrl-C, or SIGTERM, ends a command by an exception, so that what it has begun to write is removed. Impatient
+    people press it again: that must not end the removing; nor, where the process `ends` with the command, disturb its
+    last breath."""
 
     def obey(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
 
     def tell(lost: "sys.UnraisableHookArgs") -> None:
         """Where Python drops what was raised (in a finaliser, say), it is raised again a moment later."""
@@ -64,6 +69,7 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
+    before_term = signal.signal(signal.SIGTERM, obey)
     signal.signal(signal.SIGINT, obey)
     sys.unraisablehook = tell
     try:
@@ -71,18 +77,24 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
     finally:
         sys.unraisablehook = told
         signal.signal(signal.SIGINT, signal.SIG_IGN if ends else before)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if ends else before_term)
 
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
+    if arguments[0] in ("--version", "-V"):
+        print(f"mtret {version('mtret')}")
+        return 0
     name, rest = arguments[0], arguments[1:]
     if name == "data" and rest and not rest[0].startswith("-"):
         name, rest = f"data {rest[0]}", rest[1:]
+    if name == "data" and all(one in ("-h", "--help") for one in rest):
+        print(_overview("data "))
+        return 0
     if name not in COMMANDS:
-        begun = any(one.startswith(f"{name} ") for one in COMMANDS)  # `data` alone is near to all, and to none
-        close = "" if begun else nearest(name, COMMANDS)
+        close = "" if name == "data" else nearest(name, COMMANDS)
         raise UserError(f"no command '{name}'.{close} `mtret --help` lists them")
     command = COMMANDS[name]
     if any(argument in ("-h", "--help") for argument in rest):
@@ -110,9 +122,9 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
     try:
         left = values([name, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UserError(
-            f"{name}: no flag --{error.flagname}.{nearest(error.flagname, values)} `mtret {name} --help` lists them"
-        ) from error
+        close = _config_key(error.flagname) if "config" in values else ""
+        close = close or nearest(error.flagname, values)
+        raise UserError(f"{name}: no flag --{error.flagname}.{close} `mtret {name} --help` lists them") from error
     except flags.Error as error:
         raise UserError(f"{name}: {error}") from error
     if left and command.files:
@@ -122,18 +134,34 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
     return values
 
 
-def _overview() -> str:
+def _config_key(flag_name: str) -> str:
+    """` Did you mean ...?`, where a key of the configuration has this name."""
+    from mtret.base_config import get_config
+
+    found = [key for key in _leaves(get_config()) if key.rpartition(".")[2] == flag_name]
+    return f" Did you mean {' or '.join(f'--config.{key}' for key in found)}?" if found else ""
+
+
+def _leaves(config: Any, before: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield before + key
+        if hasattr(value, "items"):
+            yield from _leaves(value, f"{before}{key}.")
+
+
+def _overview(of: str = "") -> str:
+    """Of all commands, or of those whose names begin so."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.purpose}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {command.purpose}" for name, command in COMMANDS.items() if name.startswith(of)]
     return "\n".join(
         [
             "mtret: one small encoder for many retrieval tasks.",
             "",
-            "usage: mtret COMMAND [--flag=value ...]",
+            f"usage: mtret {of}COMMAND [--flag=value ...]",
             "",
             *lines,
             "",
-            "`mtret COMMAND --help` shows a command's flags and an example.",
+            f"`mtret {of}COMMAND --help` shows a command's flags and an example.",
         ]
     )
 
@@ -215,6 +243,7 @@ COMMANDS: dict[str, Command] = {
         judging.define_search,
         judging.search,
         files="words",
+        more=("mtret search runs/quickstart it_article --json < queries.txt  # a query on each line",),
     ),
     "encode": Command(
         "write the vectors of a task's documents or queries, or of any texts, for a store of vectors",

@@ -1,11 +1,26 @@
 """The one exception for mistakes that the user can mend."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
     """What is wrong, where, and the remedy, in one line. The command line prints it and exits with code 2."""
+
+
+def nearest_folder(name: str) -> str:
+    """As `nearest`, of local paths, level by level; nothing where the path is there."""
+    found = Path(name).expanduser()
+    missing = [path for path in [found, *found.parents] if not path.exists()]
+    for path in reversed(missing):
+        with suppress(OSError):
+            close = get_close_matches(path.name, [one.name for one in path.parent.iterdir()], n=1, cutoff=0.6)
+            if close:
+                return f" Did you mean '{path.with_name(close[0])}'?"
+        break
+    return ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

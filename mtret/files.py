@@ -171,13 +171,19 @@ def folder_draft(folder: AnyPath) -> Iterator[Path]:
     """An empty local folder to be filled and handed to `replace_folder`; what is left of it goes in the end."""
     local = isinstance(folder, Path)
     with parents_of(folder) if isinstance(folder, Path) else nullcontext():
-        room = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent if local else None))
+        # Named before it is made, so that an interruption at any moment finds it.
+        room = Path(folder.parent if local else tempfile.gettempdir()) / f".{folder.name}.{secrets.token_hex(4)}"
         try:
             draft = room / folder.name
-            draft.mkdir()  # mkdtemp gives a folder that only its owner can read
+            room.mkdir(mode=0o700)
+            draft.mkdir()
             yield draft
         finally:
-            shutil.rmtree(room, ignore_errors=True)
+            try:
+                shutil.rmtree(room, ignore_errors=True)
+            except KeyboardInterrupt:
+                shutil.rmtree(room, ignore_errors=True)
+                raise
 
 
 def replace_folder(draft: Path, folder: AnyPath, last: Sequence[str] = ()) -> None:

@@ -9,7 +9,7 @@ import importlib.util
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import reduce
 from pathlib import Path
@@ -183,6 +183,15 @@ def _put(values: dict[str, Any], override: str) -> None:
         node[name] = {"true": True, "false": False}.get(text, text)
 
 
+def _keys(kind: type, path: str = "") -> Iterator[str]:
+    """All keys of a configuration, with their sections."""
+    hints = typing.get_type_hints(kind)
+    for each in fields(kind):
+        yield _join(path, each.name)
+        if is_dataclass(hints[each.name]):
+            yield from _keys(hints[each.name], _join(path, each.name))  # pyright: ignore[reportArgumentType]
+
+
 def build(kind: type, values: Any, path: str) -> Any:
     """A dataclass from nested mappings; what is not given keeps its default. Raises UserError, naming the key."""
     if not isinstance(values, Mapping):
@@ -191,7 +200,9 @@ def build(kind: type, values: Any, path: str) -> Any:
     known = {each.name: each for each in fields(kind)}
     for key in map(str, values):
         if key not in known:
-            raise UserError(f"config: unknown key '{_join(path, key)}'.{nearest(key, known)} Known: {', '.join(known)}")
+            elsewhere = [where for where in _keys(RunConfig) if where.rpartition(".")[2] == key]
+            close = f" Did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, known)
+            raise UserError(f"config: unknown key '{_join(path, key)}'.{close} Known: {', '.join(known)}")
     missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
     if missing:
         raise UserError(f"config: '{_join(path, missing[0])}' is missing")

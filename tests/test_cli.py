@@ -124,7 +124,10 @@ def test_a_mistake_in_a_name_imports_nothing_heavy_either() -> None:
     [
         (("trian",), "mtret: no command 'trian'. Did you mean 'train'? `mtret --help` lists them\n"),
         (("data", "chek"), "mtret: no command 'data chek'. Did you mean 'data check'? `mtret --help` lists them\n"),
-        (("data",), "mtret: no command 'data'. `mtret --help` lists them\n"),
+        (
+            ("train", "--steps=3"),
+            "mtret: train: no flag --steps. Did you mean --config.loop.steps? `mtret train --help` lists them\n",
+        ),
         (
             ("train", "--wrkdir=x"),
             "mtret: train: no flag --wrkdir. Did you mean 'workdir'? `mtret train --help` lists them\n",
@@ -228,3 +231,12 @@ def test_devices_that_are_not_there_are_a_mistake(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("mtret: JAX cannot use the devices it is told to (")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_and_the_commands_on_data(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = answer(capsys, "--version")
+    assert (code, err) == (0, "") and out.startswith("mtret 0.")
+    for arguments in (("data",), ("data", "--help")):
+        code, out, err = answer(capsys, *arguments)
+        assert (code, err) == (0, "")
+        assert "  data import " in out and "  train " not in out

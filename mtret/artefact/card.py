@@ -26,6 +26,10 @@ class Others:
     pools_prompt: bool = True  # whether a text's prompt is part of its vector
 
 
+NOT_JUDGED = """Not judged when this was written. `mtret evaluate --model=RUN` compares a run with BM25, the encoder
+that it came from, and their hybrid; `mtret export --model=RUN` then writes the figures here."""
+
+
 def card(
     tasks: Sequence[TrainedTask],
     prompts: Mapping[str, str],
@@ -76,7 +80,7 @@ this model: `training_record.json`.
 
 ## Judged
 
-{scores or "Not judged yet: `mtret evaluate` compares it with BM25, the encoder that it came from, and their hybrid."}
+{scores or NOT_JUDGED}
 
 ## The file
 

@@ -158,6 +158,8 @@ def check(folder: AnyPath, through_sentence_transformers: bool = False) -> golde
     Raises UserError where it does not.
     """
     model = load_artefact(str(folder)).model
+    if not (folder / "modules.json").exists():  # a run's folder
+        folder = folder / "model"
     found = []
     for each, encoder in ((folder, model.encoder), (folder / DOCUMENTS, model.documents)):
         if encoder is None:

@@ -62,6 +62,16 @@ def define_import(values: Flags) -> None:
     flags.DEFINE_list("labels", [], "files of query, document and score, where these stand apart", flag_values=values)
     for name, words in IMPORT_COLUMNS.items():
         flags.DEFINE_string(name, "", words, flag_values=values)
+    flags.DEFINE_string("encoding", "", "of CSV and TSV, such as cp1252 (default: utf-8)", flag_values=values)
+    flags.DEFINE_string(
+        "delimiter",
+        "",
+        "of CSV and TSV (default: what the header shows of comma, semicolon, tab, bar)",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "separator", "", "between the ids in one cell of --doc_id; a list needs none", flag_values=values
+    )
     flags.DEFINE_string("family", "", "the kind of thing retrieved: table, article, intent, ...", flag_values=values)
     flags.DEFINE_string("instruction", "", "what to retrieve given what, in a sentence", flag_values=values)
     flags.DEFINE_string("domain", "", "whose data it is, in words", flag_values=values)
@@ -91,7 +101,8 @@ def import_tables(values: Flags, overrides: list[str]) -> None:
     from mtret.runs.importing import ImportConfig, run_import
 
     columns = Columns(**{name: values[name].value or "" for name in IMPORT_COLUMNS})
-    own = "rows docs labels family instruction domain language license split seed chunk overlap"
+    own = "rows docs labels encoding delimiter separator family instruction domain language license"
+    own += " split seed chunk overlap"
     given: dict[str, Any] = {name: values[name].value for name in own.split()}
     run_import(ImportConfig(columns=columns, **given), out, console())
     print(f"wrote {out}\nnext: mtret data check --suite={out.parent}")

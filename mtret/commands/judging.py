@@ -2,17 +2,14 @@
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
-from mtret.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
 from mtret.commands.common import Flags, console, define_model, no_overrides, required
+from mtret.errors import UserError, nearest_folder
 
 
 def define_evaluate(values: Flags) -> None:
@@ -58,7 +55,8 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     with reaching(place):
         is_folder = place.is_dir()
     if not out and not is_folder:
-        raise UserError(f"--out is needed, since '{model}' is no folder here: {values['out'].help}")
+        close = nearest_folder(model)
+        raise UserError(f"--out is needed, since '{model}' is no folder here.{close} It is the {values['out'].help}")
     from mtret.runs.judging import JudgeConfig, judge
 
     names = ("split", "pooled", "scann", "allow_leakage", "operands", "seed")
@@ -89,6 +87,18 @@ def define_search(values: Flags) -> None:
     flags.DEFINE_boolean("json", False, "one JSON object a query, in place of lines to read", flag_values=values)
 
 
+def _query_of(line: str) -> str:
+    """A line of text, or the `text` (or `query`) of a JSON object."""
+    line = line.strip()
+    if line.startswith("{"):
+        with suppress(ValueError):
+            record = json.loads(line)
+            text = record.get("text", record.get("query"))
+            if isinstance(text, str):
+                return text.strip()
+    return line
+
+
 def search(values: Flags, overrides: list[str]) -> None:
     """Queries come from the command line or, where there is none, line by line from standard input."""
     no_overrides(overrides)
@@ -97,7 +107,7 @@ def search(values: Flags, overrides: list[str]) -> None:
     for name, value in zip(("model", "task"), given, strict=True):
         if not value:
             raise UserError(f"search: no {name}; mtret search MODEL TASK 'the query'")
-    lines = [" ".join(words)] if words else [line.strip() for line in sys.stdin]
+    lines = [" ".join(words)] if words else [_query_of(line) for line in sys.stdin]
     queries = [line for line in lines if line]
     if not queries:
         raise UserError("search: no query; give one after the task, or lines on standard input")

@@ -54,7 +54,8 @@ def verify(values: Flags, overrides: list[str]) -> None:
     found = check(folder, through_sentence_transformers=values["with"].value != "mtret")
     print(
         f"{folder}: {found.vectors} golden vectors, cosine {found.cosine:.6f} at least "
-        f"(prompt '{found.prompt}', '{found.text[:40]}')"
+        f"(prompt '{found.prompt}', '{found.text[:40]}')\nnext: INTEGRATE.md in it says how to call it; "
+        f"mtret encode --model={folder} --texts=- --prompt={found.prompt} --out=vectors.jsonl < texts.txt"
     )
 
 

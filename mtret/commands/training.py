@@ -84,7 +84,12 @@ def train(values: Flags, overrides: list[str]) -> int | None:
     if peers.first and peers.count == 1 and values["judge"].value:
         from mtret.runs.judging import judge_dev_samples
 
-        if judge_dev_samples(workdir, config, console()) is not None:
+        try:
+            judged = judge_dev_samples(workdir, config, console())
+        except KeyboardInterrupt:
+            print(f"the model is there, {model}; the same command judges it")
+            raise
+        if judged is not None:
             print(f"wrote {workdir}/dev_sample/results.json, queries.jsonl, report.md and results.png")
     if peers.first:
         print(f"model: {model}\nnext: mtret evaluate --model={workdir} --suite={config.suite} --split=test")

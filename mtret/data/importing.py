@@ -13,7 +13,7 @@ from typing import Any
 
 from mtret.data.cutting import Piece
 from mtret.data.formats import CARD, CORPUS, QUERIES, SCORED, dump_card
-from mtret.data.records import Progress, Row, read_rows
+from mtret.data.records import Dialect, Progress, Row, read_rows
 from mtret.data.tasks import SPLITS, TaskCard, query_key
 from mtret.data.templates import render_document
 from mtret.errors import UserError
@@ -59,6 +59,8 @@ class Source:
     docs: AnyPath | None = None
     labels: tuple[tuple[str, AnyPath], ...] = ()  # likewise: which document a query asks for, where `rows` does not say
 
+    dialect: Dialect = field(default_factory=Dialect)
+
     @property
     def files(self) -> tuple[AnyPath, ...]:
         """All of them."""
@@ -76,6 +78,7 @@ class Counts:
     merged: Counter[str] = field(default_factory=Counter)  # "documents", "queries", "pairs" that stood there twice
     rejected: Counter[str] = field(default_factory=Counter)  # by reason
     unjudged: int = 0  # queries without a positive
+    untitled: bool = False  # a column of titles was named, and is empty everywhere
 
 
 class _Rejected(Exception):
@@ -117,6 +120,10 @@ def import_task(
             with (draft / REJECTED).open("w", encoding="utf-8", newline="\n") as rejected:
                 reading = _Reading(store, columns, seed, counts, rejected, on_bytes)
                 reading.read(source)
+            counts.untitled = (
+                bool(columns.title)
+                and not store.execute("SELECT EXISTS (SELECT 1 FROM documents WHERE title != '')").fetchone()[0]
+            )
             _divide(store, {split for split, _ in (*source.rows, *source.labels)}, shares)
             _write(store, draft, card, counts, cut)
         if not counts.rejected:
@@ -138,19 +145,25 @@ class _Reading:
         columns = self._columns
         if source.docs is not None:
             wanted = [columns.docs_id, columns.text, columns.title]
-            self._each(source.docs, wanted, lambda row: self._document(row.values, columns.docs_id))
+            self._each(source, source.docs, wanted, lambda row: self._document(row.values, columns.docs_id))
         for split, path in _judged_first(source.rows):
             own = [columns.query, columns.query_id, columns.group_by]
             if not source.labels:
                 own += [columns.score, columns.doc_id]
                 own += [] if source.docs else [columns.text, columns.title]
-            self._each(path, own, lambda row, split=split: self._pair(row.values, split, source))
+            listed = columns.doc_id if source.docs and not source.labels else ""
+            self._each(source, path, own, lambda row, split=split: self._pair(row, split, source), listed)
         for split, path in _judged_first(source.labels):
             wanted = [columns.labels_query_id, columns.labels_doc_id, columns.score]
-            self._each(path, wanted, lambda row, split=split: self._label(row.values, split))
+            use = lambda row, split=split: self._label(row.values, split)  # noqa: E731
+            self._each(source, path, wanted, use, columns.labels_doc_id)
 
-    def _each(self, path: AnyPath, columns: Sequence[str], use: Callable[[Row], object]) -> None:
-        rows = read_rows(path, [*dict.fromkeys(name for name in columns if name)], self._on_bytes)
+    def _each(
+        self, source: Source, path: AnyPath, columns: Sequence[str], use: Callable[[Row], object], listed: str = ""
+    ) -> None:
+        """`listed`: the column in which a row can have several ids."""
+        named = [*dict.fromkeys(name for name in columns if name)]
+        rows = read_rows(path, named, self._on_bytes, listed, source.dialect)
         self._store.execute("BEGIN")
         for number, row in enumerate(rows):
             try:
@@ -174,14 +187,15 @@ class _Reading:
         record = {"file": path.name, "line": row.line, "reason": reason, **row.values}
         self._rejected.write(json.dumps(record, ensure_ascii=False) + "\n")
 
-    def _pair(self, values: Mapping[str, str], split: str, source: Source) -> None:
+    def _pair(self, row: Row, split: str, source: Source) -> None:
         """A row of queries: with its document, or with the id of one, or alone where labels stand apart."""
+        values = row.values
         score = 1.0 if source.labels else self._score(values)
         document = None
         if not source.labels:
             own_id = self._columns.doc_id
             document = self._known("document", values[own_id]) if source.docs else self._document(values, own_id)
-        query = self._query(values, split)
+        query = self._query(values, split, row.again)
         if document is not None:
             self._judge(query, document, score)
 
@@ -200,16 +214,19 @@ class _Reading:
         if not rendered:
             raise _Rejected("no document text")
         given = _clean_id(values[id_column], "document") if id_column else ""
-        return self._enter("document", given, rendered, (_clean(title), text))
+        return self._enter("document", given, " ".join(rendered.split()), (_clean(title), text))
 
-    def _query(self, values: Mapping[str, str], split: str) -> int:
+    def _query(self, values: Mapping[str, str], split: str, again: bool) -> int:
         text = _clean(values[self._columns.query]).strip()
         if not text:
             raise _Rejected("no query text")
         given = _clean_id(values[self._columns.query_id], "query") if self._columns.query_id else ""
         group = values[self._columns.group_by] if self._columns.group_by else query_key(text)
         place = int.from_bytes(_digest(f"{self._seed} {group}")[:7], "big")
+        merged = self._counts.merged["queries"]
         row = self._enter("query", given, query_key(text), (text, place, split))
+        if again:  # the same row as before
+            self._counts.merged["queries"] = merged
         self._put(row, split)
         return row
 

@@ -110,6 +110,11 @@ class Planner:
     def _stands_apart(self, task: TrainingTask) -> bool:
         return self.apart or isinstance(task.documents, Images)
 
+    def without_steps(self) -> list[str]:
+        """Names of tasks that are never drawn: too small a share of too few steps."""
+        counts = np.bincount(self.task_at, minlength=len(self.tasks))
+        return [task.name for task, count in zip(self.tasks, counts, strict=True) if not count]
+
     def plan(self, step: int) -> Plan:
         """The batch of a step, from the first, 0."""
         laid = self._lay_out(step)

@@ -4,13 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, size_of
 
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+DELIMITERS = (",", ";", "\t", "|")
 LONGEST_FIELD = 50_000_000  # characters of a CSV field; the csv module's own limit is 131,072
 PARQUET_ROWS = 10_000  # read at once
 
@@ -24,31 +25,67 @@ class Row:
     line: int  # from 1; of Parquet, the row's number
     values: Mapping[str, str]
     problem: str = ""
+    again: bool = False  # the row before, with the next one of the ids that it lists
 
 
-def read_rows(path: AnyPath, columns: Sequence[str], on_bytes: Progress = lambda count: None) -> Iterator[Row]:
-    """Every row of a file, in order, with these columns; what is null becomes empty.
+@dataclass(frozen=True)
+class Dialect:
+    """How files of text are written."""
+
+    encoding: str = "utf-8-sig"  # of CSV and TSV
+    delimiter: str = ""  # likewise; if not given, the one that makes the columns asked for
+    separator: str = ""  # between the ids of one cell
+
+
+def read_rows(
+    path: AnyPath,
+    columns: Sequence[str],
+    on_bytes: Progress = lambda count: None,
+    listed: str = "",
+    dialect: Dialect = Dialect(),
+) -> Iterator[Row]:
+    """Every row of a file, in order, with these columns; what is null becomes empty. A row whose column `listed` holds
+    several ids, as a list or with the dialect's separator, comes once for each of them.
 
     Raises UserError for a file of another kind, one that cannot be read, or a column that it does not have.
     """
-    readers = {".jsonl": _read_json_lines, ".ndjson": _read_json_lines, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower(), _read_csv)
+    kind = path.suffix.lower()
+    if kind in (".xlsx", ".xls", ".ods"):
+        raise UserError(f"{path}: a spreadsheet; save the sheet as CSV (UTF-8) first")
     if path.suffix.lower() not in KINDS:
         raise UserError(f"{path}: not of a known kind; give {', '.join(KINDS)}, or a folder of BEIR's layout")
     try:
-        yield from reader(path, columns, on_bytes)
+        if kind in (".csv", ".tsv"):
+            rows = _read_csv(path, columns, on_bytes, dialect)
+        else:
+            rows = (_read_parquet if kind == ".parquet" else _read_json_lines)(path, columns, on_bytes, listed)
+        if not (listed and dialect.separator):
+            yield from rows
+            return
+        for row in rows:
+            ids = [one for one in row.values.get(listed, "").split(dialect.separator) if one.strip()]
+            for place, one in enumerate(ids):
+                yield replace(row, values={**row.values, listed: one}, again=row.again or place > 0)
+            if not ids:
+                yield row
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}). Check the path") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+        encoding = dialect.encoding.removesuffix("-sig").upper()
+        raise UserError(
+            f"{path}: not {encoding} ({error.reason}); save it as UTF-8, or name what it is, such as --encoding=cp1252 "
+            "(of Windows) or utf-16"
+        ) from error
+    except UnicodeError as error:  # UTF-16 without its mark
+        raise UserError(f"{path}: not {dialect.encoding} ({error}); give another --encoding") from error
 
 
-def _read_csv(path: AnyPath, columns: Sequence[str], on_bytes: Progress) -> Iterator[Row]:
+def _read_csv(path: AnyPath, columns: Sequence[str], on_bytes: Progress, dialect: Dialect) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_FIELD)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    delimiter = dialect.delimiter or _delimiter(path, columns, dialect.encoding)
     with path.open("rb") as binary:
         reader = csv.reader(
-            io.TextIOWrapper(io.BufferedReader(_Counted(binary, on_bytes)), encoding="utf-8-sig", newline=""),
+            io.TextIOWrapper(io.BufferedReader(_Counted(binary, on_bytes)), encoding=dialect.encoding, newline=""),
             delimiter=delimiter,
         )
         try:
@@ -67,6 +104,22 @@ def _read_csv(path: AnyPath, columns: Sequence[str], on_bytes: Progress) -> Iter
             raise UserError(f"{path}:{reader.line_num}: {error}; is a quote missing?") from error
 
 
+def _delimiter(path: AnyPath, columns: Sequence[str], encoding: str) -> str:
+    """The usual one, unless another makes the columns that are asked for; else the one that makes most columns, so that
+    a complaint names those as a person sees them."""
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open("rb") as binary, io.TextIOWrapper(binary, encoding=encoding, newline="") as text:
+        try:
+            headers = {}
+            for delimiter in dict.fromkeys((usual, *DELIMITERS)):
+                text.seek(0)
+                headers[delimiter] = next(csv.reader(text, delimiter=delimiter), [])
+        except csv.Error:
+            return usual  # which meets the same error, and says where
+    whole = (delimiter for delimiter, header in headers.items() if {*columns} <= {*header})
+    return next(whole, max(headers, key=lambda delimiter: len(headers[delimiter])))
+
+
 def _places(path: AnyPath, header: Sequence[str], columns: Sequence[str]) -> dict[str, int]:
     for name in columns:
         if name not in header:
@@ -77,7 +130,7 @@ def _places(path: AnyPath, header: Sequence[str], columns: Sequence[str]) -> dic
     return {name: list(header).index(name) for name in columns}
 
 
-def _read_json_lines(path: AnyPath, columns: Sequence[str], on_bytes: Progress) -> Iterator[Row]:
+def _read_json_lines(path: AnyPath, columns: Sequence[str], on_bytes: Progress, listed: str) -> Iterator[Row]:
     seen: set[str] = set()
     with path.open("rb") as binary:
         for number, raw in enumerate(binary, start=1):
@@ -93,7 +146,7 @@ def _read_json_lines(path: AnyPath, columns: Sequence[str], on_bytes: Progress) 
                 yield Row(number, {}, "not a JSON object")
                 continue
             seen |= record.keys()
-            yield _as_texts(number, {name: record.get(name) for name in columns})
+            yield from _as_texts(number, {name: record.get(name) for name in columns}, listed)
     missing = next((name for name in columns if name not in seen), None)
     if missing and seen:
         raise UserError(
@@ -101,7 +154,7 @@ def _read_json_lines(path: AnyPath, columns: Sequence[str], on_bytes: Progress) 
         )
 
 
-def _read_parquet(path: AnyPath, columns: Sequence[str], on_bytes: Progress) -> Iterator[Row]:
+def _read_parquet(path: AnyPath, columns: Sequence[str], on_bytes: Progress, listed: str) -> Iterator[Row]:
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -116,14 +169,23 @@ def _read_parquet(path: AnyPath, columns: Sequence[str], on_bytes: Progress) -> 
             for batch in file.iter_batches(PARQUET_ROWS, columns=list(columns)):
                 for record in batch.to_pylist():
                     number += 1
-                    yield _as_texts(number, record)
+                    yield from _as_texts(number, record, listed)
                 on_bytes(int(whole * batch.num_rows / size))
     except arrow.ArrowException as error:
         raise UserError(f"{path}: damaged, or no Parquet ({str(error).splitlines()[0]})") from error
 
 
-def _as_texts(line: int, record: Mapping[str, Any]) -> Row:
-    """Numbers as they are written; nothing that has parts."""
+def _as_texts(line: int, record: Mapping[str, Any], listed: str) -> Iterator[Row]:
+    """Numbers as they are written; nothing that has parts, but for the column `listed`: a row for each."""
+    several = record.get(listed)
+    if isinstance(several, list) and several:
+        for place, one in enumerate(several):
+            yield replace(_as_row(line, {**record, listed: one}), again=place > 0)
+    else:
+        yield _as_row(line, {**record, listed: ""} if isinstance(several, list) else record)
+
+
+def _as_row(line: int, record: Mapping[str, Any]) -> Row:
     values = {}
     for name, value in record.items():
         if value is None:

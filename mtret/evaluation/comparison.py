@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SCHEMA = "mtret.comparison/1"
+SCOPE = (
+    "The intervals are over queries, for these two models as they are. Trainings that differ in their seed alone can "
+    "differ as much: train several of each before you say that one way of training is better."
+)
 NAMED = 5  # tasks in an error
 SIDES = ("a", "b")
 
@@ -198,6 +202,7 @@ def summary(comparison: Mapping[str, Any]) -> list[str]:
     for side, label in zip(SIDES, (a, b), strict=True):
         if comparison["only"][side]:
             lines.append(f"In `{label}` only, and left out: {', '.join(comparison['only'][side])}.")
+    lines.append(SCOPE)
     return lines
 
 

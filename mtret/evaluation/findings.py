@@ -63,11 +63,11 @@ def _hurt(results: Mapping[str, Any]) -> list[str]:
     if own:
         lines.append(
             f"Hurt by the mixture, WORSE than the untuned encoder: {', '.join(own)}. "
-            f"`mtret train --hold_out={','.join(own)}` trains without."
+            f"The same training with `--hold_out={','.join(own)}` and another --workdir does without."
         )
     if others:
         lines.append(
-            f"Not trained on, and WORSE than by the untuned encoder: {', '.join(others)}. Serve those untuned, or "
+            f"Not in the mixture, and WORSE than by the untuned encoder: {', '.join(others)}. Serve those untuned, or "
             "train on data of theirs."
         )
     return lines
@@ -85,5 +85,5 @@ def _nothing_unseen(results: Mapping[str, Any]) -> list[str]:
     example = families[0] if len(families) > 1 else results["mixture"]["tasks"][0]
     return [
         "No task was held out, so nothing here tells how the model does on an application that it was not trained on. "
-        f"`mtret train --hold_out={example} --workdir=...` (a family or a task) would."
+        f"The same training with `--hold_out={example}` (a family or a task) and another --workdir would."
     ]

@@ -12,10 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
-from mtret.errors import UserError, nearest
-from mtret.files import AnyPath, folder_draft, locate, reaching, replace_folder
+from mtret.errors import UserError, nearest, nearest_folder
+from mtret.files import AnyPath, folder_draft, locate, reaching, replace_arrays, replace_folder
 from mtret.models import attention, weights
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.pooling import POOLINGS
@@ -121,7 +120,10 @@ def _hub_snapshot(repository: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]))
     except Exception as error:  # the hub's client raises many kinds, all of which mean the same to the user
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model '{repository}': not a local folder, and the hub did not serve it ({reason})") from error
+        close = nearest_folder(repository)
+        raise UserError(
+            f"model '{repository}': not a local folder, and the hub did not serve it ({reason}).{close}"
+        ) from error
 
 
 def load(source: str, config: ModelConfig | None = None) -> Pretrained:
@@ -195,7 +197,7 @@ def write(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, s
     goes before that of transformers, where one file cannot have both.
     """
     tensors = weights.published(params, model.prefix)
-    save_file({**model.unused, **tensors}, folder / weights.SINGLE, metadata={"format": "pt"})
+    replace_arrays(folder / weights.SINGLE, {**model.unused, **tensors}, {"format": "pt"})
     for name in ("config.json", *TOKENIZER_FILES):
         if (model.folder / name).exists():
             (folder / name).write_bytes((model.folder / name).read_bytes())

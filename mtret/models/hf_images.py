@@ -9,10 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
 from mtret.errors import UserError
-from mtret.files import AnyPath
+from mtret.files import AnyPath, replace_arrays
 from mtret.models import hf, weights
 from mtret.models.siglip import LARGEST_SIDE, PREFIXES, UNUSED, SiglipConfig
 from mtret.models.vision import SCRATCH, ImageTower, VisionConfig
@@ -114,10 +113,8 @@ def _drawn(tower: ImageTower, seed: int) -> dict[str, Any]:
 def write(folder: Path, images: PretrainedImages, params: Tree) -> None:
     """Writes `params` in the form of transformers' SiglipVisionModel, and the projection, into an empty folder."""
     config = images.config
-    save_file(
-        weights.published(params["vision_model"], PREFIXES[0]), folder / weights.SINGLE, metadata={"format": "pt"}
-    )
-    save_file({"weight": np.ascontiguousarray(np.asarray(params["projection"]["kernel"]).T)}, folder / PROJECTION)
+    replace_arrays(folder / weights.SINGLE, weights.published(params["vision_model"], PREFIXES[0]), {"format": "pt"})
+    replace_arrays(folder / PROJECTION, {"weight": np.asarray(params["projection"]["kernel"]).T})
     _dump(
         folder / "config.json",
         {

@@ -19,7 +19,7 @@ from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.pytrees import unflatten
 from mtret.run_config import RunConfig, as_json, build
-from mtret.runs.identity import claim, identity_of, read_identity
+from mtret.runs.identity import UNDRAWN, claim, identity_of, read_identity
 from mtret.runs.preparing import mixture_tasks, start_models
 from mtret.runs.setting import check_writable, load_suite, versions
 from mtret.train.loop import KeptWeights
@@ -80,7 +80,8 @@ def _begun(workdir: AnyPath) -> tuple[RunConfig, list[Task], Retriever]:
     tasks = mixture_tasks(suite, config)
     model = start_models(config, tasks)
     claim(workdir, identity_of(config, suite, tasks, model), write=False)
-    return config, tasks, model
+    undrawn = read_identity(workdir).get(UNDRAWN, ())
+    return config, [task for task in tasks if task.name not in undrawn], model
 
 
 def _scores(workdir: AnyPath, weights_sha256: str) -> str:

@@ -1,22 +1,27 @@
 """What makes a run this run and no other: its configuration, data and starting weights; kept in its folder."""
 
+import fcntl
 import hashlib
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from mtret.artefact.retriever import Retriever
 from mtret.data.formats import Suite
 from mtret.data.tasks import Task
 from mtret.errors import UserError
-from mtret.files import AnyPath, inside, replace_json
+from mtret.files import AnyPath, inside, parents_of, replace_json
 from mtret.processes import Peers
 from mtret.run_config import RunConfig, as_json, build, differences
 from mtret.runs.setting import is_probe, this_start, versions
 
 RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
+UNDRAWN = "undrawn"  # in it: tasks of the mixture that no step was of
 IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same, less the mesh
 
 
@@ -59,6 +64,28 @@ def check_shared(peers: Peers, workdir: AnyPath) -> None:
                 "that all processes share"
             )
         time.sleep(0.5)
+
+
+@contextmanager
+def alone_in(workdir: AnyPath) -> Iterator[None]:
+    """Refuses a folder that another process of this machine trains in. The lock is on the folder itself and goes with
+    the process, however that ends; in stores, and where the file system has no locks, there is none."""
+    if not isinstance(workdir, Path):
+        yield
+        return
+    with parents_of(workdir / RUN_FILE):
+        handle = os.open(workdir, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(
+                        f"{workdir}: another process trains there already; wait for it, or give another --workdir"
+                    ) from error
+            yield
+        finally:
+            os.close(handle)
 
 
 def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:

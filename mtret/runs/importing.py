@@ -1,5 +1,6 @@
 """Tables become a task folder, with what a person wants to know before training on it."""
 
+import codecs
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,14 +13,19 @@ from mtret.console import Bar, say
 from mtret.data.cutting import Cut, pieces
 from mtret.data.formats import CORPUS
 from mtret.data.importing import REJECTED, Columns, Counts, Source, import_task
+from mtret.data.records import Dialect
 from mtret.data.tasks import SPLITS, TaskCard
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer
-from mtret.errors import UserError
+from mtret.errors import UserError, nearest_folder
 from mtret.files import AnyPath, inside, locate, size_of
 from mtret.models import hf
 from mtret.runs.setting import check_writable
 
+MEANINGS = {
+    "family": "the kind of thing retrieved, such as table, article or intent",
+    "instruction": "what to retrieve given what, in a sentence",
+}
 SAMPLED = 5_000  # documents, to tell how many are long
 # Standard deviation of the difference of two systems' nDCG@10 on one query: the median over tasks and pairs of systems
 # of the public suite (experiments/001_public_suite, 0.13 to 0.45).
@@ -39,6 +45,9 @@ class ImportConfig:
     domain: str = ""
     language: Sequence[str] = ("en",)
     license: str = ""
+    encoding: str = ""  # of CSV and TSV; empty: UTF-8
+    delimiter: str = ""  # likewise; empty: as the columns show
+    separator: str = ""  # between the ids of one cell
     split: str = "80/10/10"
     seed: int = 0
     limit: int = 256  # tokens of a document, beyond which it is said to be long
@@ -53,12 +62,12 @@ def run_import(config: ImportConfig, out: AnyPath, console: Console) -> None:
     """
     check_writable(out, "--out")
     if out.exists():
-        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
+        raise UserError(f"{out}: exists already and is never overwritten; give another --out, or delete it first")
     source, columns = _source(config)
     cut = _cut(config)
     for path in source.files:
         if not path.exists():
-            raise UserError(f"{path}: no such file. Check the path")
+            raise UserError(f"{path}: no such file.{nearest_folder(str(path))} Check the path")
     with Bar(console, "reading, bytes", sum(map(size_of, source.files))) as bar:
         card, shares = _card(config, out, source), _shares(config.split)
         cutter = partial(pieces, cut=cut, tokenizer=Tokenizer(hf.resolve("minilm"))) if cut else None
@@ -95,7 +104,21 @@ def _source(config: ImportConfig) -> tuple[Source, Columns]:
     if config.labels and docs is None:
         raise UserError("--docs is needed with --labels: the file of the documents that they name")
     labels = tuple(_named(each) for each in config.labels)
-    return Source(tuple(_named(each) for each in config.rows), docs, labels), columns
+    return Source(tuple(_named(each) for each in config.rows), docs, labels, _dialect(config)), columns
+
+
+def _dialect(config: ImportConfig) -> Dialect:
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(config.delimiter, config.delimiter)
+    if len(delimiter) > 1 or delimiter in ('"', "\n", "\r"):
+        raise UserError(f"--delimiter={config.delimiter}: give one character, such as ';', or 'tab'")
+    if not config.encoding:
+        return Dialect(delimiter=delimiter, separator=config.separator)
+    try:
+        known = codecs.lookup(config.encoding).name
+        "".encode(known)
+    except (LookupError, ValueError, UnicodeError) as error:
+        raise UserError(f"--encoding={config.encoding}: is not known; give such as utf-8, cp1252 or utf-16") from error
+    return Dialect("utf-8-sig" if known == "utf-8" else known, delimiter, config.separator)
 
 
 def _named(file: str) -> tuple[str, AnyPath]:
@@ -134,7 +157,7 @@ def _beir(folder: AnyPath) -> tuple[Source, Columns]:
 def _card(config: ImportConfig, out: AnyPath, source: Source) -> TaskCard:
     for name in ("family", "instruction"):
         if not getattr(config, name).strip():
-            raise UserError(f"--{name} is needed: see the help for what it means")
+            raise UserError(f"--{name} is needed: {MEANINGS[name]}")
     files = ", ".join(path.name for path in source.files)
     return TaskCard(
         name=out.name,
@@ -161,6 +184,8 @@ def _shares(split: str) -> tuple[float, float, float]:
 def _report(counts: Counts, out: AnyPath, console: Console) -> None:
     queries = " / ".join(f"{counts.queries[split]:,}" for split in SPLITS)
     say(console, f"{counts.documents:,} documents, {queries} train / dev / test queries")
+    if counts.untitled:
+        say(console, "the column of titles is empty in every document", style="yellow")
     merged = [f"{number:,} {what}" for what, number in counts.merged.items() if number]
     if merged:
         say(console, f"stood there more than once and were merged: {', '.join(merged)}")

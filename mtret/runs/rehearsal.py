@@ -69,6 +69,8 @@ def rehearse(config: RunConfig, console: Console) -> list[TaskPlan]:
     planned = [run.planner.plan(step) for step in range(min(run.planner.steps, PLANNED))]
     found = [_of_task(run.planner, index, task, planned) for index, task in enumerate(run.planner.tasks)]
     console.print(_table(found))
+    if undrawn := run.planner.without_steps():
+        say(console, f"no step of these, so they are not trained on: {', '.join(undrawn)}", style="yellow")
     tokens = sum(plan.tokens for plan in planned) / len(planned) * run.planner.steps
     places = sum(plan.slots for plan in planned) / len(planned)
     say(console, f"{run.planner.steps:,} steps, {tokens:,.0f} tokens, fill {tokens / places / run.planner.steps:.0%}")
@@ -139,9 +141,11 @@ def _say_costs(run: Prepared, config: RunConfig, tasks: Sequence[Task], places: 
     compiling = seconds * len(planner.shapes) / 2  # two or more at a time
     say(
         console,
-        f"time: about {duration(training)} for {planner.steps:,} steps, {duration(compiling)} to compile "
-        f"{len(planner.shapes)} shapes (the first time), {duration(dev)} for {rounds} dev evaluations",
+        f"time: about {duration(training + compiling + dev)}: {duration(training)} for {planner.steps:,} steps, "
+        f"{duration(compiling)} to compile {len(planner.shapes)} shapes (the first time), {duration(dev)} for {rounds} "
+        "dev evaluations; without the verdict at the end (--nojudge)",
     )
+    say(console, "shorter: --config.loop.steps, a larger --config.loop.evaluate_every, a smaller --config.dev.queries")
 
 
 def _seconds_of_step(run: Prepared, state: TrainState, compiled: Any, largest: Any) -> float:

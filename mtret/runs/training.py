@@ -1,7 +1,7 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig
 from mtret.runs.exporting import save_model
-from mtret.runs.identity import check_same, check_shared, claim, identity_of
+from mtret.runs.identity import UNDRAWN, alone_in, check_same, check_shared, claim, identity_of
 from mtret.runs.preparing import Prepared, bytes_of, mixture_tasks, prepare, sizes_of, start_models, untrainable
 from mtret.runs.setting import check_writable, load_suite
 from mtret.runs.summary import count_compilations, in_words, summary
@@ -46,6 +46,14 @@ def train(
     Raises UserError before anything is written where the input is wrong or `workdir` belongs to another configuration;
     raises `Stopped` after a requested stop, with the state saved.
     """
+    with ExitStack() as held:
+        return _train(config, workdir, console, profile, peers, held)
+
+
+def _train(
+    config: RunConfig, workdir: AnyPath, console: Console, profile: bool, peers: Peers, held: ExitStack
+) -> AnyPath:
+    """`held` gets what has to be given back in the end: the workdir."""
     keep_memory()
     prepare_gpu()
     say(console, device_line())
@@ -65,12 +73,22 @@ def train(
     check_same(peers, identity)
     if peers.first:
         claim(workdir, identity, write=False)
+        held.enter_context(alone_in(workdir))
     if peers.share("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")
         return workdir / "model"
     run = prepare(config, tasks, model, cache, console, peers)
+    undrawn = run.planner.without_steps()
+    for name in undrawn:
+        say(
+            console,
+            f"{name}: no step of {config.loop.steps}, so it is not trained on; more loop.steps, a smaller "
+            f"mixture.alpha or mixture.weights.{name} would draw it",
+            style="yellow",
+        )
+    drawn = [task for task in tasks if task.name not in undrawn]
     if peers.first:
-        claim(workdir, identity, write=True)
+        claim(workdir, {**identity, UNDRAWN: undrawn}, write=True)
     check_shared(peers, workdir)
 
     checkpoints = _checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)
@@ -78,6 +96,7 @@ def train(
         state, best = _start(run, config, checkpoints, workdir, console, peers)
         first = int(state.step)
         if first < config.loop.steps:
+            say(console, f"compiling {len(run.planner.shapes)} shapes, the first time in a minute or more ...")
             steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
             say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {programs})")
             weights = KeptWeights(workdir / "weights", config.loop.keep_weights, writes=peers.first)
@@ -102,7 +121,9 @@ def train(
         checkpoints.close()
     if peers.first:
         params, chosen = _chosen(best, latest, int(state.step))
-        save_model(workdir / "model", model.with_params(params), tasks, config, chosen)
+        if chosen != int(state.step):
+            say(console, f"the model is that of step {chosen}, the best on the dev samples")
+        save_model(workdir / "model", model.with_params(params), drawn, config, chosen)
     return workdir / "model"
 
 

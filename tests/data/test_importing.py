@@ -221,3 +221,21 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path, write: Write, monk
         import_task(source, PAIRS, CARD, ALL, tmp_path / "t")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
     run(source, PAIRS, tmp_path)
+
+
+def test_a_query_can_list_its_documents(tmp_path: Path, write: Write) -> None:
+    docs = write("docs.csv", "id;text;title\na;first;\nb;second;\nc;third;\n")
+    rows = write("rows.jsonl", '{"q": "one?", "ids": ["a", "b"]}\n{"q": "two?", "ids": ["c", "nowhere"]}\n')
+    columns = Columns(query="q", text="text", title="title", doc_id="ids", docs_id="id")
+    counts, task = run(Source((("", rows),), docs), columns, tmp_path, TRAIN)
+    assert judged(task, "train") == {"one?": {"first": 1.0, "second": 1.0}, "two?": {"third": 1.0}}
+    assert counts.merged["queries"] == 0
+    assert counts.untitled
+    assert rejected(tmp_path) == [("rows.jsonl", 2, "unknown document id: 'nowhere'")]
+
+
+def test_documents_that_differ_in_white_space_are_one(tmp_path: Path, write: Write) -> None:
+    rows = write("rows.csv", 'question,answer\none?,"a b"\ntwo?,"a\nb"\n')
+    counts, task = run(Source((("", rows),)), PAIRS, tmp_path, TRAIN)
+    assert (counts.documents, counts.merged["documents"], counts.untitled) == (1, 1, False)
+    assert judged(task, "train") == {"one?": {"a b": 1.0}, "two?": {"a b": 1.0}}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mtret.data.records import Row, read_rows
+from mtret.data.records import Dialect, Row, read_rows
 from mtret.errors import UserError
 
 
@@ -73,8 +73,13 @@ def test_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.xlsx", b"x", r"a.xlsx: not of a known kind; give .csv, .tsv, .jsonl, .ndjson, .parquet, or a folder"),
-        ("a.csv", b"x\n\xff\xfe\n", r"a.csv: not UTF-8 \(invalid start byte\); save it as UTF-8"),
+        ("a.xlsx", b"x", r"a.xlsx: a spreadsheet; save the sheet as CSV"),
+        ("a.doc", b"x", r"a.doc: not of a known kind; give .csv, .tsv, .jsonl, .ndjson, .parquet, or a folder"),
+        (
+            "a.csv",
+            b"x\n\xff\xfe\n",
+            r"a.csv: not UTF-8 \(invalid start byte\); save it as UTF-8, or .* --encoding=cp1252",
+        ),
         ("a.csv", b'x\n"' + b"a" * 60_000_000, r"a.csv:2: field larger than field limit"),
     ],
 )
@@ -87,3 +92,46 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none.csv: cannot be read \(No such file or directory\)"):
         rows(tmp_path / "none.csv", "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", ";"), ("a.tsv", ",")]
+)
+def test_the_header_shows_the_delimiter(tmp_path: Path, suffix: str, delimiter: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_text(f'x y{delimiter}z\n"a{delimiter} b"{delimiter}1\n', encoding="utf-8-sig")
+    assert rows(path, "x y", "z") == [Row(2, {"x y": f"a{delimiter} b", "z": "1"})]
+    with pytest.raises(UserError, match=r"a....:1: no column 'w'. It has: x y, z$"):
+        rows(path, "w")
+    assert list(read_rows(path, ["x y", "z"], dialect=Dialect(delimiter=delimiter))) == rows(path, "x y", "z")
+
+
+def test_the_usual_delimiter_wins_where_it_makes_the_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y;z\n1,2;3\n")
+    assert rows(path, "x", "y;z") == [Row(2, {"x": "1", "y;z": "2;3"})]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le"])
+def test_other_encodings_are_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("x;y\nMüller;€\n".encode(encoding))
+    assert list(read_rows(path, ["y", "x"], dialect=Dialect(encoding))) == [Row(2, {"y": "€", "x": "Müller"})]
+    with pytest.raises(UserError):
+        rows(path, "x")
+
+
+def test_a_row_comes_once_for_each_id_that_it_lists(tmp_path: Path) -> None:
+    json_lines, table = tmp_path / "a.jsonl", tmp_path / "a.csv"
+    json_lines.write_text('{"q": "one", "ids": ["a", 7]}\n{"q": "two", "ids": "b"}\n{"q": "three", "ids": []}\n')
+    expected = [
+        Row(1, {"q": "one", "ids": "a"}),
+        Row(1, {"q": "one", "ids": "7"}, again=True),
+        Row(2, {"q": "two", "ids": "b"}),
+        Row(3, {"q": "three", "ids": ""}),
+    ]
+    assert list(read_rows(json_lines, ["q", "ids"], listed="ids")) == expected
+    assert rows(json_lines, "q", "ids")[0].problem == "'ids' is no text but a list"
+    table.write_text("q,ids\none,a|7\ntwo,b\nthree,|\n")
+    found = list(read_rows(table, ["q", "ids"], listed="ids", dialect=Dialect(separator="|")))
+    assert [(row.values["ids"], row.again) for row in found] == [("a", False), ("7", True), ("b", False), ("|", False)]

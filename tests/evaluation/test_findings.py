@@ -18,7 +18,7 @@ def test_tasks_that_training_made_worse_are_named_by_what_can_be_done(results: d
     results["mixture"]["tasks"] = ["alpha"]
     assert hurt_tasks(results) == ["alpha", "gamma"]
     said = findings(results)
-    assert any("alpha" in line and "`mtret train --hold_out=alpha` trains without." in line for line in said)
+    assert any("alpha" in line and "`--hold_out=alpha`" in line for line in said)
     assert any("gamma" in line and "Serve those untuned" in line for line in said)
     assert all(line in markdown(results) for line in said[1:])
 
@@ -30,9 +30,9 @@ def test_where_nothing_was_held_out_the_report_says_how_to(results: dict[str, An
         task["role"] = "in_domain"
     assert nothing_unseen(results)
     results["mixture"] = {"tasks": ["alpha", "beta"], "families": ["table", "article"]}
-    assert "`mtret train --hold_out=table --workdir=...`" in findings(results)[-1]
+    assert "`--hold_out=table`" in findings(results)[-1]
     results["mixture"]["families"] = ["table"]  # without the family there would be nothing left
-    assert "`mtret train --hold_out=alpha --workdir=...`" in findings(results)[-1]
+    assert "`--hold_out=alpha`" in findings(results)[-1]
     results["mixture"]["tasks"] = ["alpha"]
     assert findings(results)[-1].endswith("that takes a second task, to hold out.")
 

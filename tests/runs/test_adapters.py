@@ -83,7 +83,7 @@ def test_its_best_is_exported_merged(tmp_path: Path, workdir: Path) -> None:
         workdir / "model" / "model.safetensors"
     ).read_bytes()
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "Not judged yet" in card
+    assert "Not judged when this was written" in card
     assert (
         json.loads((tmp_path / "out" / "mtret.json").read_text(encoding="utf-8"))["config"]["model"]["lora"]["rank"]
         == 2

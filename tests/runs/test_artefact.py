@@ -123,7 +123,7 @@ def test_the_card_shows_a_prompt_and_every_task(saved: Path) -> None:
     assert 'prompt_name="alpha"' in card
     assert "| alpha | article | made up | en | CC0-1.0 |" in card
     assert "| beta | table | made up | en | CC0-1.0 |" in card
-    assert file_sha256(saved / "model.safetensors") in card and "Not judged yet" in card
+    assert file_sha256(saved / "model.safetensors") in card and "Not judged when this was written" in card
 
 
 def test_integration_shows_the_real_prefixes(saved: Path, tiny_suite: Path) -> None:
