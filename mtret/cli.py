@@ -62,8 +62,9 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
         if lost.exc_type is not KeyboardInterrupt:
             told(lost)
             return
-        signal.signal(signal.SIGINT, obey)
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        number = lost.exc_value.args[0] if lost.exc_value and lost.exc_value.args else signal.SIGINT
+        signal.signal(number, obey)
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
     before, told = signal.getsignal(signal.SIGINT), sys.unraisablehook
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():

@@ -95,7 +95,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "delimiter"), [("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", ";"), ("a.tsv", ",")]
+    ("suffix", "delimiter"), [("csv", ";"), ("csv", "\t"), ("csv", "|"), ("tsv", ";"), ("tsv", ",")]
 )
 def test_the_header_shows_the_delimiter(tmp_path: Path, suffix: str, delimiter: str) -> None:
     path = tmp_path / f"a.{suffix}"

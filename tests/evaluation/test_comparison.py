@@ -10,7 +10,7 @@ import pytest
 
 from mtret.data.tasks import Judgements
 from mtret.errors import UserError
-from mtret.evaluation.comparison import compare, markdown, role_words, summary, terminal_tables
+from mtret.evaluation.comparison import SCOPE, compare, markdown, role_words, summary, terminal_tables
 from mtret.evaluation.query_scores import QueryScores, judged_sha256, read_query_scores, with_query_scores
 from mtret.evaluation.results import write_results
 from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results
@@ -74,6 +74,7 @@ def test_the_words(outcomes_of: Make, keep: Keep) -> None:
     assert summary(found) == [
         "Against `a`, `b` is better on 1, no difference on 1, WORSE on 1 of 3 tasks.",
         "354 queries were judged in both.",
+        SCOPE,
     ]
     same = compare(keep([alpha]), keep([alpha]), ("a", "a (2)"))
     assert same["tasks"]["alpha"]["difference"] == {"mean": 0, "ci95": [0, 0], "verdict": "no difference"}
@@ -104,6 +105,7 @@ def test_only_queries_that_were_judged_in_both_count(outcomes_of: Make, keep: Ke
         "5 queries were judged in both; 2 of `a` alone and 3 of `b` alone are left out.",
         "In `a` only, and left out: gamma.",
         "In `b` only, and left out: beta.",
+        SCOPE,
     ]
 
 
