@@ -188,7 +188,7 @@ def _report(counts: Counts, out: AnyPath, console: Console) -> None:
         say(console, "the column of titles is empty in every document", style="yellow")
     merged = [f"{number:,} {what}" for what, number in counts.merged.items() if number]
     if merged:
-        say(console, f"stood there more than once and were merged: {', '.join(merged)}")
+        say(console, f"repetitions left out, each is there once: {', '.join(merged)}")
     if counts.unjudged:
         say(console, f"left out: {counts.unjudged:,} queries without a positive document")
     if counts.rejected:

@@ -96,7 +96,7 @@ def _train(
         state, best = _start(run, config, checkpoints, workdir, console, peers)
         first = int(state.step)
         if first < config.loop.steps:
-            say(console, f"compiling {len(run.planner.shapes)} shapes, the first time in a minute or more ...")
+            say(console, f"compiling {len(run.planner.shapes)} shapes, which takes a minute or more the first time ...")
             steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
             say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {programs})")
             weights = KeptWeights(workdir / "weights", config.loop.keep_weights, writes=peers.first)
