@@ -57,7 +57,7 @@ language:
 
 # A retriever for {len(tasks)} tasks
 
-Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps. One model serves every task:
+Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps.{_merged(details)} One model serves every task:
 the prompt before a query says which one; `query` is the prompt for a task that it was not trained on{of_documents}.
 [INTEGRATE.md](INTEGRATE.md) shows how, for several stacks.
 
@@ -85,8 +85,14 @@ this model: `training_record.json`.
 ## The file
 
 `model.safetensors` has SHA-256 `{weights_sha256}`. `mtret verify --model=FOLDER` recomputes the golden vectors that
-were written with it; `--with=sentence-transformers` does so through that library.
+were written with it, after it has compared every file with `manifest.json`; `--with=sentence-transformers` does so
+through that library.
 """
+
+
+def _merged(details: Mapping[str, Any]) -> str:
+    parts = [f"`{one['model']}` ({one['weight']:g})" for one in details.get("merged", ())]
+    return f"\nIt is the average of several models' parameters: {', '.join(parts)}." if parts else ""
 
 
 def _encode_documents(others: Others) -> str:
@@ -168,7 +174,11 @@ queries = model.encode(["..."], prompt_name={json.dumps(example)})
 scores = queries @ documents.T
 ```
 
-`encode_query` takes the prompt `query`; give `prompt_name` for a task's own.
+`encode_query` takes the prompt `query`, for what the model was not trained on; give `prompt_name` for a task's own.
+
+Texts beyond the limit are cut without a word: split long documents first. Fewer features are the first ones, of length
+1 again: `truncate_dim=128` when it is loaded, and `normalize_embeddings=True` in each `encode`; documents and queries
+alike. What that costs: `mtret evaluate --dimensions=128`.
 
 ## Text Embeddings Inference
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mtret.artefact import golden
+from mtret.artefact import golden, manifest
 from mtret.artefact.card import Others, OwnDocuments, card, integrate
 from mtret.artefact.retriever import Retriever
 from mtret.artefact.targets import check_for_tei, check_target
@@ -132,6 +132,7 @@ def save_artefact(
         agreement = check(draft)
         if target == "tei":
             check_for_tei(draft)
+        manifest.write(draft)
         replace_folder(draft, folder, last=hf.LAST)
     return agreement
 
@@ -153,13 +154,15 @@ def prompts_of(templates: Templates, instructions: Mapping[str, str]) -> dict[st
 
 
 def check(folder: AnyPath, through_sentence_transformers: bool = False) -> golden.Agreement:
-    """Whether a model folder answers as it did when it was written, read by mtret or by sentence-transformers.
+    """Whether a model folder, or a run's, is whole and answers as it did when it was written, read by mtret or by
+    sentence-transformers.
 
     Raises UserError where it does not.
     """
-    model = load_artefact(str(folder)).model
-    if not (folder / "modules.json").exists():  # a run's folder
+    if (folder / "model" / "modules.json").exists():  # a run's folder
         folder = folder / "model"
+    manifest.verify(folder)
+    model = load_artefact(str(folder)).model
     found = []
     for each, encoder in ((folder, model.encoder), (folder / DOCUMENTS, model.documents)):
         if encoder is None:

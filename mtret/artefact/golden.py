@@ -30,7 +30,8 @@ TEXTS = (
     " ".join(f"Step {i}: open the valve, wait, and note the pressure." for i in range(1, 61)),
 )
 
-Encode = Callable[[Sequence[str], str], Float32[np.ndarray, "n D"]]  # (texts, a prompt's name) -> unit vectors
+# (texts, names of prompts) -> unit vectors of every text with each prompt
+Encode = Callable[[Sequence[str], Sequence[str]], Float32[np.ndarray, "prompts n D"]]
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Agreement:
 
 
 def encoder_of(encoder: hf.Pretrained, prompts: Mapping[str, str]) -> Encode:
-    """Embeds as what is deployed must: the prompt before the text."""
+    """Embeds as what is deployed must: the prompt before the text. All at once, as batches have a fixed size."""
     tokenizer = Tokenizer(encoder.folder, None, encoder.pools_prompt)
     embed = embedder(encoder)
 
-    def encode(texts: Sequence[str], prompt: str) -> Float32[np.ndarray, "n D"]:
-        return embed([Texts(tokenizer.after(prompts[prompt], texts), encoder.max_length)])[0]
+    def encode(texts: Sequence[str], named: Sequence[str]) -> Float32[np.ndarray, "prompts n D"]:
+        return np.stack(embed([Texts(tokenizer.after(prompts[name], texts), encoder.max_length) for name in named]))
 
     return encode
 
@@ -57,7 +58,7 @@ def encoder_of(encoder: hf.Pretrained, prompts: Mapping[str, str]) -> Encode:
 def write(folder: AnyPath, encode: Encode, prompts: Sequence[str]) -> None:
     """Golden vectors of all prompts into a model folder."""
     replace_json(folder / GOLDEN, {"prompts": list(prompts), "texts": list(TEXTS), "cosine": COSINE})
-    replace_arrays(folder / VECTORS, {"vectors": np.stack([encode(TEXTS, prompt) for prompt in prompts])})
+    replace_arrays(folder / VECTORS, {"vectors": encode(TEXTS, prompts)})
 
 
 def verify(folder: AnyPath, encode: Encode) -> Agreement:
@@ -72,7 +73,7 @@ def verify(folder: AnyPath, encode: Encode) -> Agreement:
         raise UserError(f"{folder}: has no golden vectors ({GOLDEN}); mtret export writes them") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder / GOLDEN}: damaged ({error}); export the model again") from error
-    found = np.stack([encode(texts, prompt) for prompt in prompts])
+    found = encode(texts, prompts)
     cosines = (found * expected).sum(axis=-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
     worst = np.unravel_index(np.argmin(np.nan_to_num(cosines, nan=-1.0)), cosines.shape)
     agreement = Agreement(float(cosines[worst]), prompts[worst[0]], texts[worst[1]], cosines.size)
@@ -134,8 +135,11 @@ def sentence_transformers_encoder(folder: Path) -> Encode:
     except Exception as error:  # of whatever kind: it is what the user wants to know
         raise UserError(f"{folder}: sentence-transformers does not load it ({error})") from error
 
-    def encode(texts: Sequence[str], prompt: str) -> Float32[np.ndarray, "n D"]:
-        found = model.encode(list(texts), prompt_name=prompt, convert_to_numpy=True, show_progress_bar=False)
-        return np.asarray(found, np.float32)
+    def encode(texts: Sequence[str], named: Sequence[str]) -> Float32[np.ndarray, "prompts n D"]:
+        found = [
+            model.encode(list(texts), prompt_name=name, convert_to_numpy=True, show_progress_bar=False)
+            for name in named
+        ]
+        return np.stack(found).astype(np.float32)
 
     return encode

@@ -53,8 +53,8 @@ def verify(values: Flags, overrides: list[str]) -> None:
     folder = locate(required(values, "model"))
     found = check(folder, through_sentence_transformers=values["with"].value != "mtret")
     print(
-        f"{folder}: {found.vectors} golden vectors, cosine {found.cosine:.6f} at least "
-        f"(prompt '{found.prompt}', '{found.text[:40]}')\nnext: INTEGRATE.md in it says how to call it; "
+        f"{folder}: whole, and answers as it did: {found.vectors} golden vectors, cosine at least {found.cosine:.6f}, "
+        f"the least with the prompt '{found.prompt}' for '{found.text[:40]}'\nnext: INTEGRATE.md in it says how to call it; "
         f"mtret encode --model={folder} --texts=- --prompt={found.prompt} --out=vectors.jsonl < texts.txt"
     )
 

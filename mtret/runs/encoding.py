@@ -173,8 +173,10 @@ def read_texts(lines: Iterable[str], source: str, documents: bool) -> Iterator[t
     """Pairs of id and text: of JSON objects with `_id` and `text` (and a `title`, of documents), where the source ends
     in .jsonl; else a line is a text, and its number, from 1, is the id. Empty lines are left out.
 
-    Raises UserError for a line that is no such object, or not UTF-8.
+    Raises UserError for a line that is no such object, or not UTF-8, and for a table.
     """
+    if source.endswith((".csv", ".tsv", ".parquet", ".xlsx")):
+        raise UserError(f"{source}: a table; give .jsonl with _id and text, or import it (mtret data import)")
     for number, line in enumerate(_decoded(lines, source), start=1):
         text = line.strip()
         if not text:

@@ -1,6 +1,7 @@
 """mtret/artefact: what is written with the weights comes back, and damage is named."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mtret.artefact import manifest
 from mtret.artefact.folder import BARE, check, load_artefact, prompts_of, save_artefact
 from mtret.artefact.retriever import Retriever
 from mtret.data.formats import read_task
@@ -141,8 +143,34 @@ def test_a_folder_answers_its_golden_texts(saved: Path) -> None:
 
 def test_another_models_weights_do_not(saved: Path, tiny_model: Path) -> None:
     shutil.copy(tiny_model / "model.safetensors", saved / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{saved}/model.safetensors: is not the file that was exported"):
+        check(saved)
+    (saved / "manifest.json").unlink()  # as an older mtret's
     with pytest.raises(UserError, match=r"with the prompt '.*', the text '.*' has cosine .*: this is not the model"):
         check(saved)
+
+
+def test_every_file_counts_but_pages_that_people_add_to(saved: Path) -> None:
+    assert manifest.verify(saved) == len([path for path in saved.rglob("*") if path.is_file()]) - 3
+    for name in ("README.md", "INTEGRATE.md"):
+        (saved / name).write_text("ours", encoding="utf-8")
+    assert manifest.verify(saved) > 8
+    shutil.rmtree(saved / "1_Pooling")
+    with pytest.raises(UserError, match=rf"{saved}/1_Pooling/config.json: missing, a part of this model"):
+        check(saved)
+    (saved / "manifest.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{saved}/manifest.json: damaged .*; fetch the folder again"):
+        check(saved)
+
+
+def test_everyone_may_read_it_who_may_read_other_files(saved: Path) -> None:
+    assert {path.stat().st_mode & 0o777 for path in saved.rglob("*") if path.is_file()} == {0o666 & ~umask()}
+
+
+def umask() -> int:
+    old = os.umask(0)
+    os.umask(old)
+    return old
 
 
 @pytest.mark.parametrize(
@@ -156,6 +184,9 @@ def test_another_models_weights_do_not(saved: Path, tiny_model: Path) -> None:
 )
 def test_damaged_golden_vectors_are_named(saved: Path, name: str, content: str | None, message: str) -> None:
     (saved / name).unlink()
+    with pytest.raises(UserError, match=rf"{saved}/{name}: missing, a part of this model"):
+        check(saved)
+    (saved / "manifest.json").unlink()
     if content is not None:
         (saved / name).write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=message):
