@@ -57,9 +57,9 @@ language:
 
 # A retriever for {len(tasks)} tasks
 
-Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps.{_merged(details)} One model serves every task:
-the prompt before a query says which one; `query` is the prompt for a task that it was not trained on{of_documents}.
-[INTEGRATE.md](INTEGRATE.md) shows how, for several stacks.
+Trained by mtret {details["mtret"]} from `{details["source"]}`, {details["step"]} steps.{_merged(details)}
+One model serves every task: the prompt before a query says which one; `query` is the prompt for
+a task that it was not trained on{of_documents}. [INTEGRATE.md](INTEGRATE.md) shows how, for several stacks.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -92,7 +92,7 @@ through that library.
 
 def _merged(details: Mapping[str, Any]) -> str:
     parts = [f"`{one['model']}` ({one['weight']:g})" for one in details.get("merged", ())]
-    return f"\nIt is the average of several models' parameters: {', '.join(parts)}." if parts else ""
+    return f" It is the average of several models' parameters: {', '.join(parts)}." if parts else ""
 
 
 def _encode_documents(others: Others) -> str:

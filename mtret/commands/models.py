@@ -54,8 +54,8 @@ def verify(values: Flags, overrides: list[str]) -> None:
     found = check(folder, through_sentence_transformers=values["with"].value != "mtret")
     print(
         f"{folder}: whole, and answers as it did: {found.vectors} golden vectors, cosine at least {found.cosine:.6f}, "
-        f"the least with the prompt '{found.prompt}' for '{found.text[:40]}'\nnext: INTEGRATE.md in it says how to call it; "
-        f"mtret encode --model={folder} --texts=- --prompt={found.prompt} --out=vectors.jsonl < texts.txt"
+        f"the least with the prompt '{found.prompt}' for '{found.text[:40]}'\n"
+        "next: INTEGRATE.md in it says how to call it"
     )
 
 
