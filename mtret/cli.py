@@ -53,8 +53,8 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
     last breath."""
 
     def obey(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
     def tell(lost: "sys.UnraisableHookArgs") -> None:
@@ -66,19 +66,22 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
         signal.signal(number, obey)
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
-    before, told = signal.getsignal(signal.SIGINT), sys.unraisablehook
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+    # One that is ignored, as Ctrl-C by a job in a shell's background, or handled by others, stays so.
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: usual[number] for number in usual if signal.getsignal(number) is usual[number]}
+    if not before or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before_term = signal.signal(signal.SIGTERM, obey)
-    signal.signal(signal.SIGINT, obey)
+    told = sys.unraisablehook
+    for number in before:
+        signal.signal(number, obey)
     sys.unraisablehook = tell
     try:
         yield
     finally:
         sys.unraisablehook = told
-        signal.signal(signal.SIGINT, signal.SIG_IGN if ends else before)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if ends else before_term)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if ends else handler)
 
 
 def _dispatch(arguments: list[str]) -> int:
