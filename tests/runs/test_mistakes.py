@@ -285,7 +285,10 @@ def test_mistakes_when_evaluating(
         ((model, suite, out, "--config.seed=3"), r"--config\.seed=3: only train has a configuration"),
         ((model, out), r"no suite: give --suite=FOLDER, "),
         ((suite, out), r"--model is needed: "),
-        (("--model=minilm", suite), r"--out is needed, since 'minilm' is no folder here: "),
+        (
+            ("--model=minilm", suite),
+            r"--out is needed, since 'minilm' is no folder here\. It is the folder of the results",
+        ),
         ((f"--model={tmp_path}/none", suite, out), r"model '.*/none': no such folder"),
     ]:
         check(mtret("evaluate", *arguments), pattern)

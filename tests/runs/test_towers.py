@@ -257,7 +257,7 @@ def test_a_folder_that_lost_a_part_is_refused(tmp_path: Path, last: Path, part: 
     shutil.rmtree(copy / part)
     with pytest.raises(UserError, match=f"copy/{part}: missing, a part of this model; copy the whole folder"):
         load_artefact(str(copy))
-    with pytest.raises(UserError, match="copy the whole folder"):
+    with pytest.raises(UserError, match="fetch the whole folder again"):
         check(copy)
 
 

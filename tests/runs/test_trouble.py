@@ -215,7 +215,7 @@ INTERRUPTED = {
     "export": None,
     "train": r"^compiled",
 }
-LONG = {"encode": "encode --model={run} --texts={rows} --out={out}/v.jsonl"}
+LONG = {"encode": "encode --model={run} --texts={texts} --out={out}/v.jsonl"}
 
 
 @pytest.mark.slow
@@ -226,8 +226,10 @@ def test_interrupted_twice(
     big = tmp_path / "rows.csv"
     rows = (f"question {i},the answer number {i}\n" for i in range(400_000))
     big.write_text("query,text\n" + "".join(rows), encoding="utf-8")
+    texts = big.with_suffix(".txt")
+    texts.symlink_to(big)
     out = tmp_path / "out"
-    arguments = line(LONG.get(name, WRITES[name]), {**places, "rows": big}, out=out)
+    arguments = line(LONG.get(name, WRITES[name]), {**places, "rows": big, "texts": texts}, out=out)
     if name == "train":
         arguments += ["--config.loop.steps=2000", "--config.loop.evaluate_every=2000"]
     process = subprocess.Popen(
