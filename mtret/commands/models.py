@@ -53,7 +53,7 @@ def verify(values: Flags, overrides: list[str]) -> None:
     folder = locate(required(values, "model"))
     found = check(folder, through_sentence_transformers=values["with"].value != "mtret")
     print(
-        f"{folder}: whole, and answers as it did: {found.vectors} golden vectors, cosine at least {found.cosine:.6f}, "
+        f"{folder}: answers as it did: {found.vectors} golden vectors, cosine at least {found.cosine:.6f}, "
         f"the least with the prompt '{found.prompt}' for '{found.text[:40]}'\n"
         "next: INTEGRATE.md in it says how to call it"
     )
