@@ -139,7 +139,7 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
 
 
 def _config_key(flag_name: str) -> str:
-    """` Did you mean ...?`, where a key of the configuration has this name."""
+    """` Did you mean ...?`, where a key of the configuration has this name. Of the light base, not of run_config."""
     from mtret.base_config import get_config
 
     found = [key for key in _leaves(get_config()) if key.rpartition(".")[2] == flag_name]

@@ -14,12 +14,10 @@ def nearest_folder(name: str) -> str:
     """As `nearest`, of local paths, level by level; nothing where the path is there."""
     found = Path(name).expanduser()
     missing = [path for path in [found, *found.parents] if not path.exists()]
-    for path in reversed(missing):
-        with suppress(OSError):
-            close = get_close_matches(path.name, [one.name for one in path.parent.iterdir()], n=1, cutoff=0.6)
-            if close:
-                return f" Did you mean '{path.with_name(close[0])}'?"
-        break
+    with suppress(IndexError, OSError):
+        first = missing[-1]
+        close = get_close_matches(first.name, [one.name for one in first.parent.iterdir()], n=1, cutoff=0.6)
+        return f" Did you mean '{first.with_name(close[0])}'?"
     return ""
 
 

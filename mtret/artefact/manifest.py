@@ -25,14 +25,17 @@ def verify(folder: AnyPath) -> int:
     Raises UserError for the first that is missing or another.
     """
     try:
-        listed = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"])
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        for name in listed:
+            if not isinstance(listed[name], str) or name.startswith("/") or ".." in name.split("/"):
+                raise ValueError(f"'{name}' is no file of it")
     except FileNotFoundError:
         return 0
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST}: damaged ({error}); fetch the folder again") from error
     for name, sha256 in listed.items():
         path = folder / name
-        if not path.exists():
+        if not path.is_file():
             raise UserError(f"{path}: missing, a part of this model; fetch the whole folder again")
         if file_sha256(path) != sha256:
             raise UserError(f"{path}: is not the file that was exported (its SHA-256 is another); fetch it again")

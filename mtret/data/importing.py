@@ -155,8 +155,9 @@ class _Reading:
             self._each(source, path, own, lambda row, split=split: self._pair(row, split, source), listed)
         for split, path in _judged_first(source.labels):
             wanted = [columns.labels_query_id, columns.labels_doc_id, columns.score]
-            use = lambda row, split=split: self._label(row.values, split)  # noqa: E731
-            self._each(source, path, wanted, use, columns.labels_doc_id)
+            self._each(
+                source, path, wanted, lambda row, split=split: self._label(row.values, split), columns.labels_doc_id
+            )
 
     def _each(
         self, source: Source, path: AnyPath, columns: Sequence[str], use: Callable[[Row], object], listed: str = ""

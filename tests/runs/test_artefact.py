@@ -158,9 +158,10 @@ def test_every_file_counts_but_pages_that_people_add_to(saved: Path) -> None:
     shutil.rmtree(saved / "1_Pooling")
     with pytest.raises(UserError, match=rf"{saved}/1_Pooling/config.json: missing, a part of this model"):
         check(saved)
-    (saved / "manifest.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(UserError, match=rf"{saved}/manifest.json: damaged .*; fetch the folder again"):
-        check(saved)
+    for content in ("[]", '{"sha256": {"../../x": "0"}}', '{"sha256": {"/dev/zero": "0"}}', '{"sha256": {"a": 1}}'):
+        (saved / "manifest.json").write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=rf"{saved}/manifest.json: damaged .*; fetch the folder again"):
+            check(saved)
 
 
 def test_everyone_may_read_it_who_may_read_other_files(saved: Path) -> None:
