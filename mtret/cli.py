@@ -213,6 +213,7 @@ COMMANDS: dict[str, Command] = {
         more=(
             "mtret report runs/seed0/test runs/seed1/test --format=latex --per_task",
             "mtret report base=runs/a/test ours=runs/b/test --format=csv --out=scores.csv",
+            "mtret report 'a=runs/a-*/test' 'b=runs/b-*/test' --only_groups --format=latex  # means over seeds",
         ),
     ),
     "compare": Command(
@@ -221,7 +222,10 @@ COMMANDS: dict[str, Command] = {
         results.define_compare,
         results.compare,
         files="results",
-        more=("mtret compare before=runs/first/test after=runs/second/test --out=comparison",),
+        more=(
+            "mtret compare before=runs/first/test after=runs/second/test --out=comparison",
+            "mtret compare 'a=runs/a-*/test' 'b=runs/b-*/test'  # trainings that differ in their seed, on both sides",
+        ),
     ),
     "export": Command(
         "write a run's best parameters so far as a sentence-transformers folder",

@@ -15,7 +15,8 @@ def define_report(values: Flags) -> None:
     flags.DEFINE_list(
         "results",
         [],
-        "results.json files or their folders, also without this flag; NAME=FOLDER calls a row so",
+        "results.json files or their folders, without this flag; NAME=FOLDER calls a row so; NAME=FOLDER,FOLDER are a "
+        "group of that name",
         flag_values=values,
     )
     flags.DEFINE_enum(
@@ -25,13 +26,19 @@ def define_report(values: Flags) -> None:
         "of one table of all of them, on standard output (default: of one, tables and plot anew; of several, terminal)",
         flag_values=values,
     )
-    flags.DEFINE_boolean("per_task", False, "a column for each task in place of each role", flag_values=values)
+    flags.DEFINE_boolean("per_task", False, "tasks in place of roles", flag_values=values)
+    flags.DEFINE_string("metric", "ndcg@10", "of the table: any that results.json has", flag_values=values)
+    flags.DEFINE_boolean(
+        "intervals", True, "95% intervals beside means; --nointervals makes a narrower table", flag_values=values
+    )
     flags.DEFINE_multi_string(
         "group",
         [],
-        "NAME=RUN,RUN: a row of their mean and standard deviation; seeds of one configuration get one without it",
+        "NAME=RUN,RUN: a row of the mean and standard deviation of runs, called as the table calls them; seeds of one "
+        "configuration get one without it",
         flag_values=values,
     )
+    flags.DEFINE_boolean("only_groups", False, "no row for a run that is in a group", flag_values=values)
     flags.DEFINE_string(
         "out",
         "",
@@ -52,20 +59,22 @@ def report(values: Flags, overrides: list[str]) -> None:
 
     out = locate(values["out"].value) if values["out"].value else None
     groups = dict(_group(text) for text in values["group"].value or ())
-    if len(names) == 1 and not form and not groups and not values["per_task"].value:
+    asked: dict[str, Any] = {name: values[name].value for name in ("metric", "per_task", "only_groups", "intervals")}
+    if len(names) == 1 and not form and not groups and all(asked[name] == values[name].default for name in asked):
         from mtret.evaluation.report import terminal_table
 
         results, folder = rebuild_report(names[0], out)
         console().print(terminal_table(results))
         print(f"wrote {folder}/results.json, report.md and results.png")
         return
-    runs, per_task = open_runs(names), bool(values["per_task"].value)
+    runs, together = open_runs(names)
+    groups |= together
     if out is None and form in ("", "terminal"):
         from mtret.evaluation.run_tables import build, to_terminal
 
-        console().print(to_terminal(build(runs, groups, per_task)))
+        console().print(to_terminal(build(runs, groups, **asked)))
         return
-    text = table_text(runs, form or "terminal", groups, per_task)
+    text = table_text(runs, form or "terminal", groups, **asked)
     if out is None:
         print(text, end="")
         return
@@ -85,8 +94,9 @@ def define_compare(values: Flags) -> None:
     flags.DEFINE_list(
         "results",
         [],
-        "two folders that `mtret evaluate` wrote, or their results.json, also without this flag: what is compared "
-        "with, then what is judged; NAME=FOLDER calls one so",
+        "two folders that `mtret evaluate` wrote, or their results.json, without this flag: what is compared with, "
+        "then what is judged; NAME=FOLDER calls one so; NAME=FOLDER,FOLDER (or 'NAME=runs/x-*/test') are trainings "
+        "that differ in their seed",
         flag_values=values,
     )
     flags.DEFINE_enum("metric", "ndcg@10", ["ndcg@10", "recall@10", "mrr@10"], "what is compared", flag_values=values)

@@ -3,8 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from mtret.evaluation.wording import ROLE_NAMES, markdown_table, metric_name
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-CSV_COLUMNS = ("run", "role", "task", "system", "metric", "mean", "low", "high", "n_queries")
+CSV_COLUMNS = ("run", "role", "task", "system", "metric", "mean", "low", "high", "n_queries", "std", "n_runs")
 NAMED = 5  # tasks in an error
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -35,7 +35,7 @@ class RunResults:
 
 
 class Cell(NamedTuple):
-    """A mean with its 95% interval, or with the standard deviation over seeds."""
+    """A mean with its 95% interval, or with the standard deviation over a group's runs."""
 
     mean: float
     ci95: tuple[float, float] | None = None
@@ -57,27 +57,49 @@ class RunTable:
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    best: tuple[float | None, ...]  # of each column, over runs and baselines; None where they cannot be compared
+    best: tuple[float | None, ...]  # of each column; None where they cannot be compared. No run of a group is best
     title: str
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    intervals: bool = True  # shown beside means
 
 
-def build(runs: Sequence[RunResults], groups: Mapping[str, Sequence[str]], per_task: bool = False) -> RunTable:
+def build(
+    runs: Sequence[RunResults],
+    groups: Mapping[str, Sequence[str]],
+    *,
+    metric: str = PRIMARY,
+    per_task: bool = False,
+    only_groups: bool = False,
+    intervals: bool = True,
+) -> RunTable:
     """The table of some runs.
 
     Args:
       groups: by name, labels of runs that become a row of mean and standard deviation. Runs that are seeds of one
         configuration and in none of these make such rows by themselves.
       per_task: a column for each task in place of each role.
+      only_groups: runs that are in a group get no row of their own.
+      intervals: show them; without, a table of many columns fits a page.
 
-    Raises UserError where runs were judged on different splits or data, or a group names a run that is not there.
+    Raises UserError where runs were judged on different splits or data, none has the metric, or a group names a run
+    that is not there.
     """
     _check_same_data(runs)
+    _check_metric(runs, metric)
     keys = _columns(runs, per_task)
-    rows = [*_baselines(runs, keys), *(_row(run.label, "run", run.results, judged_of(run), keys) for run in runs)]
+    groups = all_groups(runs, groups)
+    members = {label for labels in groups.values() for label in labels}
+    single = [_row(run.label, "run", run.results, judged_of(run), keys, metric) for run in runs]
+    rows = [
+        *_baselines(runs, keys, metric),
+        *(row for row in single if not only_groups or row.label not in members),
+        *_grouped(groups, single),
+    ]
     comparable = [per_task or _same_tasks(runs, role) for role in keys]
+    # The luckiest of several seeds is no result, so none of them is called best.
+    rivals = [row for row in rows if row.label not in members or row.kind != "run"]
     best = [
-        max((row.cells[i].mean for row in rows if row.cells[i]), default=None) if comparable[i] else None  # type: ignore[union-attr]
+        max((row.cells[i].mean for row in rivals if row.cells[i]), default=None) if comparable[i] else None  # type: ignore[union-attr]
         for i in range(len(keys))
     ]
     counted = {role: len(run.results["roles"][role]["tasks"]) for run in runs for role in run.results["roles"]}
@@ -94,11 +116,11 @@ def build(runs: Sequence[RunResults], groups: Mapping[str, Sequence[str]], per_t
     ]
     suites = sorted({str(run.results["protocol"].get("suite", "?")) for run in runs})
     split = runs[0].results["protocol"].get("split", "?")
-    title = f"{metric_name(PRIMARY)}, {split} split of {', '.join(suites)}, with 95% intervals over queries"
-    grouped = _grouped(runs, groups, rows)
-    if grouped:
+    title = f"{metric_name(metric)}, {split} split of {', '.join(suites)}"
+    title += ", with 95% intervals over queries" if intervals else ""
+    if groups:
         title += "; ±: standard deviation over runs"
-    return RunTable(tuple(titles), (*rows, *grouped), tuple(best), title, tuple(notes))
+    return RunTable(tuple(titles), tuple(rows), tuple(best), title, tuple(notes), intervals)
 
 
 def judged_of(run: RunResults) -> str:
@@ -129,6 +151,17 @@ def _check_same_data(runs: Sequence[RunResults]) -> None:
             )
 
 
+def _check_metric(runs: Sequence[RunResults], metric: str) -> None:
+    known = {
+        name: None
+        for run in runs
+        for entry in (*run.results["roles"].values(), *run.results["tasks"].values())
+        for name in entry["systems"].get(judged_of(run), {})
+    }
+    if metric not in known:
+        raise UserError(f"--metric={metric}: is in none of these results, only {', '.join(known)}")
+
+
 def _columns(runs: Sequence[RunResults], per_task: bool) -> list[str]:
     if per_task:
         return sorted({name for run in runs for name in run.results["tasks"]})
@@ -140,16 +173,16 @@ def _entries(results: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
     return results["roles"].get(key) if key in ROLES else results["tasks"].get(key)
 
 
-def _row(label: str, kind: Any, results: Mapping[str, Any], system: str, keys: Sequence[str]) -> Row:
+def _row(label: str, kind: Any, results: Mapping[str, Any], system: str, keys: Sequence[str], metric: str) -> Row:
     cells = []
     for key in keys:
         entry = _entries(results, key)
-        score = entry["systems"].get(system, {}).get(PRIMARY) if entry else None
+        score = entry["systems"].get(system, {}).get(metric) if entry else None
         cells.append(Cell(score["mean"], tuple(score["ci95"])) if score else None)
     return Row(label, kind, tuple(cells))
 
 
-def _baselines(runs: Sequence[RunResults], keys: Sequence[str]) -> Iterator[Row]:
+def _baselines(runs: Sequence[RunResults], keys: Sequence[str], metric: str) -> Iterator[Row]:
     """Every other system: once where all runs that have it agree on it, else once for those that do."""
     systems = dict.fromkeys(system for run in runs for system in run.results["systems"] if system != judged_of(run))
     for system in systems:
@@ -157,7 +190,7 @@ def _baselines(runs: Sequence[RunResults], keys: Sequence[str]) -> Iterator[Row]
         for run in runs:
             if system not in run.results["systems"] or system == judged_of(run):
                 continue
-            cells = _row("", "baseline", run.results, system, keys).cells
+            cells = _row("", "baseline", run.results, system, keys, metric).cells
             for place, (labels, own) in enumerate(merged):
                 pairs = list(zip(own, cells, strict=True))
                 if all(a is None or b is None or a == b for a, b in pairs):
@@ -175,26 +208,35 @@ def _same_tasks(runs: Sequence[RunResults], role: str) -> bool:
     return all(sorted(tasks) == sorted(found[0]) for tasks in found)
 
 
-def _grouped(runs: Sequence[RunResults], groups: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> list[Row]:
-    by_label = {row.label: row for row in rows if row.kind == "run"}
-    for name, labels in groups.items():
+def all_groups(runs: Sequence[RunResults], named: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The groups that were asked for, and of the runs left those that are seeds of one configuration."""
+    known = [run.label for run in runs]
+    for name, labels in named.items():
         for label in labels:
-            if label not in by_label:
-                known = ", ".join(by_label)
-                raise UserError(f"--group={name}: no run '{label}', only {known}.{nearest(label, by_label)}")
-    named = {label for labels in groups.values() for label in labels}
-    found = {name: list(labels) for name, labels in groups.items()}
-    found |= _seeds([run for run in runs if run.label not in named])
-    made = []
-    for name, labels in found.items():
+            if label not in known:
+                raise UserError(f"--group={name}: no run '{label}', only {', '.join(known)}.{nearest(label, known)}")
+    taken = {label for labels in named.values() for label in labels}
+    own = {name: list(labels) for name, labels in named.items()}
+    return own | _seeds([run for run in runs if run.label not in taken])
+
+
+def _grouped(groups: Mapping[str, Sequence[str]], single: Sequence[Row]) -> Iterator[Row]:
+    by_label = {row.label: row for row in single}
+    for name, labels in groups.items():
         cells = []
         for column in zip(*(by_label[label].cells for label in labels), strict=True):
             means = [cell.mean for cell in column if cell is not None]
             whole = len(means) == len(labels)
-            deviation = float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
-            cells.append(Cell(float(np.mean(means)), deviation=deviation) if whole else None)
-        made.append(Row(f"{name} (mean of {len(labels)})", "group", tuple(cells)))
-    return made
+            cells.append(Cell(float(np.mean(means)), deviation=_deviation(means)) if whole else None)
+        yield Row(_of_group(name, labels), "group", tuple(cells))
+
+
+def _of_group(name: str, labels: Sequence[str]) -> str:
+    return f"{name} (mean of {len(labels)})"
+
+
+def _deviation(means: Sequence[float]) -> float:
+    return float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
 
 
 def _seeds(runs: Sequence[RunResults]) -> dict[str, list[str]]:
@@ -211,27 +253,40 @@ def to_markdown(table: RunTable) -> str:
     """The best of each column in bold."""
 
     def show(row: Row, place: int) -> str:
-        text = _text(row.cells[place])
+        text = _text(table, row.cells[place])
         return f"**{text}**" if _is_best(table, row, place) else text
 
-    body = markdown_table(["", *table.columns], [[row.label, *map_cells(row, show)] for row in table.rows])
+    body = markdown_table(*_laid_out(table, [row.label for row in table.rows], table.columns, show))
     return "\n\n".join([body, f"{table.title}.", *table.notes]) + "\n"
 
 
-def map_cells(row: Row, show: Any) -> list[str]:
-    """Each cell by `show(row, place)`."""
-    return [show(row, place) for place in range(len(row.cells))]
+def is_across(table: RunTable) -> bool:
+    """Whether tasks or roles are rows: where there are more of them than of runs."""
+    return len(table.columns) > len(table.rows)
+
+
+def _laid_out(
+    table: RunTable, labels: Sequence[str], columns: Sequence[str], show: Callable[[Row, int], Any]
+) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows, each cell by `show(row, place)`."""
+    cells = [[show(row, place) for place in range(len(columns))] for row in table.rows]
+    if is_across(table):
+        across = zip(columns, zip(*cells, strict=True), strict=True)
+        return ["", *labels], [[name, *column] for name, column in across]
+    return ["", *columns], [[label, *own] for label, own in zip(labels, cells, strict=True)]
 
 
 def _is_best(table: RunTable, row: Row, place: int) -> bool:
     cell = row.cells[place]
-    return row.kind != "group" and cell is not None and cell.mean == table.best[place]
+    return cell is not None and cell.mean == table.best[place]
 
 
-def _text(cell: Cell | None) -> str:
+def _text(table: RunTable, cell: Cell | None) -> str:
     if cell is None:
         return ""
     if cell.ci95 is not None:
+        if not table.intervals:
+            return f"{cell.mean:.3f}"
         return f"{cell.mean:.3f} [{cell.ci95[0]:.3f}, {cell.ci95[1]:.3f}]"
     return f"{cell.mean:.3f} ± {cell.deviation:.3f}"
 
@@ -250,35 +305,65 @@ def to_latex(table: RunTable) -> str:
             return "--"
         mean = rf"\textbf{{{cell.mean:.3f}}}" if _is_best(table, row, place) else f"{cell.mean:.3f}"
         if cell.ci95 is None:
-            return rf"{cell.mean:.3f} $\pm$ {cell.deviation:.3f}"
-        return rf"{mean} {{\scriptsize [{cell.ci95[0]:.3f}, {cell.ci95[1]:.3f}]}}"
+            return rf"{mean} $\pm$ {cell.deviation:.3f}"
+        return rf"{mean} {{\scriptsize [{cell.ci95[0]:.3f}, {cell.ci95[1]:.3f}]}}" if table.intervals else mean
 
+    labels, columns = ([*map(latex_text, names)] for names in ([row.label for row in table.rows], table.columns))
+    header, body = _laid_out(table, labels, columns, show)
     about = [f"% {' '.join(line.split())}" for line in (f"{table.title}.", *table.notes)]
-    lines = [r"% \usepackage{booktabs}", *about, rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
-    lines.append(" & ".join(["", *map(latex_text, table.columns)]).strip() + r" \\")
-    kind = None
-    for row in table.rows:
-        if row.kind != kind:
-            lines.append(r"\midrule")
-            kind = row.kind
-        lines.append(" & ".join([latex_text(row.label), *map_cells(row, show)]) + r" \\")
+    lines = [r"% \usepackage{booktabs}", *about, rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]
+    lines.append(" & ".join(header).strip() + r" \\")
+    kinds = [""] * len(body) if is_across(table) else [row.kind for row in table.rows]
+    for before, kind, cells in zip([None, *kinds], kinds, body, strict=False):
+        lines += [r"\midrule"] if kind != before else []
+        lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def to_csv(runs: Sequence[RunResults]) -> str:
-    """Long format: a line for every run, role or task, system and metric; the task is empty in a role's lines."""
+def to_csv(runs: Sequence[RunResults], groups: Mapping[str, Sequence[str]], only_groups: bool = False) -> str:
+    """Long format: a line for every run, role or task, system and metric; the task is empty in a role's lines. Groups
+    follow, with the standard deviation of their judged systems in place of an interval."""
+    groups = all_groups(runs, groups)
+    members = {label for labels in groups.values() for label in labels}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for run in runs:
-        entries = [(role, "", entry) for role, entry in run.results["roles"].items()]
-        entries += [(entry["role"], name, entry) for name, entry in run.results["tasks"].items()]
-        for role, task, entry in entries:
+        if only_groups and run.label in members:
+            continue
+        for (role, task), entry in _every_entry(run).items():
             for system, scores in entry["systems"].items():
                 for metric, one in scores.items():
-                    numbers = (one["mean"], *one["ci95"], entry["n_queries"])
+                    numbers = (one["mean"], *one["ci95"], entry["n_queries"], "", 1)
                     writer.writerow([run.label, role, task, system, metric, *numbers])
+    by_label = {run.label: run for run in runs}
+    for name, labels in groups.items():
+        own = [by_label[label] for label in labels]
+        for line in _group_lines(own):
+            writer.writerow([_of_group(name, labels), *line])
     return out.getvalue()
+
+
+def _every_entry(run: RunResults) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Of roles and tasks, by role and task."""
+    roles = {(role, ""): entry for role, entry in run.results["roles"].items()}
+    return roles | {(entry["role"], name): entry for name, entry in run.results["tasks"].items()}
+
+
+def _group_lines(runs: Sequence[RunResults]) -> Iterator[list[Any]]:
+    """What all runs of a group have, as lines of the CSV less their first column."""
+    entries = [_every_entry(run) for run in runs]
+    for role, task in entries[0]:
+        if not all((role, task) in own for own in entries):
+            continue
+        each = [own[role, task] for own in entries]
+        scores = [entry["systems"][judged_of(run)] for entry, run in zip(each, runs, strict=True)]
+        n_queries = each[0]["n_queries"] if len({entry["n_queries"] for entry in each}) == 1 else ""
+        for metric in scores[0]:
+            if all(metric in own for own in scores):
+                means = [own[metric]["mean"] for own in scores]
+                numbers = (float(np.mean(means)), "", "", n_queries, _deviation(means), len(runs))
+                yield [role, task, judged_of(runs[0]), metric, *numbers]
 
 
 def to_terminal(table: RunTable) -> "RenderableType":
@@ -288,20 +373,20 @@ def to_terminal(table: RunTable) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    across = len(table.columns) > len(table.rows)
+    across = is_across(table)
     made = Table(title=f"{table.title}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for place, name in enumerate(["", *([row.label for row in table.rows] if across else table.columns)]):
-        made.add_column(Text(name), justify="right" if place else "left")
 
     def show(row: Row, place: int) -> Text:
-        return Text(_text(row.cells[place]), style="bold" if _is_best(table, row, place) else "")
+        return Text(_text(table, row.cells[place]), style="bold" if _is_best(table, row, place) else "")
 
-    for place, name in enumerate(table.columns if across else ()):
-        made.add_row(Text(name), *(show(row, place) for row in table.rows))
-    for before, row in zip([None, *table.rows], () if across else table.rows, strict=False):
-        if before is not None and before.kind != row.kind:
+    header, body = _laid_out(table, [row.label for row in table.rows], table.columns, show)
+    for place, name in enumerate(header):
+        made.add_column(Text(name), justify="right" if place else "left")
+    kinds = [""] * len(body) if across else [row.kind for row in table.rows]
+    for before, kind, (name, *cells) in zip([kinds[0], *kinds], kinds, body, strict=False):
+        if kind != before:
             made.add_section()
-        made.add_row(Text(row.label), *(show(row, place) for place in range(len(row.cells))))
+        made.add_row(Text(name), *cells)
     return Group(made, *(Text(note) for note in table.notes))
 
 

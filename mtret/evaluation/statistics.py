@@ -1,5 +1,6 @@
 """How sure a mean is: percentile bootstrap over queries, paired differences, and what they allow to be said."""
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Literal, NamedTuple
 
@@ -45,6 +46,29 @@ def resampled_means(
         counts = np.bincount(draws.ravel(), minlength=(stop - start) * n).reshape(-1, n)
         means[start:stop] = counts @ values / n
     return means
+
+
+def run_noise(runs: Sequence[int], seed: int, resamples: int = RESAMPLES) -> Float64[np.ndarray, "r sides n"]:
+    """What trainings that differ in their seed add to the uncertainty of their means, to be applied to how far each
+    training is from the mean of its side.
+
+    With `deviations` of all `n` trainings, `noise @ deviations` is, for a side of k trainings, s / sqrt(k) times a
+    variable of Student's t distribution, where s is the spread pooled over the sides and n less the number of sides its
+    degrees of freedom. One draw serves all tasks: what a training does to several tasks stays together. Zero where no
+    side has two trainings, of which nothing could be learned.
+
+    Args:
+      runs: how many trainings each side has; their deviations come in that order.
+    """
+    sides, n = len(runs), sum(runs)
+    freedom = n - sides
+    if not freedom:
+        return np.zeros((resamples, sides, n))
+    rng = np.random.default_rng((seed, n, *runs))
+    normal = rng.standard_normal((resamples, sides, n))
+    stretch = np.sqrt(freedom / rng.chisquare(freedom, resamples))
+    # Deviations sum to zero on each side, so the sum of n products has the variance of `freedom` of them.
+    return normal * stretch[:, None, None] / np.sqrt(np.array(runs)[:, None] * freedom)
 
 
 def bounds(means: Float64[np.ndarray, "r *shape"]) -> Float64[np.ndarray, "2 *shape"]:

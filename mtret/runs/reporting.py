@@ -2,12 +2,15 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from glob import glob
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
 from mtret.errors import UserError
 from mtret.evaluation import comparison, run_tables
+from mtret.evaluation.comparison import Side
 from mtret.evaluation.query_scores import QUERIES_FILE, read_query_scores, results_file
 from mtret.evaluation.report import write_report
 from mtret.evaluation.results import read_results
@@ -28,8 +31,9 @@ def compare_results(
     tasks: Sequence[str] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Two results folders or files, `NAME=PLACE` where they should be called otherwise; writes compare.json and
-    compare.md to `out`, if that is given.
+    """Two sides: each a results folder or file, `NAME=PLACE` where it should be called otherwise, or trainings that
+    differ in their seed, `NAME=PLACE,PLACE`. A place may hold `*`. Writes compare.json and compare.md to `out`, if that
+    is given.
 
     Raises UserError where they cannot be compared, or one of the files is there.
     """
@@ -37,28 +41,64 @@ def compare_results(
         check_writable(out, "--out")
         for name in ("compare.json", "compare.md"):
             _check_new(out / name)
-    given = [_named(word) for word in words]
-    a, b = (read_query_scores(place) for _, place in given)
-    labels = _labels(given, [a.results, b.results])
-    found = comparison.compare(a, b, labels, metric=metric, system=system, tasks=tasks, seed=seed)
+    given = [_side(word) for word in words]
+    for word, (name, places) in zip(words, given, strict=True):
+        if len(places) > 1 and not name:
+            raise UserError(f"{word}: several runs need a name; write NAME={word}")
+    runs = [[read_query_scores(place) for place in places] for _, places in given]
+    firsts = [(name, places[0]) for name, places in given]
+    labels = _labels(firsts, [own[0].results for own in runs])
+    a, b = (Side(label, own) for label, own in zip(labels, runs, strict=True))
+    found = comparison.compare(a, b, metric=metric, system=system, tasks=tasks, seed=seed)
     if out is not None:
         replace_text(out / "compare.md", comparison.markdown(found))
         replace_json(out / "compare.json", found)
     return found
 
 
-def open_runs(words: Sequence[str]) -> list[RunResults]:
-    """As `compare_results` takes them, but without the scores of queries."""
-    given = [_named(word) for word in words]
-    results = [read_results(results_file(place)) for _, place in given]
-    return [RunResults(label, each) for label, each in zip(_labels(given, results), results, strict=True)]
+def _side(word: str) -> tuple[str, list[str]]:
+    """`NAME=PLACE,PLACE` -> both, with `*` resolved."""
+    name, rest = _named(word)
+    return name, [place for part in rest.split(",") if part for place in _matching(part)]
 
 
-def table_text(runs: Sequence[RunResults], form: Format, groups: Mapping[str, Sequence[str]], per_task: bool) -> str:
-    """Several runs in one format. Raises UserError where they do not belong into one table."""
-    table = run_tables.build(runs, groups, per_task)
+def _matching(place: str) -> list[str]:
+    """What a place with `*` stands for; the place itself otherwise."""
+    if "*" not in place:
+        return [place]
+    found = sorted(glob(str(Path(place).expanduser())))
+    if not found:
+        raise UserError(f"{place}: matches nothing")
+    return found
+
+
+def open_runs(words: Sequence[str]) -> tuple[list[RunResults], dict[str, list[str]]]:
+    """As `compare_results` takes them, but without the scores of queries: all runs, and by name the labels of those
+    that were given together."""
+    given = [_side(word) for word in words]
+    each = [(name if len(places) == 1 else "", place) for name, places in given for place in places]
+    results = [read_results(results_file(place)) for _, place in each]
+    labels = _labels(each, results)
+    groups: dict[str, list[str]] = {}
+    left = iter(labels)
+    for name, places in given:
+        own = [next(left) for _ in places]
+        if name and len(own) > 1:
+            groups[name] = own
+    return [RunResults(label, one) for label, one in zip(labels, results, strict=True)], groups
+
+
+def table_text(
+    runs: Sequence[RunResults],
+    form: Format,
+    groups: Mapping[str, Sequence[str]],
+    **asked: Any,
+) -> str:
+    """Several runs in one format; `asked` is what `run_tables.build` can be asked for. CSV has every metric of roles
+    and tasks in any case. Raises UserError where they do not belong into one table."""
+    table = run_tables.build(runs, groups, **asked)
     if form == "csv":
-        return run_tables.to_csv(runs)
+        return run_tables.to_csv(runs, groups, asked.get("only_groups", False))
     if form == "latex":
         return run_tables.to_latex(table)
     if form == "markdown":

@@ -10,7 +10,8 @@ import pytest
 
 from mtret.data.tasks import Judgements
 from mtret.errors import UserError
-from mtret.evaluation.comparison import SCOPE, compare, markdown, role_words, summary, terminal_tables
+from mtret.evaluation.comparison import OF_MODELS, Side, markdown, role_words, summary, terminal_tables
+from mtret.evaluation.comparison import compare as compare_sides
 from mtret.evaluation.query_scores import QueryScores, judged_sha256, read_query_scores, with_query_scores
 from mtret.evaluation.results import write_results
 from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results
@@ -29,6 +30,10 @@ def keep(tmp_path: Path) -> Keep:
         return read_query_scores(str(folder))
 
     return make
+
+
+def compare(a: QueryScores, b: QueryScores, labels: tuple[str, str], **asked: Any) -> dict[str, Any]:
+    return compare_sides(Side(labels[0], [a]), Side(labels[1], [b]), **asked)
 
 
 def worse(outcome: TaskOutcome, by: float, system: str = "tuned") -> TaskOutcome:
@@ -74,7 +79,7 @@ def test_the_words(outcomes_of: Make, keep: Keep) -> None:
     assert summary(found) == [
         "Against `a`, `b` is better on 1, no difference on 1, WORSE on 1 of 3 tasks.",
         "354 queries were judged in both.",
-        SCOPE,
+        OF_MODELS,
     ]
     same = compare(keep([alpha]), keep([alpha]), ("a", "a (2)"))
     assert same["tasks"]["alpha"]["difference"] == {"mean": 0, "ci95": [0, 0], "verdict": "no difference"}
@@ -105,7 +110,7 @@ def test_only_queries_that_were_judged_in_both_count(outcomes_of: Make, keep: Ke
         "5 queries were judged in both; 2 of `a` alone and 3 of `b` alone are left out.",
         "In `a` only, and left out: gamma.",
         "In `b` only, and left out: beta.",
-        SCOPE,
+        OF_MODELS,
     ]
 
 
@@ -156,6 +161,59 @@ def test_tables_show_every_task_and_role(outcomes_of: Make, keep: Keep) -> None:
     with page.capture() as capture:
         page.print(terminal_tables(found))
     assert "runs/[a]" in capture.get() and f"{one['difference']['mean']:+.3f}" in capture.get()
+
+
+def test_several_trainings_of_a_side_count_as_their_mean_and_widen_the_intervals(outcomes_of: Make, keep: Keep) -> None:
+    alpha = outcomes_of()[0]
+    runs = [keep([worse(alpha, by)], weights_sha256=str(by)) for by in (0.0, 0.02, 0.1, 0.16)]
+    found = compare_sides(Side("a", runs[:2]), Side("b", runs[2:]))
+    entry = found["tasks"]["alpha"]
+    values = np.stack([run.tasks["alpha"].scores["ndcg@10", "tuned"] for run in runs], axis=1)
+    means = values.mean(axis=0)
+    assert entry["a"]["runs"] == pytest.approx(means[:2], abs=1e-6)
+    assert entry["b"]["mean"] == pytest.approx(means[2:].mean(), abs=1e-6)
+    assert entry["difference"]["mean"] == pytest.approx(means[2:].mean() - means[:2].mean(), abs=1e-6)
+    # Two degrees of freedom: 4.30 standard errors of the trainings, beside which the queries' own hardly count.
+    pooled = np.sqrt((np.var(means[:2], ddof=1) + np.var(means[2:], ddof=1)) / 2)
+    low, high = entry["difference"]["ci95"]
+    assert high - low == pytest.approx(2 * 4.30 * pooled, rel=0.15)
+    assert entry["difference"]["verdict"] == "no difference"
+    alone = compare_sides(Side("a", runs[:1]), Side("b", runs[2:3]))["tasks"]["alpha"]["difference"]
+    assert alone["verdict"] == "WORSE"
+    assert "over queries and over trainings: 2 of `a`, 2 of `b`." in summary(found)[-1]
+    assert "hardly known" in summary(found)[-1] and summary(found)[1] == "200 queries were judged in all."
+    assert f"] ± {np.std(means[2:], ddof=1):.3f} |" in markdown(found)
+
+
+def test_one_training_is_taken_to_spread_as_the_others_do(outcomes_of: Make, keep: Keep) -> None:
+    alpha, beta, _ = outcomes_of()
+    seeds = [keep([worse(alpha, by), worse(beta, by)]) for by in (0.0, 0.01, 0.02, 0.03)]
+    found = compare_sides(Side("a", seeds[:1]), Side("b", seeds[1:]))
+    low, high = found["roles"][0]["difference"]["ci95"]
+    spread = np.std(found["roles"][0]["b"]["runs"], ddof=1)
+    # What a training does to both tasks it does to their mean: the trainings' part does not shrink with more tasks.
+    assert high - low > 2 * 4.30 * spread * np.sqrt(1 + 1 / 3) * 0.85
+
+
+def test_what_is_no_set_of_seeds_is_refused(outcomes_of: Make, keep: Keep) -> None:
+    alpha = outcomes_of()[0]
+    one, twin, other = (keep([alpha], weights_sha256=sha, model=sha) for sha in ("x", "x", "y"))
+    with pytest.raises(UserError, match="a: two of its runs are the same model"):
+        compare_sides(Side("a", [one, twin]), Side("b", [other]))
+    moved = keep([replace(alpha, role="zero_shot")], model="z")
+    with pytest.raises(UserError, match="alpha is in-domain and zero-shot to runs of a, which are therefore not"):
+        compare_sides(Side("a", [one, moved]), Side("b", [other]))
+    with pytest.raises(UserError, match=r"a \(x\) was judged on the test split, b on the dev split"):
+        compare_sides(Side("a", [one, other]), Side("b", [keep([alpha], split="dev")]))
+    with pytest.raises(UserError, match=r"--tasks: a \(x\) has no task 'gamma'"):
+        compare_sides(Side("a", [one, other]), Side("b", [other]), tasks=["gamma"])
+
+
+def test_only_queries_of_all_runs_count(outcomes_of: Make, keep: Keep) -> None:
+    alpha = outcomes_of()[0]
+    runs = [keep([some(alpha, rows)]) for rows in ([0, 1, 2, 3, 4], [5, 4, 3, 2, 1], [1, 2, 3, 9])]
+    found = compare_sides(Side("a", runs[:2]), Side("b", runs[2:]))["tasks"]["alpha"]
+    assert found["n_queries"] == 3 and found["unmatched"] == [3, 1] and found["difference"]["mean"] == 0
 
 
 def test_judgements_decide_too(outcomes_of: Make) -> None:

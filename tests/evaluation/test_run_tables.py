@@ -69,6 +69,10 @@ def test_seeds_of_one_configuration_get_a_row(results: dict[str, Any]) -> None:
     assert f"{mean + 0.1:.3f} ± 0.100" in to_markdown(table) and "$\\pm$ 0.100" in to_latex(table)
     named = build(runs, {"ours": ["s0", "other"]})
     assert [row.label for row in named.rows if row.kind == "group"] == ["ours (mean of 2)", "s1, s2 (mean of 2)"]
+    assert table.best[0] == mean + 0.1  # of the group: the best of three seeds, at + 0.2, is no result
+    alone = build(runs, {}, only_groups=True)
+    assert [row.label for row in alone.rows if row.kind != "baseline"] == ["other", "s0, s1, s2 (mean of 3)"]
+    assert to_markdown(alone).count("**") == 4 and f"**{mean + 0.1:.3f} ± 0.100**" in to_markdown(alone)
     with pytest.raises(UserError, match=r"--group=ours: no run 's9', only s0, s1, s2, other."):
         build(runs, {"ours": ["s0", "s9"]})
 
@@ -105,7 +109,7 @@ def test_latex_signs_are_written_so_that_they_stand_there(results: dict[str, Any
 
 
 def test_csv_has_every_number_in_a_line_of_its_own(results: dict[str, Any]) -> None:
-    lines = list(csv.DictReader(io.StringIO(to_csv([run('a,"b"', results), run("c", results)]))))
+    lines = list(csv.DictReader(io.StringIO(to_csv([run('a,"b"', results), run("c", results)], {}))))
     entries = [*results["roles"].values(), *results["tasks"].values()]
     assert len(lines) == 2 * sum(len(scores) for entry in entries for scores in entry["systems"].values())
     wanted = results["tasks"]["beta"]["systems"]["hybrid"]["recall@5"]
@@ -117,13 +121,46 @@ def test_csv_has_every_number_in_a_line_of_its_own(results: dict[str, Any]) -> N
     assert {line["role"] for line in lines if not line["task"]} == {"in_domain", "zero_shot"}
 
 
+def test_csv_has_groups_with_their_spread(results: dict[str, Any]) -> None:
+    runs = [run("a", results), run("b", results, 0.1), run("c", results)]
+    lines = list(csv.DictReader(io.StringIO(to_csv(runs, {"ours": ["a", "b"]}, only_groups=True))))
+    assert {line["run"] for line in lines} == {"c", "ours (mean of 2)"}
+    own = [line for line in lines if line["run"] == "ours (mean of 2)"]
+    assert {line["system"] for line in own} == {"tuned"} and {line["n_runs"] for line in own} == {"2"}
+    mean = results["tasks"]["beta"]["systems"]["tuned"]["ndcg@10"]["mean"]
+    found = next(line for line in own if (line["task"], line["metric"]) == ("beta", "ndcg@10"))
+    assert float(found["mean"]) == pytest.approx(mean + 0.05) and float(found["std"]) == pytest.approx(0.1 / 2**0.5)
+    assert (found["low"], found["high"], found["n_queries"], found["role"]) == ("", "", "150", "in_domain")
+
+
+def test_another_metric_can_be_shown(results: dict[str, Any]) -> None:
+    table = build([run("a", results)], {}, metric="recall@5", per_task=True)
+    assert table.title.startswith("recall@5, ")
+    score = results["tasks"]["beta"]["systems"]["tuned"]["recall@5"]
+    assert table.rows[-1].cells[1] == Cell(score["mean"], tuple(score["ci95"]))
+    with pytest.raises(UserError, match="--metric=recall@7: is in none of these results, only ndcg@1, "):
+        build([run("a", results)], {}, metric="recall@7")
+
+
+def test_many_tasks_are_rows_and_need_no_intervals(results: dict[str, Any]) -> None:
+    many = deepcopy(results)
+    for number in range(6):
+        many["tasks"][f"more_{number}"] = deepcopy(many["tasks"]["beta"])
+    table = build([run("a", many)], {}, per_task=True, intervals=False)
+    lines = to_latex(table).splitlines()
+    assert r"\begin{tabular}{lrrrr}" in lines and "& bm25 & untuned & hybrid & a \\\\" in lines
+    assert len([line for line in lines if line.startswith(r"more\_")]) == 6
+    assert lines.count(r"\midrule") == 1 and "[" not in to_latex(table) and "interval" not in to_latex(table)
+    assert "| more_5 | " in to_markdown(table) and "[" not in to_markdown(table)
+
+
 @pytest.mark.parametrize("per_task", [False, True])
 def test_the_terminal_shows_all_of_it(results: dict[str, Any], per_task: bool) -> None:
     from rich.console import Console
 
     page = Console(width=140)
     with page.capture() as capture:
-        page.print(to_terminal(build([run("[a]", results)], {}, per_task)))
+        page.print(to_terminal(build([run("[a]", results)], {}, per_task=per_task)))
     assert "[a]" in capture.get()
     entries = results["tasks" if per_task else "roles"].values()
     assert all(f"{entry['systems']['tuned']['ndcg@10']['mean']:.3f}" in capture.get() for entry in entries)

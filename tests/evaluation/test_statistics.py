@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from mtret.evaluation.statistics import MIN_QUERIES, Interval, bootstrap_mean, bounds, resampled_means, verdict
+from mtret.evaluation.statistics import (
+    MIN_QUERIES,
+    Interval,
+    bootstrap_mean,
+    bounds,
+    resampled_means,
+    run_noise,
+    verdict,
+)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_approximation():
@@ -63,3 +71,26 @@ def test_bounds_leave_a_fortieth_out_at_either_end():
 )
 def test_verdicts(low: float, high: float, n: int, word: str):
     assert verdict(Interval((low + high) / 2, low, high), n) == word
+
+
+@pytest.mark.parametrize("runs", [(2, 2), (1, 3), (5, 3)])
+def test_noise_of_trainings_is_students(runs: tuple[int, int]):
+    from scipy.stats import t
+
+    first, n = runs[0], sum(runs)
+    scores = np.random.default_rng(1).normal(0.5, 0.02, size=n)
+    sides = (scores[:first], scores[first:])
+    deviations = np.concatenate([side - side.mean() for side in sides])
+    noise = run_noise(runs, seed=0, resamples=40_000) @ deviations
+    freedom = n - 2
+    pooled = np.sqrt(np.sum(deviations**2) / freedom)
+    for level in (0.6, 0.9, 0.975):
+        for place, k in enumerate(runs):
+            expected = t.ppf(level, freedom) * pooled / np.sqrt(k)
+            assert np.quantile(noise[:, place], level) == pytest.approx(expected, rel=0.1)
+        between = t.ppf(level, freedom) * pooled * np.sqrt(1 / runs[0] + 1 / runs[1])
+        assert np.quantile(noise[:, 1] - noise[:, 0], level) == pytest.approx(between, rel=0.1)
+
+
+def test_one_training_a_side_adds_nothing():
+    assert not run_noise((1, 1), seed=0).any()

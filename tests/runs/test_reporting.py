@@ -57,19 +57,46 @@ def test_two_are_compared_and_the_comparison_is_written(mtret: Mtret, two: tuple
     assert code == 2 and "compare.json: exists already and is never overwritten" in err
 
 
+def test_trainings_that_differ_in_their_seed_are_compared_together(mtret: Mtret, tmp_path: Path) -> None:
+    for name, tuned in {"old-0": 0.50, "old-1": 0.51, "new-0": 0.60, "new-1": 0.61}.items():
+        judged(tmp_path / name / "test", tuned, seed=int(name[-1]))
+    old, new = f"old={tmp_path}/old-0/test,{tmp_path}/old-1/test", f"new={tmp_path}/new-*/test"
+    code, said, _ = mtret("compare", old, new, "--json")
+    assert code == 0
+    found = json.loads(said)
+    assert found["tasks"]["faq"]["b"]["runs"] == [0.6, 0.61]
+    assert [run["training_seed"] for run in found["a"]["runs"]] == [0, 1]
+    assert found["tasks"]["faq"]["difference"]["verdict"] == "better"
+    code, said, _ = mtret("compare", old, new)
+    assert code == 0 and "0.605 ± 0.007" in said and "2 of `old`, 2 of `new`" in " ".join(said.split())
+    code, said, _ = mtret("report", old, new, "--only_groups", "--format=markdown")
+    assert code == 0 and "| old (mean of 2) | 0.505 ± 0.007 |" in said and "| new (mean of 2) | **0.605 ± " in said
+    assert "| old-0 |" not in said
+    code, _, err = mtret("compare", old.removeprefix("old="), new)
+    assert code == 2 and "several runs need a name; write NAME=" in err
+    code, _, err = mtret("compare", old, f"new={tmp_path}/none-*/test")
+    assert code == 2 and "none-*/test: matches nothing" in err
+
+
 def test_several_become_one_table_in_every_format(mtret: Mtret, two: tuple[Path, Path], tmp_path: Path) -> None:
     code, said, _ = mtret("report", *two)
     assert code == 0 and "a, b (mean of 2)  " in said and "0.550 ± 0.071" in said
     code, said, _ = mtret("report", f"--results={two[0]},{two[1]}", "--format=markdown")
-    assert code == 0 and "\n| b | **0.600 [0.5" in said
+    assert code == 0 and "\n| b | 0.600 [0.5" in said and "| **0.550 ± 0.071** |" in said
     code, said, _ = mtret("report", *two, "--format=csv")
-    assert code == 0 and {line["run"] for line in csv.DictReader(io.StringIO(said))} == {"a", "b"}
+    assert code == 0
+    assert {line["run"] for line in csv.DictReader(io.StringIO(said))} == {"a", "b", "a, b (mean of 2)"}
     out = tmp_path / "table.tex"
     code, said, _ = mtret(
         "report", f"base={two[0]}", f"our_own={two[1]}", "--format=latex", "--per_task", f"--out={out}"
     )
     assert (code, said) == (0, f"wrote {out}\n")
-    assert "our\\_own & \\textbf{0.600}" in out.read_text(encoding="utf-8")
+    assert "our\\_own & 0.600 " in out.read_text(encoding="utf-8")
+    code, said, _ = mtret(
+        "report", *two, "--group=ours=a,b", "--only_groups", "--nointervals", "--metric=mrr@10", "--format=latex"
+    )
+    assert code == 0 and "ours (mean of 2) & \\textbf{0.550} $\\pm$ 0.071" in said and "\na &" not in said
+    assert "% MRR@10, test split of s; ±" in said
     code, _, err = mtret("report", *two, "--format=latex", f"--out={out}")
     assert code == 2 and "table.tex: exists already and is never overwritten" in err
 
