@@ -131,8 +131,10 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
         raise UserError(f"{name}: no flag --{error.flagname}.{close} `mtret {name} --help` lists them") from error
     except flags.Error as error:
         raise UserError(f"{name}: {error}") from error
-    if left and command.files:
+    if left and command.files and isinstance(values[command.files].default, list):
         values[command.files].value = [*(values[command.files].value or []), *left]
+    elif len(left) == 1 and command.files and not values[command.files].value:
+        values[command.files].value = left[0]
     elif left:
         raise UserError(f"{name}: '{left[0]}' is not a flag; write --name=value")
     return values
@@ -203,6 +205,7 @@ COMMANDS: dict[str, Command] = {
         "mtret evaluate --model=runs/quickstart --suite=enterprise --split=test",
         judging.define_evaluate,
         judging.evaluate,
+        files="model",
     ),
     "report": Command(
         "rebuild tables and plot from a results.json, or lay several out as one table for a paper",
@@ -232,12 +235,14 @@ COMMANDS: dict[str, Command] = {
         "mtret export --model=runs/quickstart --out=retriever",
         models.define_export,
         models.export,
+        files="model",
     ),
     "verify": Command(
         "see whether a model folder still answers as it did when it was written",
         "mtret verify --model=retriever --with=sentence-transformers",
         models.define_verify,
         models.verify,
+        files="model",
     ),
     "merge": Command(
         "average models of one encoder: a soup of runs, or a model and what it was tuned from",
@@ -258,6 +263,7 @@ COMMANDS: dict[str, Command] = {
         "mtret encode --model=runs/quickstart --task=it_article --out=articles.parquet",
         encoding.define_encode,
         encoding.encode,
+        files="model",
         more=(
             "mtret encode --model=runs/quickstart --texts=corpus.jsonl --dimensions=128 --out=corpus.parquet",
             "mtret encode --model=runs/quickstart --texts=- --prompt=it_article --out=queries.jsonl < queries.txt",
@@ -287,10 +293,10 @@ COMMANDS: dict[str, Command] = {
         files="rows",
     ),
     "data check": Command(
-        "read a suite strictly, and say what is odd", "mtret data check --suite=tasks", define_suite, data.check
+        "read a suite strictly, and say what is odd", "mtret data check tasks", define_suite, data.check, files="suite"
     ),
     "data stats": Command(
-        "sizes and lengths of a suite's tasks", "mtret data stats --suite=enterprise", define_suite, data.stats
+        "sizes and lengths of a suite's tasks", "mtret data stats enterprise", define_suite, data.stats, files="suite"
     ),
     "data enterprise": Command(
         "write the embedded suite as task folders, to read or to imitate",

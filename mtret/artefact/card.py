@@ -1,8 +1,10 @@
 """What a model folder tells people: README.md, the model card, and INTEGRATE.md, how to call it."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mtret.data.roles import TrainedTask
@@ -26,6 +28,8 @@ class Others:
     pools_prompt: bool = True  # whether a text's prompt is part of its vector
 
 
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 NOT_JUDGED = """Not judged when this was written. `mtret evaluate --model=RUN` compares a run with BM25, the encoder
 that it came from, and their hybrid; `mtret export --model=RUN` then writes the figures here."""
 
@@ -45,14 +49,16 @@ def card(
         f"| {each.name} | {each.family} | {each.domain} | {', '.join(each.languages)} | {each.license or '?'} |"
         for each in tasks
     )
-    listed = "\n".join(f"- {language}" for language in languages)
+    listed = "\n".join(f"- {json.dumps(language)}" for language in languages)  # bare, Norwegian would be `false`
+    base = _hub_id(details["source"])
+    about = [f"base_model: {base}"] if base else []
+    about += [f"license: {details['license']}"] if "license" in details else []
+    header = "\n".join([*about, "language:", listed])
     of_documents = ", `document` that of documents" if others.documents is None else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
-base_model: {details["source"]}
-language:
-{listed}
+{header}
 ---
 
 # A retriever for {len(tasks)} tasks
@@ -75,6 +81,8 @@ queries = model.encode(["..."], prompt_name="{example}")  # the prompt: {prompts
 |---|---|---|---|---|
 {rows}
 
+{_licence(details)}
+
 Steps, batches and rates: `config` in `mtret.json`. Hashes of the training data, by which mtret tells what a task is to
 this model: `training_record.json`.
 
@@ -88,6 +96,21 @@ this model: `training_record.json`.
 were written with it, after it has compared every file with `manifest.json`; `--with=sentence-transformers` does so
 through that library.
 """
+
+
+def _hub_id(source: str) -> str:
+    """What a hub calls the encoder that a training began with; nothing where it is a folder of somebody's."""
+    if source == "minilm":
+        return MINILM
+    return source if HUB_ID.fullmatch(source) and not Path(source).exists() else ""
+
+
+def _licence(details: Mapping[str, Any]) -> str:
+    if "license" in details:
+        return f"The model's own licence: {details['license']}."
+    return (
+        "No licence of the model itself is stated; it comes from the encoder that is named above and from these data."
+    )
 
 
 def _merged(details: Mapping[str, Any]) -> str:
@@ -179,6 +202,21 @@ scores = queries @ documents.T
 Texts beyond the limit are cut without a word: split long documents first. Fewer features are the first ones, of length
 1 again: `truncate_dim=128` when it is loaded, and `normalize_embeddings=True` in each `encode`; documents and queries
 alike. What that costs: `mtret evaluate --dimensions=128`.
+
+Whether it is loaded as it was meant, by the vectors that were written with it:
+
+```python
+import json
+
+from safetensors.numpy import load_file
+
+with open("path/of/this/folder/golden.json", encoding="utf-8") as file:
+    golden = json.load(file)
+expected = load_file("path/of/this/folder/golden.safetensors")["vectors"]  # prompts x texts x features
+for name, vectors in zip(golden["prompts"], expected, strict=True):
+    cosine = (model.encode(golden["texts"], prompt_name=name, normalize_embeddings=True) * vectors).sum(axis=-1)
+    assert cosine.min() >= golden["cosine"], f"prompt {{name}}: {{cosine.min()}}"
+```
 
 ## Text Embeddings Inference
 

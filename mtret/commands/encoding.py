@@ -60,6 +60,10 @@ def encode(values: Flags, overrides: list[str]) -> None:
     else:
         done = encode_to_file(config, None, out, console())
     print(f"wrote {out}: {done.count:,} vectors of {done.features} features, length 1, prompt {done.prompt!r}")
+    if done.cut:
+        print(f"{done.cut:,} texts are longer than the model reads, so that their ends have no part in their vectors")
+    if done.empty:
+        print(f"{done.empty:,} without text were left out")
     if task and config.side == "documents":
         suite = f" --suite={config.suite}" if config.suite else ""
         print(f"next: mtret encode --model={model} --task={task}{suite} --side=queries --out=queries{out.suffix}")

@@ -1,15 +1,11 @@
 """`mtret export`, `verify` and `merge`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
-from mtret.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
 from mtret.commands.common import Flags, no_overrides, required
+from mtret.errors import UserError
 
 
 def define_export(values: Flags) -> None:
@@ -21,6 +17,9 @@ def define_export(values: Flags) -> None:
     flags.DEFINE_enum(
         "target", "", ["", "tei", "elastic"], "a server that must serve it right: else refused", flag_values=values
     )
+    flags.DEFINE_string(
+        "license", "", "of the model, for its card: an identifier such as apache-2.0", flag_values=values
+    )
 
 
 def export(values: Flags, overrides: list[str]) -> None:
@@ -31,7 +30,8 @@ def export(values: Flags, overrides: list[str]) -> None:
     from mtret.runs.exporting import export
 
     target: Any = values["target"].value
-    print(f"wrote {export(model, out, values['step'].value, target)}\nnext: mtret verify --model={out}")
+    written = export(model, out, values["step"].value, target, values["license"].value or "")
+    print(f"wrote {written}\nnext: mtret verify {out}")
 
 
 def define_verify(values: Flags) -> None:

@@ -320,6 +320,7 @@ def _clean_id(given: str, kind: str) -> str:
     return given
 
 
+LABEL = "title = '' AND length(text) <= 64 AND instr(text, char(9)) + instr(text, char(10)) + instr(text, char(13)) = 0"
 JUDGED = "EXISTS (SELECT 1 FROM pairs WHERE pairs.query = queries.row AND score > 0)"
 
 
@@ -366,6 +367,8 @@ def _write(
         raise UserError(
             f"{draft.name}: no query with a positive document is left{why}{first}. Check the columns' names"
         )
+    if not store.execute(f"SELECT 1 FROM documents WHERE id IS NULL AND NOT ({LABEL}) LIMIT 1").fetchone():
+        store.execute("UPDATE OR IGNORE documents SET id = text WHERE id IS NULL")  # a label is its own best name
     for table, letter in (("documents", "d"), ("queries", "q")):
         # Where some have ids, a made-up one must be none of them.
         store.execute(f"UPDATE OR IGNORE {table} SET id = ? || row WHERE id IS NULL", (letter,))

@@ -30,7 +30,7 @@ def findings(results: Mapping[str, Any]) -> list[str]:
     other = reference_system(systems)
     if other is None or results["mixture"] is None:
         return []
-    return [_summary(results, other), *_hurt(results), *_nothing_unseen(results)]
+    return [_summary(results, other), *_dropped(results), *_hurt(results), *_nothing_unseen(results)]
 
 
 def hurt_tasks(results: Mapping[str, Any]) -> list[str]:
@@ -53,6 +53,14 @@ def _summary(results: Mapping[str, Any], other: str) -> str:
     counts = [f"{word} on {words.count(word)}" for word in ("better", "no difference", "WORSE") if word in words]
     judged = results["systems"][-1]
     return f"Against the {other}, `{judged}` is {', '.join(counts)} of {len(names)} tasks."
+
+
+def _dropped(results: Mapping[str, Any]) -> list[str]:
+    counts = {name: task["n_dropped"] for name, task in results["tasks"].items() if task["n_dropped"]}
+    if not counts:
+        return []
+    listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+    return [f"Queries that were trained on, and are therefore left out: {listed}."]
 
 
 def _hurt(results: Mapping[str, Any]) -> list[str]:

@@ -191,12 +191,16 @@ def _dimensions(results: Mapping[str, Any]) -> str:
         return ""
     names = dict(tasks_by_role(results["tasks"]))
     rows = [
-        [ROLE_NAMES[role], *(f"{sum(scores[name] for name in own) / len(own):.3f}" for scores in found.values())]
+        [ROLE_NAMES[role], *(f"{_mean_of(scores, own):.3f}" for scores in found.values())]
         for role, own in names.items()
     ]
     judged = results["systems"][-1]
     intro = f"{metric_name(PRIMARY)} of `{judged}`, mean over tasks, by the first so many features of its vectors."
     return _with_heading("Fewer features", intro, markdown_table(["role", *found], rows))
+
+
+def _mean_of(scores: Mapping[str, float], names: Sequence[str]) -> float:
+    return sum(scores[name] for name in names) / len(names)
 
 
 def _pooled(results: Mapping[str, Any]) -> str:
@@ -277,7 +281,10 @@ def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
     last, other = systems[-1], reference_system(systems)
 
     def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        made = Table(
+            title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+            min_width=len(title) + 1,
+        )  # fmt: skip
         for place, name in enumerate(columns):
             made.add_column(name, justify="right" if place else "left", no_wrap=True)
         return made
@@ -307,6 +314,18 @@ def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
             verdict = [word(against, f"{against['mean']:+.3f} ")] if against else []
             by_task.add_row(f"  {name}", str(tasks[name]["n_queries"]), *means(tasks[name]), *verdict)
         by_task.add_section()
+    shown_tables = [by_task, by_role, *([differences] if other else [])]
+    if pooled := results["pooled"]:
+        title = f"{metric_name(PRIMARY)} over one index of all {pooled['n_documents']:,} documents, mean over tasks"
+        of_pool = table(title, "role", *systems)
+        for role, _ in shown:
+            of_pool.add_row(ROLE_NAMES[role], *means(pooled["roles"][role]))
+        shown_tables.append(of_pool)
+    if cut := results.get("dimensions"):
+        of_cut = table(f"{metric_name(PRIMARY)} of {last} by the first so many features", "role", *cut)
+        for role, names in shown:
+            of_cut.add_row(ROLE_NAMES[role], *(f"{_mean_of(scores, names):.3f}" for scores in cut.values()))
+        shown_tables.append(of_cut)
     seen = {name: task for name, task in sorted(tasks.items()) if task.get("images")}
     if seen:
         images = table("tasks of images", "task", "queries", "recall@10", "95% interval", "by chance")
@@ -315,8 +334,8 @@ def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
             low, high = score["ci95"]
             numbers = (f"{score['mean']:.3f}", f"[{low:.3f}, {high:.3f}]", f"{_chance(task):.3f}")
             images.add_row(name, str(task["n_queries"]), *numbers)
-        return Group(by_task, by_role, *([differences] if other else []), images)
-    return Group(by_task, by_role, differences) if other else Group(by_task, by_role)
+        shown_tables.append(images)
+    return Group(*shown_tables)
 
 
 def _with_heading(title: str, intro: str, body: str) -> str:

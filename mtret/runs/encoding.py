@@ -27,8 +27,8 @@ from mtret.index.encode import Texts
 from mtret.index.exact import cut
 from mtret.models.hf import Pretrained
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
-from mtret.runs.exporting import open_model
-from mtret.runs.setting import check_writable, load_suite
+from mtret.runs.exporting import load_suite_of, open_model
+from mtret.runs.setting import check_writable
 
 BLOCK = 4096  # texts embedded between two writes
 SUFFIXES = (".parquet", ".jsonl", ".npz")
@@ -53,6 +53,16 @@ class Encoded:
     count: int
     features: int
     prompt: str  # before each text
+    cut: int = 0  # longer than the model reads
+    empty: int = 0  # left out
+
+
+@dataclass
+class _Seen:
+    """What `Encoded` tells of texts, counted as they pass."""
+
+    cut: int = 0
+    empty: int = 0
 
 
 Write = Callable[[Sequence[str], np.ndarray], None]
@@ -77,10 +87,11 @@ def encode_to_file(
     features = config.dimensions or whole
     if features > whole:
         raise UserError(f"--dimensions={features}: this model's vectors have {whole} features")
+    seen = _Seen()
     if texts is None:
-        prompt, blocks = _task_blocks(artefact, config, cache, console)
+        prompt, blocks = _task_blocks(artefact, config, cache, console, seen)
     else:
-        prompt, blocks = _text_blocks(artefact, config, texts, total, console)
+        prompt, blocks = _text_blocks(artefact, config, texts, total, console, seen)
     about = {"model": locate(config.model).name, "weights_sha256": artefact.model.weights_sha256, "prompt": prompt}
     count = 0
     with _writer(out, features, about) as write:
@@ -89,7 +100,7 @@ def encode_to_file(
             count += len(ids)
         if not count:
             raise UserError("nothing to encode: there is no text")
-    return Encoded(count, features, prompt)
+    return Encoded(count, features, prompt, seen.cut, seen.empty)
 
 
 def check_out(out: AnyPath) -> None:
@@ -103,9 +114,11 @@ def check_out(out: AnyPath) -> None:
         raise UserError(f"{out}: exists already and is never overwritten; give another --out")
 
 
-def _task_blocks(artefact: Artefact, config: EncodeConfig, cache: AnyPath, console: Console) -> tuple[str, Blocks]:
+def _task_blocks(
+    artefact: Artefact, config: EncodeConfig, cache: AnyPath, console: Console, seen: _Seen
+) -> tuple[str, Blocks]:
     """By the same function as `search` and `evaluate`, through the same cache."""
-    suite = load_suite(config.suite or artefact.details.get("config", {}).get("suite", ""))
+    suite = load_suite_of(artefact, config.suite)
     if config.task not in suite.tasks:
         raise UserError(f"no task '{config.task}' in {suite.folder}.{nearest(config.task, suite.tasks)}")
     task = suite.tasks[config.task]
@@ -117,13 +130,24 @@ def _task_blocks(artefact: Artefact, config: EncodeConfig, cache: AnyPath, conso
         prompt = artefact.templates.query_prefix(task.card.instruction)
         tokenizer = Tokenizer(artefact.encoder.folder, cache, artefact.encoder.pools_prompt)
         tokens = tokenizer.after(prompt, task.query_texts)
-        return prompt, _embedded(artefact.encoder, [(task.query_ids, tokens)], len(task.query_ids), console)
+        return prompt, _embedded(artefact.encoder, [(task.query_ids, tokens)], len(task.query_ids), console, seen)
     vectors = embed_tasks("documents", artefact, [(task, ())], cache, console)[0][1]
+    if not task.images:
+        encoder = artefact.model.documents or artefact.encoder
+        tokens = Tokenizer(encoder.folder, cache, encoder.pools_prompt).after(
+            artefact.templates.document_prefix, task.document_texts
+        )
+        seen.cut = _longer(tokens, encoder)
     return artefact.templates.document_prefix, iter([(task.document_ids, vectors)])
 
 
 def _text_blocks(
-    artefact: Artefact, config: EncodeConfig, texts: Iterator[tuple[str, str]], total: int, console: Console
+    artefact: Artefact,
+    config: EncodeConfig,
+    texts: Iterator[tuple[str, str]],
+    total: int,
+    console: Console,
+    seen: _Seen,
 ) -> tuple[str, Blocks]:
     """Block by block, so that memory does not grow with the number of texts."""
     encoder = artefact.encoder
@@ -134,9 +158,11 @@ def _text_blocks(
 
     def tokenised() -> Iterator[tuple[Sequence[str], Tokens]]:
         while block := list(islice(texts, BLOCK)):
-            yield tuple(name for name, _ in block), tokenizer.after(prompt, [text for _, text in block])
+            filled = [(name, text) for name, text in block if text.strip()]
+            seen.empty += len(block) - len(filled)
+            yield tuple(name for name, _ in filled), tokenizer.after(prompt, [text for _, text in filled])
 
-    return prompt, _embedded(encoder, tokenised(), total, console)
+    return prompt, _embedded(encoder, tokenised(), total, console, seen)
 
 
 def reads_documents(config: EncodeConfig) -> bool:
@@ -157,13 +183,19 @@ def _prompt(artefact: Artefact, config: EncodeConfig) -> str:
     return artefact.prompts.get("document" if config.side == "documents" else "query", "")
 
 
+def _longer(tokens: Tokens, encoder: Pretrained) -> int:
+    """How many texts are longer than the encoder reads."""
+    return int((np.diff(tokens.offsets) > encoder.max_length).sum())
+
+
 def _embedded(
-    encoder: Pretrained, blocks: Iterable[tuple[Sequence[str], Tokens]], total: int, console: Console
+    encoder: Pretrained, blocks: Iterable[tuple[Sequence[str], Tokens]], total: int, console: Console, seen: _Seen
 ) -> Blocks:
     """One block after the other; a bar where the total is known."""
     embed = embedder(encoder)
     with Bar(console if total else Console(quiet=True), "encoding, texts", total) as bar:
         for ids, tokens in blocks:
+            seen.cut += _longer(tokens, encoder)
             yield ids, embed([Texts(tokens, encoder.max_length)])[0]
             bar.advance(len(ids))
         bar.finish()

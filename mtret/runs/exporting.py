@@ -9,6 +9,7 @@ import numpy as np
 
 from mtret.artefact.folder import DOCUMENTS, Artefact, load_artefact, prompts_of, save_artefact
 from mtret.artefact.retriever import Retriever
+from mtret.data.formats import Suite
 from mtret.data.roles import training_record
 from mtret.data.tasks import Task
 from mtret.errors import UserError
@@ -55,9 +56,20 @@ def open_model(source: str, config: ModelConfig | None = None) -> Artefact:
     return Artefact(Retriever(encoder, documents, images), run.templates, training_record(tasks), details)
 
 
-def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str = "") -> AnyPath:
+def load_suite_of(artefact: Artefact, name: str = "") -> Suite:
+    """A suite by its name; without one, that of the model's training. Raises UserError as `load_suite` does."""
+    trained_on = artefact.details.get("config", {}).get("suite", "")
+    if name or not trained_on:
+        return load_suite(name)
+    try:
+        return load_suite(trained_on)
+    except UserError as error:
+        raise UserError(f"the suite that the model was trained on: {error} Or name another: --suite=FOLDER") from error
+
+
+def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str = "", license: str = "") -> AnyPath:
     """Writes the best parameters so far of a run, finished or not, as a model folder; or those that it kept of `step`.
-    The card tells what `mtret evaluate` found of the same parameters, if it was asked.
+    The card tells what `mtret evaluate` found of the same parameters, if it was asked, and the model's `license`.
 
     Raises UserError where `workdir` is no run, has not these parameters, its data has changed, `out` exists, or
     `target` could not serve the model.
@@ -70,7 +82,7 @@ def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str 
     config, tasks, model = _begun(workdir)
     step = int(read_metadata(path).get("step", -1))
     scores = partial(_scores, workdir)
-    return save_model(out, model.with_params(unflatten(arrays)), tasks, config, step, scores, target)
+    return save_model(out, model.with_params(unflatten(arrays)), tasks, config, step, scores, target, license)
 
 
 def _begun(workdir: AnyPath) -> tuple[RunConfig, list[Task], Retriever]:
@@ -117,10 +129,12 @@ def save_model(
     step: int,
     scores: Callable[[str], str] = lambda sha256: "",
     target: str = "",
+    license: str = "",
 ) -> AnyPath:
     """Writes a model folder, whole or not at all."""
     prompts, record = _prompts(config, tasks), training_record(tasks)
-    save_artefact(folder, model, config.templates, prompts, record, _details(model, config, step), scores, target)
+    details = _details(model, config, step) | ({"license": license} if license else {})
+    save_artefact(folder, model, config.templates, prompts, record, details, scores, target)
     return folder
 
 

@@ -3,6 +3,7 @@
 import ast
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from importlib import resources
 from pathlib import Path
@@ -49,16 +50,21 @@ def fitted_config(suite: str, overrides: Sequence[str], workdir: AnyPath | None 
         return build(RunConfig, with_overrides(there | ({"suite": suite} if suite else {}), overrides), "")
     given = with_overrides({"suite": suite} if suite else {}, overrides)
     config = build(RunConfig, given, "")
-    tasks = mixture_tasks(load_suite(config.suite), config)
+    there = load_suite(config.suite)
+    tasks = mixture_tasks(there, config)
+    # What is held out has a say in the batch all the same: a training without it is compared with one that has it.
+    every = mixture_tasks(there, replace(config, mixture=replace(config.mixture, hold_out=())))
     encoder = load_artefact(config.model.source, config.model).encoder
     values = with_overrides(
-        given, [f"{key}={value!r}" for key, value in _fitted(config, tasks, encoder, given).items()]
+        given, [f"{key}={value!r}" for key, value in _fitted(config, tasks, every, encoder, given).items()]
     )
     return build(RunConfig, values, "")
 
 
-def _fitted(config: RunConfig, tasks: Sequence[Task], encoder: Pretrained, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is chosen, by key, but for what was given."""
+def _fitted(
+    config: RunConfig, tasks: Sequence[Task], every: Sequence[Task], encoder: Pretrained, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is chosen, by key, but for what was given: the batch for `every` task, the steps for the mixture's."""
     on_cpu = jax.default_backend() == "cpu"
     found: dict[str, Any] = {
         "model.operands": "float32" if on_cpu else "bfloat16",
@@ -68,10 +74,10 @@ def _fitted(config: RunConfig, tasks: Sequence[Task], encoder: Pretrained, given
         "dev.distractors": CPU_DISTRACTORS if on_cpu else config.dev.distractors,
     }
     chosen = _value(given, "batch.queries")
-    tokens = max(_tokens_of_pair(task, config, encoder.max_length) for task in tasks)
+    tokens = max(_tokens_of_pair(task, config, encoder.max_length) for task in every)
     room = _tokens_in_memory(encoder) * jax.device_count()
-    sizes = np.array([len(task.splits["train"]) for task in tasks])
-    queries = int(chosen) if chosen else _queries(sizes, tokens, room, CPU_LARGEST if on_cpu else LARGEST)
+    sizes, every_size = (np.array([len(task.splits["train"]) for task in own]) for own in (tasks, every))
+    queries = int(chosen) if chosen else _queries(every_size, tokens, room, CPU_LARGEST if on_cpu else LARGEST)
     found["batch.queries"] = queries
     if queries * tokens > room:
         found["batch.chunk_tokens"] = max(room // jax.device_count(), found["batch.document_length"])

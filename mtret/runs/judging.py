@@ -35,7 +35,7 @@ from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.run_config import RunConfig
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
-from mtret.runs.exporting import open_model
+from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.preparing import mixture_tasks
 from mtret.runs.setting import check_writable, content_sha256, load_suite, versions
 
@@ -97,7 +97,7 @@ def judge(
     keep_compilations()
     artefact = open_model(model, ModelConfig(model, operands=config.operands))
     if isinstance(suite, str):
-        suite = load_suite(suite or artefact.details.get("config", {}).get("suite", ""))
+        suite = load_suite_of(artefact, suite)
     asked = _asked(suite, artefact, config)
     say(
         console,

@@ -59,7 +59,10 @@ def compare_results(
 def _side(word: str) -> tuple[str, list[str]]:
     """`NAME=PLACE,PLACE` -> both, with `*` resolved."""
     name, rest = _named(word)
-    return name, [place for part in rest.split(",") if part for place in _matching(part)]
+    places = [place for part in rest.split(",") if part for place in _matching(part)]
+    if not places:
+        raise UserError(f"'{word}': names no results; give the folder of some, or NAME=FOLDER")
+    return name, places
 
 
 def _matching(place: str) -> list[str]:

@@ -17,8 +17,8 @@ from mtret.evaluation.retrieval import pool
 from mtret.index.encode import Texts
 from mtret.index.exact import NOTHING, search, tie_order
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
-from mtret.runs.exporting import open_model
-from mtret.runs.setting import check_writable, load_suite
+from mtret.runs.exporting import load_suite_of, open_model
+from mtret.runs.setting import check_writable
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def answer(
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
     artefact = open_model(model)
-    trained_on = artefact.details.get("config", {}).get("suite", "")
-    suite = load_suite(suite_name or trained_on)
+    suite = load_suite_of(artefact, suite_name)
     if task_name not in suite.tasks:
         raise UserError(f"no task '{task_name}' in {suite.folder}.{nearest(task_name, suite.tasks)}")
     asked = suite.tasks[task_name]

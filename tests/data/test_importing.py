@@ -71,6 +71,15 @@ def test_a_label_is_a_document_and_equal_queries_are_one(tmp_path: Path, write: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "t"]  # no draft stays
 
 
+def test_a_label_is_its_own_id_where_all_documents_are_labels(tmp_path: Path, write: Write) -> None:
+    labels = write("a.csv", "question,answer\nwhere is it,card arrival\nwhen,Card  arrival\nlost,lost_card\n")
+    _, task = run(Source((("train", labels),)), PAIRS, tmp_path, TRAIN)
+    assert task.document_ids == ("card arrival", "Card  arrival", "lost_card")
+    texts = write("b.csv", f"question,answer\na,card arrival\nb,{'a longer text ' * 6}\n")
+    _, task = run(Source((("train", texts),)), PAIRS, tmp_path / "b", TRAIN)
+    assert task.document_ids == ("d1", "d2")
+
+
 def test_what_cannot_be_used_is_written_down_with_its_reason(tmp_path: Path, write: Write) -> None:
     rows = write(
         "rows.csv",

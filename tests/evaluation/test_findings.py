@@ -23,6 +23,14 @@ def test_tasks_that_training_made_worse_are_named_by_what_can_be_done(results: d
     assert all(line in markdown(results) for line in said[1:])
 
 
+def test_queries_that_were_left_out_are_counted(results: dict[str, Any]) -> None:
+    for name, task in results["tasks"].items():
+        task["n_dropped"] = 2 if name == "beta" else 0
+    assert "Queries that were trained on, and are therefore left out: 2 of beta." in findings(results)
+    results["tasks"]["beta"]["n_dropped"] = 0
+    assert not any("left out" in line for line in findings(results))
+
+
 def test_where_nothing_was_held_out_the_report_says_how_to(results: dict[str, Any]) -> None:
     assert not nothing_unseen(results)
     assert not any("held out" in line for line in findings(results))

@@ -105,6 +105,19 @@ def test_the_terminal_shows_roles_and_a_verdict_per_task(results: dict[str, Any]
     assert re.search(r"gamma +4 .* no difference", text)
 
 
+def test_the_terminal_shows_the_pooled_index_and_cut_vectors(results: dict[str, Any]):
+    results["dimensions"] = {"8": {"alpha": 0.5, "beta": 0.3, "gamma": 0.1}}
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(terminal_table(results))
+    text = capture.get()
+    pooled = results["pooled"]["roles"]["in_domain"]["systems"]
+    means = [f"{scores['ndcg@10']['mean']:.3f}" for scores in pooled.values()]
+    after = text[text.index(f"over one index of all {results['pooled']['n_documents']:,} documents") :]
+    assert re.search(r"In-domain +" + " +".join(map(re.escape, means)) + r" \[", after)
+    assert re.search(r"first so many features\s+role +8 *\n.*\n *In-domain +0\.400 *\n *Zero-shot +0\.100", after)
+
+
 def test_the_report_is_rebuilt_from_its_own_json(results: dict[str, Any], tmp_path: Path):
     from mtret.evaluation.results import read_results
 

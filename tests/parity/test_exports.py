@@ -1,12 +1,14 @@
 """Exported folders of every text tower, read by sentence-transformers: none has code of its own, vectors are equal."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mtret.artefact.folder import check, prompts_of, save_artefact
 from mtret.artefact.golden import encoder_of
@@ -138,6 +140,19 @@ def test_sentence_transformers_reads_it_and_answers_alike(source: Path, tmp_path
         np.testing.assert_allclose(found, wanted, atol=1e-4)
     desk, shop = ours(texts, ["desk", "shop"])
     assert np.abs(desk - shop).max() > 0.01
+
+
+def test_the_check_that_its_page_shows_needs_that_library_alone(source: Path, tmp_path: Path) -> None:
+    encoder, templates, out = hf.load(str(source)), Templates(), tmp_path / "model"
+    save_artefact(out, Retriever(encoder), templates, prompts_of(templates, INSTRUCTIONS), RECORD, DETAILS)
+    blocks = re.findall(r"```python\n(.*?)```", (out / "INTEGRATE.md").read_text(encoding="utf-8"), re.DOTALL)
+    load, see = (block.replace("path/of/this/folder", str(out)) for block in blocks[:2])
+    assert "golden.json" in see and "mtret" not in see
+    exec(load + see, {})
+    golden = load_file(out / "golden.safetensors")["vectors"]
+    save_file({"vectors": np.ascontiguousarray(golden[:, ::-1])}, out / "golden.safetensors")
+    with pytest.raises(AssertionError, match="prompt desk: "):
+        exec(load + see, {})
 
 
 def test_the_export_is_read_again_here(source: Path, tmp_path: Path) -> None:

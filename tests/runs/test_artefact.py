@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from mtret.artefact import manifest
+from mtret.artefact.card import card
 from mtret.artefact.folder import BARE, check, load_artefact, prompts_of, save_artefact
 from mtret.artefact.retriever import Retriever
 from mtret.data.formats import read_task
-from mtret.data.roles import role_of, training_record
+from mtret.data.roles import TrainedTask, role_of, training_record
 from mtret.data.templates import Templates
 from mtret.errors import UserError
 from mtret.models import hf
@@ -126,6 +127,25 @@ def test_the_card_shows_a_prompt_and_every_task(saved: Path) -> None:
     assert "| alpha | article | made up | en | CC0-1.0 |" in card
     assert "| beta | table | made up | en | CC0-1.0 |" in card
     assert file_sha256(saved / "model.safetensors") in card and "Not judged when this was written" in card
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("minilm", "base_model: sentence-transformers/all-MiniLM-L6-v2\n"),
+        ("intfloat/e5-small", "base_model: intfloat/e5-small\n"),
+        ("/models/mine", ""),
+    ],
+)
+def test_the_card_names_a_base_that_others_can_find(source: str, shown: str) -> None:
+    task = TrainedTask("alpha", "article", "here", ("no", "en"), None, "CC0-1.0")
+    prompts = {"alpha": "For this: "}
+    text = card([task], prompts, DETAILS | {"source": source}, "sha", "")
+    header = text.split("---\n")[1]
+    assert header.endswith(f'similarity\n{shown}language:\n- "en"\n- "no"\n')
+    assert "No licence of the model itself is stated" in text
+    text = card([task], prompts, DETAILS | {"license": "apache-2.0"}, "sha", "")
+    assert "\nlicense: apache-2.0\n" in text.split("---\n")[1] and "own licence: apache-2.0." in text
 
 
 def test_integration_shows_the_real_prefixes(saved: Path, tiny_suite: Path) -> None:

@@ -113,6 +113,17 @@ def test_lines_and_objects() -> None:
     assert list(read_texts(["a b\n", "\n", "{}\n"], "a.txt", documents=True)) == [("1", "a b"), ("3", "{}")]
 
 
+def test_what_is_cut_or_empty_is_counted(mtret: Mtret, finished: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    rows = [("a", "word " * 100), ("b", ""), ("c", "short"), ("d", "  "), ("e", "more " * 100)]
+    texts.write_text("".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text in rows), encoding="utf-8")
+    out = tmp_path / "v.jsonl"
+    code, said, _ = mtret("encode", finished, f"--texts={texts}", f"--out={out}")
+    assert code == 0 and f"wrote {out}: 3 vectors" in said
+    assert "2 texts are longer than the model reads" in said and "2 without text were left out" in said
+    assert [json.loads(line)["id"] for line in out.read_text(encoding="utf-8").splitlines()] == ["a", "c", "e"]
+
+
 def test_mistakes_are_one_line_and_leave_nothing(
     mtret: Mtret, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

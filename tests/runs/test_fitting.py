@@ -71,6 +71,15 @@ def test_held_out_tasks_are_left_out_before_anything_is_chosen(tiny_suite: Path,
         fitted_config(str(tiny_suite), [source, "mixture.hold_out=('table', 'alpha')"])
 
 
+def test_what_is_held_out_does_not_change_the_batch(
+    tiny_suite: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "WANTED_STEPS", 2)
+    whole, less = (fitted_config(str(tiny_suite), [source, *more]) for more in ([], ["mixture.hold_out=('beta',)"]))
+    alone = fitted_config(str(tiny_suite), [source, "mixture.tasks=('alpha',)"])
+    assert alone.batch.queries < whole.batch.queries == less.batch.queries
+
+
 def test_init_writes_what_train_would_have_chosen(tmp_path: Path, tiny_suite: Path, source: str, mtret: Mtret) -> None:
     out = tmp_path / "own.py"
     code, said, err = mtret(

@@ -120,6 +120,8 @@ def test_mistakes_are_one_line(mtret: Mtret, two: tuple[Path, Path], tmp_path: P
         (("compare", two[0], tmp_path / "none"), "none: no such file; write it with `mtret evaluate`"),
         (("compare", f"x={two[0]}", f"x={two[1]}"), "two of these are called 'x'"),
         (("report",), "--results is needed"),
+        (("report", "", two[0]), "'': names no results"),
+        (("compare", "x=,", two[0]), "'x=,': names no results"),
         (("report", *two, "--group=x"), "--group=x: must be NAME=RUN,RUN"),
         (("report", *two, "--group=x=a,c"), "--group=x: no run 'c', only a, b."),
     ):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,18 @@ def test_queries_come_from_standard_input_and_the_pool_has_every_task(
     assert code == 0 and [each["query"] for each in found] == queries
     assert {hit["task"] for each in found for hit in each["hits"]} == {"alpha", "beta", "gamma", "delta"}
     assert all(len(each["hits"]) == 100 for each in found)
+
+
+def test_a_suite_of_the_training_that_is_gone_is_said_to_be_that(mtret: Mtret, finished: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(finished / "model", model)
+    details = json.loads((model / "mtret.json").read_text(encoding="utf-8"))
+    details["config"]["suite"] = "moved/away"
+    (model / "mtret.json").write_text(json.dumps(details), encoding="utf-8")
+    code, _, said = mtret("search", model, "alpha", "x")
+    assert code == 2
+    assert said.startswith("mtret: the suite that the model was trained on: moved/away: no such folder.")
+    assert said.endswith("Or name another: --suite=FOLDER\n")
 
 
 def test_mistakes_are_one_line(mtret: Mtret, finished: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
