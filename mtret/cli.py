@@ -200,6 +200,14 @@ COMMANDS: dict[str, Command] = {
         training.define_init,
         training.init,
     ),
+    "curves": Command(
+        "plot losses and dev scores by step, of one training or of several",
+        "mtret curves runs/first",
+        training.define_curves,
+        training.curves,
+        files="runs",
+        more=("mtret curves 'runs/a-*' 'runs/b-*' --out=curves.png",),
+    ),
     "evaluate": Command(
         "judge a model per task and role against BM25, the untuned encoder and their hybrid",
         "mtret evaluate --model=runs/quickstart --suite=enterprise --split=test",

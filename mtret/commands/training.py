@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from mtret.processes import Peers
     from mtret.run_config import RunConfig
 
-from mtret.commands.common import Flags, console, define_suite, of_a_library, of_the_system, required
+from mtret.commands.common import (
+    Flags,
+    console,
+    define_suite,
+    no_overrides,
+    of_a_library,
+    of_the_system,
+    required,
+)
 
 
 def define_train(values: Flags) -> None:
@@ -92,6 +100,8 @@ def train(values: Flags, overrides: list[str]) -> int | None:
         if judged is not None:
             print(f"wrote {workdir}/dev_sample/results.json, queries.jsonl, report.md and results.png")
     if peers.first:
+        if (workdir / "curves.png").exists():
+            print(f"curves: {workdir}/curves.png")
         print(f"model: {model}\nnext: mtret evaluate --model={workdir} --suite={config.suite} --split=test")
     return None
 
@@ -108,6 +118,23 @@ def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "
     from mtret.runs.fitting import fitted_config
 
     return fitted_config(suite, given, workdir)
+
+
+def define_curves(values: Flags) -> None:
+    flags.DEFINE_list(
+        "runs", [], "workdirs of trainings, without this flag; NAME=WORKDIR calls a line so", flag_values=values
+    )
+    flags.DEFINE_string(
+        "out", "", "the .png to write; must not exist (default, of one run: its curves.png anew)", flag_values=values
+    )
+
+
+def curves(values: Flags, overrides: list[str]) -> None:
+    no_overrides(overrides)
+    words: list[str] = list(required(values, "runs"))
+    from mtret.runs.curves import plot_curves
+
+    print(f"wrote {plot_curves(words, values['out'].value or '')}")
 
 
 def define_init(values: Flags) -> None:

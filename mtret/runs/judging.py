@@ -104,6 +104,8 @@ def judge(
         f"{len(asked)} tasks, {sum(len(one.rows) for one in asked):,} {config.split} queries, "
         f"{sum(len(one.task.parent_rows) for one in asked):,} documents",
     )
+    if sample:
+        say(console, f"a sample of the {config.split} splits: {sample}")
     encoders = _encoders(artefact, config)
     too_many = [d for d in config.dimensions if not 0 < d < artefact.encoder.features]
     if too_many:

@@ -40,7 +40,7 @@ def compare_results(
     if out is not None:
         check_writable(out, "--out")
         for name in ("compare.json", "compare.md"):
-            _check_new(out / name)
+            check_new(out / name)
     given = [_side(word) for word in words]
     for word, (name, places) in zip(words, given, strict=True):
         if len(places) > 1 and not name:
@@ -58,14 +58,14 @@ def compare_results(
 
 def _side(word: str) -> tuple[str, list[str]]:
     """`NAME=PLACE,PLACE` -> both, with `*` resolved."""
-    name, rest = _named(word)
-    places = [place for part in rest.split(",") if part for place in _matching(part)]
+    name, rest = named(word)
+    places = [place for part in rest.split(",") if part for place in matching(part)]
     if not places:
         raise UserError(f"'{word}': names no results; give the folder of some, or NAME=FOLDER")
     return name, places
 
 
-def _matching(place: str) -> list[str]:
+def matching(place: str) -> list[str]:
     """What a place with `*` stands for; the place itself otherwise."""
     if "*" not in place:
         return [place]
@@ -114,7 +114,7 @@ def table_text(
 def write_table(text: str, path: AnyPath) -> None:
     """Raises UserError where something is there."""
     check_writable(path.parent, "--out")
-    _check_new(path)
+    check_new(path)
     replace_text(path, text)
 
 
@@ -131,12 +131,13 @@ def rebuild_report(name: str, out: AnyPath | None) -> tuple[dict[str, Any], AnyP
     return results, folder
 
 
-def _check_new(path: AnyPath) -> None:
+def check_new(path: AnyPath) -> None:
+    """Raises UserError where something is there."""
     if path.exists():
         raise UserError(f"{path}: exists already and is never overwritten; give another --out")
 
 
-def _named(word: str) -> tuple[str, str]:
+def named(word: str) -> tuple[str, str]:
     """`NAME=PLACE` -> both; a place alone has no name."""
     name, sign, place = word.partition("=")
     if sign and place and "/" not in name and not locate(word).exists():

@@ -21,6 +21,7 @@ from mtret.models import attention
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig
+from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.exporting import save_model
 from mtret.runs.identity import UNDRAWN, alone_in, check_same, check_shared, claim, identity_of
 from mtret.runs.preparing import Prepared, bytes_of, mixture_tasks, prepare, sizes_of, start_models, untrainable
@@ -40,9 +41,10 @@ def train(
     """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
     finished is left as it is.
 
-    Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `events/`, `best.safetensors`, `summary.json` and `model/`
-    into `workdir`; with `profile` also a trace of a few steps for TensorBoard's profile page, in `profile/`. Of several
-    processes (`peers`) the first does, and all call this alike; only checkpoints are written by each.
+    Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `curves.png`, `events/`, `best.safetensors`, `summary.json`
+    and `model/` into `workdir`; with `profile` also a trace of a few steps for TensorBoard's profile page, in
+    `profile/`. Of several processes (`peers`) the first does, and all call this alike; only checkpoints are written by
+    each.
     Raises UserError before anything is written where the input is wrong or `workdir` belongs to another configuration;
     raises `Stopped` after a requested stop, with the state saved.
     """
@@ -116,6 +118,7 @@ def _train(
                 numbers |= {"first_step": first + 1, "last_step": int(state.step), "skipped_steps": int(state.skipped)}
                 replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
                 say(console, in_words(numbers))
+                write_curves({workdir.name: read_curves(workdir)}, workdir / CURVES)
         latest = deployed_of(state, config.model.lora)
     finally:
         checkpoints.close()

@@ -1,0 +1,182 @@
+"""How trainings went: their losses and dev scores by step, from metrics.jsonl alone."""
+
+import io
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mtret.errors import UserError
+from mtret.evaluation.plots import FAINT, INK
+from mtret.evaluation.run_tables import distinct_labels
+from mtret.evaluation.wording import metric_name
+from mtret.files import AnyPath, locate, replace_bytes
+from mtret.runs.reporting import check_new, matching, named
+from mtret.runs.setting import check_writable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRICS, CURVES = "metrics.jsonl", "curves.png"
+MEAN = "mean"
+SMOOTHED = 12  # parts of a training, over one of which its loss is averaged
+# Okabe and Ito's colours, then the same with dashes, then with dots.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+DASHES = ("-", "--", ":")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values by step, in order."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What one training wrote down."""
+
+    losses: Mapping[str, Line]  # by task
+    dev: Mapping[str, Line]  # by task, and their mean; nothing where no task has a dev split
+    best: int | None  # the step that was kept
+
+
+def read_curves(workdir: AnyPath) -> Curves:
+    """Of a run, finished or not. Raises UserError where it has no metrics yet."""
+    path = workdir / METRICS
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file; give the workdir of a training that has begun") from None
+    losses: dict[str, list[tuple[int, float]]] = {}
+    dev: dict[str, list[tuple[int, float]]] = {}
+    best = None
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            step = int(entry["step"])
+            for name, score in entry.get("dev", {}).items():
+                dev.setdefault(name, []).append((step, float(score)))
+            best = step if entry.get("best") else best
+            if entry.get("loss") is not None:
+                losses.setdefault(entry["task"], []).append((step, float(entry["loss"])))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # the torn last line of a run that was killed
+    if not losses and not dev:
+        raise UserError(f"{path}: holds no step yet; wait until the training has logged some")
+    by_task, scores = ({name: _line(points) for name, points in each.items()} for each in (losses, dev))
+    return Curves(by_task, scores, best)
+
+
+def _line(points: Sequence[tuple[int, float]]) -> Line:
+    steps, values = zip(*sorted(points), strict=True)
+    return Line(steps, values)
+
+
+def plot_curves(words: Sequence[str], out: str) -> AnyPath:
+    """Workdirs, `NAME=WORKDIR` where one should be called otherwise, with `*` for several; returns where the figure is.
+
+    Raises UserError where one is no training, `out` is there or, of several, not given.
+    """
+    given = [(name, place) for name, rest in map(named, words) for place in matching(rest)]
+    workdirs = [locate(place) for _, place in given]
+    found = distinct_labels([workdir.name for workdir in workdirs], [str(workdir) for workdir in workdirs])
+    labels = [name or label for (name, _), label in zip(given, found, strict=True)]
+    if len(set(labels)) < len(labels):
+        raise UserError("two of these runs are called the same; call one otherwise: NAME=WORKDIR")
+    path = locate(out) if out else workdirs[0] / CURVES
+    if not out and len(workdirs) > 1:
+        raise UserError("--out is needed for the curves of several runs: the .png to write")
+    if out:
+        if path.suffix != ".png":
+            raise UserError(f"--out={out}: must end in .png")
+        check_new(path)
+    check_writable(path.parent, "--out")
+    write_curves({label: read_curves(workdir) for label, workdir in zip(labels, workdirs, strict=True)}, path)
+    return path
+
+
+def write_curves(runs: Mapping[str, Curves], path: AnyPath) -> None:
+    """The figure as a PNG, all or nothing."""
+    buffer = io.BytesIO()
+    curves_figure(runs).savefig(buffer, format="png", metadata={"Software": None})
+    replace_bytes(path, buffer.getvalue())
+
+
+def curves_figure(runs: Mapping[str, Curves]) -> "Figure":
+    """Loss and dev score by step. Of one run: a line for each task, and the mean. Of several: each one's means."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    alone = next(iter(runs.values())) if len(runs) == 1 else None
+    if alone is not None:
+        losses, dev = alone.losses, {name: line for name, line in alone.dev.items() if name != MEAN}
+        title = f"{next(iter(runs))}, by task"
+    else:
+        losses = {label: _together(run.losses) for label, run in runs.items() if run.losses}
+        dev = {label: run.dev[MEAN] for label, run in runs.items() if MEAN in run.dev}
+        title = "mean over tasks"
+    colours = _colours({*losses, *dev})
+    figure = Figure(figsize=(13, max(4.8, 0.21 * len(colours) + 1.0)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _draw(left, f"Loss of the batch: {title}", {name: _smooth(line) for name, line in losses.items()}, colours)
+    _draw(right, f"{metric_name('ndcg@10')} on the dev samples: {title}", dev, colours)
+    if alone is not None and MEAN in alone.dev:
+        _draw_mean(right, alone.dev[MEAN], alone.best)
+    named = {name: line for axes in (left, right) for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    names = sorted(named, key=lambda name: (name != MEAN, name))
+    if len(names) > 1:
+        lines = [named[name] for name in names]
+        figure.legend(lines, names, loc="outside right upper", frameon=False, fontsize=8.5)
+    return figure
+
+
+def _colours(names: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Colour and dash of each, the same on both sides."""
+    looks = [(colour, dash) for dash in DASHES for colour in COLOURS]
+    return {name: looks[place % len(looks)] for place, name in enumerate(sorted(names))}
+
+
+def _draw_mean(axes: "Axes", mean: Line, best: int | None) -> None:
+    axes.plot(mean.steps, mean.values, color=INK, linewidth=2.6, label=MEAN, zorder=4)
+    if best not in mean.steps:
+        return
+    score = mean.values[mean.steps.index(best)]
+    axes.plot(best, score, "o", color=INK, markersize=8, zorder=5)
+    axes.annotate(
+        f"best, step {best}: {score:.3f}", (best, score), (0, 9), textcoords="offset points",
+        ha="right" if best > 0.6 * mean.steps[-1] else "left", fontsize=9, color=INK, zorder=6,
+    )  # fmt: skip
+
+
+def _draw(axes: "Axes", title: str, lines: Mapping[str, Line], colours: Mapping[str, tuple[str, str]]) -> None:
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11.5, color=INK)
+    for name, line in lines.items():
+        colour, dash = colours[name]
+        marker = "o" if len(line.steps) == 1 else ""
+        axes.plot(line.steps, line.values, dash, marker=marker, color=colour, linewidth=1.5, label=name)
+    if not lines:
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color=INK)
+    axes.set_xlabel("step")
+    axes.grid(color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _together(lines: Mapping[str, Line]) -> Line:
+    return _line([point for line in lines.values() for point in zip(line.steps, line.values, strict=True)])
+
+
+def _smooth(line: Line) -> Line:
+    """A running mean, over fewer values at the beginning."""
+    width = max(len(line.steps) // SMOOTHED, 1)
+    ends = np.arange(len(line.values))
+    sums = np.concatenate([[0.0], np.cumsum(line.values)])
+    low, high = np.maximum(ends - width + 1, 0), ends + 1
+    return Line(line.steps, tuple(((sums[high] - sums[low]) / (high - low)).tolist()))
