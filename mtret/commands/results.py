@@ -1,6 +1,7 @@
 """`mtret report` and `compare`."""
 
 import json
+import shlex
 from typing import Any
 
 from absl import flags
@@ -123,7 +124,7 @@ def compare(values: Flags, overrides: list[str]) -> None:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
     from mtret.console import say
-    from mtret.evaluation.comparison import summary, terminal_tables
+    from mtret.evaluation.comparison import SIDES, summary, terminal_tables
 
     page = console()
     page.print(terminal_tables(found))
@@ -131,4 +132,5 @@ def compare(values: Flags, overrides: list[str]) -> None:
         say(page, line)
     if out is not None:
         print(f"wrote {out}/compare.json and compare.md")
-    print(f"next: mtret report {words[0]} {words[1]} --format=latex")
+    of_groups = " --only_groups" if any(len(found[side]["runs"]) > 1 for side in SIDES) else ""
+    print(f"next: mtret report {shlex.join(words)}{of_groups} --format=latex")

@@ -113,8 +113,9 @@ def test_training_without_a_file_ends_in_a_verdict_on_all_tasks(
     for task in ("alpha", "beta", "gamma", "delta"):
         assert f"  {task} " in said
     assert "Against the hybrid, `tuned` is " in said
-    assert f"wrote {workdir}/dev_sample/results.json, queries.jsonl, report.md and results.png\nmodel: " in said
-    assert f"\nmodel: {workdir}/model\n" in said
+    assert f"wrote {workdir}/dev_sample/results.json, queries.jsonl, report.md and results.png\ncurves: " in said
+    assert f"\ncurves: {workdir}/curves.png\nmodel: {workdir}/model\n" in said
+    assert "a sample of the dev splits: at most 100 queries a task, their gold documents and" in said
     assert said.splitlines()[-1] == f"next: mtret evaluate --model={workdir} --suite={tiny_suite} --split=test"
     before = (workdir / "model" / "model.safetensors").read_bytes()
     code, again, _ = mtret("train", f"--workdir={workdir}", "--nojudge")  # suite and configuration are the run's

@@ -68,6 +68,7 @@ def test_trainings_that_differ_in_their_seed_are_compared_together(mtret: Mtret,
     assert [run["training_seed"] for run in found["a"]["runs"]] == [0, 1]
     assert found["tasks"]["faq"]["difference"]["verdict"] == "better"
     code, said, _ = mtret("compare", old, new)
+    assert said.splitlines()[-1] == f"next: mtret report {old} '{new}' --only_groups --format=latex"
     assert code == 0 and "0.605 ± 0.007" in said and "2 of `old`, 2 of `new`" in " ".join(said.split())
     code, said, _ = mtret("report", old, new, "--only_groups", "--format=markdown")
     assert code == 0 and "| old (mean of 2) | 0.505 ± 0.007 |" in said and "| new (mean of 2) | **0.605 ± " in said
