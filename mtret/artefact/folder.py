@@ -1,10 +1,13 @@
 """A model's folder: that of sentence-transformers, with its instructions and what it was trained on."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
 
 from mtret.artefact import golden, manifest
 from mtret.artefact.card import Others, OwnDocuments, card, integrate
@@ -12,7 +15,7 @@ from mtret.artefact.retriever import Retriever
 from mtret.artefact.targets import check_for_tei, check_target
 from mtret.data.roles import RECORD, TrainingRecord, load_record, save_record
 from mtret.data.templates import Templates
-from mtret.errors import UserError
+from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, folder_draft, locate, reaching, replace_folder, replace_json
 from mtret.models import hf, hf_images
 from mtret.models.dual_encoder import ModelConfig
@@ -42,6 +45,18 @@ class Artefact:
         """Of all its text towers."""
         documents = self.model.documents
         return {**self.encoder.prompts, **(documents.prompts if documents else {})}
+
+    def embed(self, texts: Sequence[str], prompt: str = "query") -> Float32[np.ndarray, "n D"]:
+        """Unit vectors of texts as they are deployed: after the prompt of that name, cut at the encoder's limit. A
+        model without prompts takes texts bare.
+
+        Raises UserError for a prompt that the model does not have.
+        """
+        if self.prompts and prompt not in self.prompts:
+            raise UserError(f"no prompt '{prompt}', only {', '.join(self.prompts)}.{nearest(prompt, self.prompts)}")
+        reader = self.model.documents if prompt == "document" and self.model.documents else self.encoder
+        prompts = {prompt: self.prompts.get(prompt, "")}
+        return golden.encoder_of(reader, prompts)(texts, [prompt])[0]
 
 
 def load_artefact(source: str, config: ModelConfig | None = None) -> Artefact:

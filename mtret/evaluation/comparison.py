@@ -118,8 +118,9 @@ def _system(side: Side, asked: str) -> str:
             raise UserError(f"--system: {side.called(run)} has no system '{system}', only {known}")
     if len(set(chosen)) > 1:
         raise UserError(f"{side.label}: its runs are about different systems, {', '.join(sorted(set(chosen)))}")
-    hashes = [run.results["protocol"].get("weights_sha256") for run in side.runs]
-    if asked == "" and len({one for one in hashes if one}) < len([one for one in hashes if one]):
+    # Two seeds may both have kept the encoder as it came, step 0: the same weights alone are no mistake.
+    kept = [tuple(run.results["protocol"].get(key) for key in ("weights_sha256", "training_seed")) for run in side.runs]
+    if len(set(kept)) < len(kept) and all(weights for weights, _ in kept):
         raise UserError(f"{side.label}: two of its runs are the same model; give trainings that differ in their seed")
     return chosen[0]
 

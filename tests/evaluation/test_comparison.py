@@ -200,6 +200,8 @@ def test_what_is_no_set_of_seeds_is_refused(outcomes_of: Make, keep: Keep) -> No
     one, twin, other = (keep([alpha], weights_sha256=sha, model=sha) for sha in ("x", "x", "y"))
     with pytest.raises(UserError, match="a: two of its runs are the same model"):
         compare_sides(Side("a", [one, twin]), Side("b", [other]))
+    other_seed = keep([alpha], weights_sha256="x", model="x", training_seed=1)
+    assert compare_sides(Side("a", [one, other_seed]), Side("b", [other]))["tasks"]["alpha"]["difference"]["mean"] == 0
     moved = keep([replace(alpha, role="zero_shot")], model="z")
     with pytest.raises(UserError, match="alpha is in-domain and zero-shot to runs of a, which are therefore not"):
         compare_sides(Side("a", [one, moved]), Side("b", [other]))
