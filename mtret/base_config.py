@@ -60,19 +60,19 @@ def get_config() -> ConfigDict:
                 "tasks": {},  # by task name: queries, negatives and the three lengths, where they differ
             },
             "loss": {
-                "temperature": 0.05,
-                "learn_temperature": False,
+                "temperature": 0.05,  # cosines are divided by it: the smaller, the more the hardest negatives count
+                "learn_temperature": False,  # from there on
                 "symmetric": False,  # adds documents -> queries
                 "dimensions": (),  # also of the first so many features (Matryoshka), e.g. (192, 96)
             },
             "optim": {
-                "learning_rate": 1e-4,
-                "warmup_steps": 10,
-                "schedule": "cosine",  # "cosine", "linear" or "constant"
-                "beta1": 0.9,
+                "learning_rate": 1e-4,  # the highest, after the warm-up
+                "warmup_steps": 10,  # over which it rises from 0
+                "schedule": "cosine",  # and then falls: "cosine", "linear"; or stays: "constant"
+                "beta1": 0.9,  # AdamW's
                 "beta2": 0.999,
                 "epsilon": 1e-8,
-                "weight_decay": 0.01,
+                "weight_decay": 0.01,  # of the parameters that `decay` names
                 "decay": (  # (expression for a parameter's path, decayed or not); the first match counts
                     (".*/(kernel|embedding|in_proj_weight|a|b)", True),
                     (".*/(bias|in_proj_bias|scale|probe)", False),
@@ -95,8 +95,8 @@ def get_config() -> ConfigDict:
                 ),
             },
             "loop": {
-                "steps": 200,
-                "log_every": 1,
+                "steps": 200,  # optimiser steps in all, a batch each
+                "log_every": 1,  # steps, as the next two
                 "evaluate_every": 50,  # on the dev sample; the best is kept
                 "checkpoint_every": 50,
                 "keep_checkpoints": 2,  # of the whole state, to go on from

@@ -30,10 +30,13 @@ def check(values: Flags, overrides: list[str]) -> None:
 def stats(values: Flags, overrides: list[str]) -> None:
     no_overrides(overrides)
     name = required(values, "suite")
-    from mtret.data.inspection import stats, stats_table
+    from mtret.data.inspection import LEGEND, stats, stats_table
     from mtret.runs.setting import load_suite
 
-    console().print(stats_table(stats(load_suite(name))))
+    page = console()
+    page.print(stats_table(stats(load_suite(name))))
+    page.print(f"\n{LEGEND}", highlight=False)
+    print(f"next: mtret data check {name}")
 
 
 IMPORT_COLUMNS = {

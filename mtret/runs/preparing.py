@@ -16,12 +16,14 @@ from mtret.console import say, timed
 from mtret.data.formats import Suite
 from mtret.data.images import Images
 from mtret.data.planning import Planner
+from mtret.data.roles import role_of, training_record
 from mtret.data.shapes import Shape
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
 from mtret.data.training_tasks import TrainingTask, training_task
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevSample, dev_samples
+from mtret.evaluation.wording import ROLE_NAMES
 from mtret.files import AnyPath
 from mtret.index.encode import Texts
 from mtret.index.exact import cut
@@ -87,8 +89,13 @@ def untrainable(suite: Suite, config: RunConfig, tasks: Sequence[Task]) -> list[
     if config.mixture.tasks:
         return []
     held = held_out(suite, config)
+    record = training_record(tasks) if held else None
+
+    def role(task: Task) -> str:
+        return ROLE_NAMES[role_of(task, record)].lower() if record else ""
+
     return [
-        f"{name}: held out, to be judged on" if name in held else f"{name}: left out{BLIND}"
+        f"{name}: held out, to be judged {role(task)}" if name in held else f"{name}: left out{BLIND}"
         for name, task in sorted(suite.tasks.items())
         if "train" in task.splits and name not in chosen
     ]

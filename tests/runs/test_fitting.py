@@ -109,7 +109,7 @@ def test_training_without_a_file_ends_in_a_verdict_on_all_tasks(
     arguments = ("train", f"--suite={tiny_suite}", f"--workdir={workdir}", f"--config.{source}")
     code, said, err = mtret(*arguments, "--hold_out=beta", "--config.loop.steps=3")
     assert (code, err) == (0, "")
-    assert "beta: held out, to be judged on" in said
+    assert "beta: held out, to be judged zero-shot\n" in said
     for task in ("alpha", "beta", "gamma", "delta"):
         assert f"  {task} " in said
     assert "Against the hybrid, `tuned` is " in said
