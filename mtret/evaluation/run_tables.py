@@ -159,7 +159,8 @@ def _check_metric(runs: Sequence[RunResults], metric: str) -> None:
         for name in entry["systems"].get(judged_of(run), {})
     }
     if metric not in known:
-        raise UserError(f"--metric={metric}: is in none of these results, only {', '.join(known)}")
+        close = nearest(metric, known)
+        raise UserError(f"--metric={metric}: is in none of these results, only {', '.join(known)}.{close}")
 
 
 def _columns(runs: Sequence[RunResults], per_task: bool) -> list[str]:

@@ -51,7 +51,9 @@ def read_curves(workdir: AnyPath) -> Curves:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file; give the workdir of a training that has begun") from None
+        above = next((folder for folder in workdir.parents if (folder / METRICS).is_file()), None)
+        close = f". Did you mean '{above}'?" if above else ""
+        raise UserError(f"{path}: no such file; give the workdir of a training that has begun{close}") from None
     losses: dict[str, list[tuple[int, float]]] = {}
     dev: dict[str, list[tuple[int, float]]] = {}
     best = None

@@ -78,7 +78,8 @@ def test_mistakes_are_one_line(tmp_path: Path, mtret: Mtret) -> None:
         ((one, two), "--out is needed for the curves of several runs"),
         ((one, f"--out={tmp_path}/x.pdf"), "x.pdf: must end in .png"),
         ((one, f"--out={tmp_path}/there.png"), "there.png: exists already and is never overwritten"),
-        ((tmp_path / "none",), "none/metrics.jsonl: no such file; give the workdir of a training that has begun"),
+        ((tmp_path / "none",), "none/metrics.jsonl: no such file; give the workdir of a training that has begun\n"),
+        ((one / "test",), f"that has begun. Did you mean '{one}'?\n"),
         ((empty,), "metrics.jsonl: holds no step yet"),
         ((f"x={one}", f"x={two}", f"--out={tmp_path}/y.png"), "two of these runs are called the same"),
     ):
