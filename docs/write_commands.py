@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl.flags import FlagValues
 
-from mtret.cli import COMMANDS
+from mtret.cli import COMMANDS, described
 
 PAGE = Path(__file__).parent / "commands.md"
 HEAD = """# Every command and flag
@@ -28,7 +28,7 @@ def page() -> str:
         for flag in (values[each] for each in values):
             kind = _kind(flag)
             default = "" if flag.default in (None, "", []) else f"`{_shown(flag.default)}`"
-            rows.append(f"| `--{flag.name}` | {kind} | {default} | {_cell(flag.help)} |")
+            rows.append(f"| `--{flag.name}` | {kind} | {default} | {_cell(described(command, flag))} |")
         if len(rows) > 2:
             parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
@@ -38,7 +38,9 @@ def _kind(flag: object) -> str:
     values = getattr(getattr(flag, "parser", None), "enum_values", None)
     if values:
         return ", ".join(f"`{value}`" if value else "none" for value in values)
-    return {"bool": "switch", "comma separated list of strings": "list"}.get(flag.flag_type(), flag.flag_type())  # type: ignore[attr-defined]
+    return {"bool": "switch", "comma separated list of strings": "list", "multi string": "string, several times"}.get(
+        flag.flag_type(), flag.flag_type()
+    )  # type: ignore[attr-defined]
 
 
 def _shown(default: object) -> str:

@@ -136,7 +136,8 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
     elif len(left) == 1 and command.files and not values[command.files].value:
         values[command.files].value = left[0]
     elif left:
-        raise UserError(f"{name}: '{left[0]}' is not a flag; write --name=value")
+        surplus = left[bool(command.files and not values[command.files].value)]
+        raise UserError(f"{name}: '{surplus}' is not a flag; write --name=value, `mtret {name} --help` lists them")
     return values
 
 
@@ -179,12 +180,18 @@ def _help(name: str, command: Command) -> str:
     for flag_name in values:
         flag = values[flag_name]
         default = "" if flag.default in (None, "") else f" (default: {flag.default})"
-        lines.append(f"  --{flag_name}\n      {flag.help}{default}")
+        lines.append(f"  --{flag_name}\n      {described(command, flag)}{default}")
     examples = [command.example, *command.more]
     title = "example:" if len(examples) == 1 else "examples:"
     return "\n".join(
         [f"mtret {name}: {command.purpose}", "", "flags:", *lines, "", title, *(f"  {example}" for example in examples)]
     )
+
+
+def described(command: Command, flag: flags.Flag) -> str:
+    """What a flag is for, and whether its value may also stand alone."""
+    alone = flag.name == command.files and not isinstance(flag.default, list)
+    return f"{flag.help}; also without this flag" if alone else str(flag.help)
 
 
 COMMANDS: dict[str, Command] = {

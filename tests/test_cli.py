@@ -132,8 +132,14 @@ def test_a_mistake_in_a_name_imports_nothing_heavy_either() -> None:
             ("train", "--wrkdir=x"),
             "mtret: train: no flag --wrkdir. Did you mean 'workdir'? `mtret train --help` lists them\n",
         ),
-        (("train", "runs/x"), "mtret: train: 'runs/x' is not a flag; write --name=value\n"),
-        (("train", "config.seed=3"), "mtret: train: 'config.seed=3' is not a flag; write --name=value\n"),
+        (
+            ("train", "runs/x"),
+            "mtret: train: 'runs/x' is not a flag; write --name=value, `mtret train --help` lists them\n",
+        ),
+        (
+            ("train", "config.seed=3"),
+            "mtret: train: 'config.seed=3' is not a flag; write --name=value, `mtret train --help` lists them\n",
+        ),
         (("train", "--workdir"), "mtret: train: Missing value for flag --workdir\n"),
         (
             ("train", "--config=configs/quickstart.py"),

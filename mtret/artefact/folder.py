@@ -50,8 +50,12 @@ class Artefact:
         """Unit vectors of texts as they are deployed: after the prompt of that name, cut at the encoder's limit. A
         model without prompts takes texts bare.
 
-        Raises UserError for a prompt that the model does not have.
+        A call costs a batch of the encoder however few the texts: give all at once.
+
+        Raises UserError for a prompt that the model does not have, or a text in place of a list of them.
         """
+        if isinstance(texts, str):
+            raise UserError("embed takes a list of texts; write embed([text])")
         if self.prompts and prompt not in self.prompts:
             raise UserError(f"no prompt '{prompt}', only {', '.join(self.prompts)}.{nearest(prompt, self.prompts)}")
         reader = self.model.documents if prompt == "document" and self.model.documents else self.encoder

@@ -13,7 +13,7 @@ FORMATS = ["terminal", "markdown", "latex", "csv"]
 
 
 def define_report(values: Flags) -> None:
-    flags.DEFINE_list(
+    flags.DEFINE_multi_string(
         "results",
         [],
         "results.json files or their folders, without this flag; NAME=FOLDER calls a row so; NAME=FOLDER,FOLDER are a "
@@ -56,20 +56,25 @@ def report(values: Flags, overrides: list[str]) -> None:
         raise UserError(f"--results is needed: {values['results'].help}")
     form: Any = values["format"].value
     from mtret.files import locate
-    from mtret.runs.reporting import open_runs, rebuild_report, table_text, write_table
+    from mtret.runs.reporting import open_runs, rebuild_report, side_of, table_text, write_table
 
     out = locate(values["out"].value) if values["out"].value else None
-    groups = dict(_group(text) for text in values["group"].value or ())
+    groups: dict[str, list[str]] = {}
+    for text in values["group"].value or ():
+        _add_group(groups, *_group(text))
     asked: dict[str, Any] = {name: values[name].value for name in ("metric", "per_task", "only_groups", "intervals")}
-    if len(names) == 1 and not form and not groups and all(asked[name] == values[name].default for name in asked):
+    plain = not form and not groups and all(asked[name] == values[name].default for name in asked)
+    label, places = side_of(names[0]) if len(names) == 1 else ("", [])
+    if plain and not label and len(places) == 1:
         from mtret.evaluation.report import terminal_table
 
-        results, folder = rebuild_report(names[0], out)
+        results, folder = rebuild_report(places[0], out)
         console().print(terminal_table(results))
         print(f"wrote {folder}/results.json, report.md and results.png")
         return
     runs, together = open_runs(names)
-    groups |= together
+    for name, labels in together.items():
+        _add_group(groups, name, labels)
     if out is None and form in ("", "terminal"):
         from mtret.evaluation.run_tables import build, to_terminal
 
@@ -83,6 +88,12 @@ def report(values: Flags, overrides: list[str]) -> None:
     print(f"wrote {out}")
 
 
+def _add_group(groups: dict[str, list[str]], name: str, labels: list[str]) -> None:
+    if name in groups:
+        raise UserError(f"--group={name}: two groups are called so; call one otherwise")
+    groups[name] = labels
+
+
 def _group(text: str) -> tuple[str, list[str]]:
     name, _, runs = text.partition("=")
     found = [run for run in runs.split(",") if run]
@@ -92,7 +103,7 @@ def _group(text: str) -> tuple[str, list[str]]:
 
 
 def define_compare(values: Flags) -> None:
-    flags.DEFINE_list(
+    flags.DEFINE_multi_string(
         "results",
         [],
         "two folders that `mtret evaluate` wrote, or their results.json, without this flag: what is compared with, "

@@ -121,8 +121,11 @@ def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "
 
 
 def define_curves(values: Flags) -> None:
-    flags.DEFINE_list(
-        "runs", [], "workdirs of trainings, without this flag; NAME=WORKDIR calls a line so", flag_values=values
+    flags.DEFINE_multi_string(
+        "runs",
+        [],
+        "workdirs of trainings, without this flag; NAME=WORKDIR calls a line so, NAME=WORKDIR,WORKDIR several",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "out", "", "the .png to write; must not exist (default, of one run: its curves.png anew)", flag_values=values

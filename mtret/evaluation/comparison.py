@@ -12,7 +12,7 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation import statistics
 from mtret.evaluation.query_scores import QueryScores, TaskQueries
 from mtret.evaluation.retrieval import PRIMARY, ROLES
-from mtret.evaluation.statistics import Interval, Verdict, bounds, resampled_means, run_noise, verdict
+from mtret.evaluation.statistics import Interval, Verdict, bounds, resampled_means, run_noise, spread_apart, verdict
 from mtret.evaluation.wording import ROLE_NAMES, STYLES, difference, interval, markdown_table, metric_name
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ OF_MODELS = (
     "differ as much: give several of each (A=RUN,RUN B=RUN,RUN) before you say that one way of training is better."
 )
 OF_TRAININGS = (
-    "The intervals are over queries and over trainings: {counts}. ±: standard deviation over trainings, whose spread "
-    "is taken to be the same on both sides{few}."
+    "The intervals are over queries and over trainings: {counts}. ±: standard deviation over trainings{spread}{few}."
 )
+SAME_SPREAD = ", whose spread is taken to be the same on both sides"
+OWN_SPREAD = ", of each side for itself, since they have not as many; that of the smaller one is known least"
+NO_SPREAD = "; `{alone}`, a single one, is taken to spread as the others do, which nothing here can show"
 FEW_TRAININGS = 6
 NAMED = 5  # tasks in an error
 SIDES = ("a", "b")
@@ -107,6 +109,9 @@ def compare(
             key: sorted(_all_tasks(own) - _all_tasks(other)) if not tasks else []
             for key, own, other in zip(SIDES, sides, sides[::-1], strict=True)
         },
+        "not_in_all": sorted(
+            name for name in _all_tasks(a) & _all_tasks(b) if name not in entries and (not tasks or name in tasks)
+        ),
     }
 
 
@@ -118,11 +123,25 @@ def _system(side: Side, asked: str) -> str:
             raise UserError(f"--system: {side.called(run)} has no system '{system}', only {known}")
     if len(set(chosen)) > 1:
         raise UserError(f"{side.label}: its runs are about different systems, {', '.join(sorted(set(chosen)))}")
+    if len({run.results["protocol"].get("training_sha256") for run in side.runs}) > 1:
+        raise UserError(
+            f"{side.label}: its runs are not seeds of one configuration: {_by_configuration(side)}; compare these with "
+            "each other"
+        )
     # Two seeds may both have kept the encoder as it came, step 0: the same weights alone are no mistake.
     kept = [tuple(run.results["protocol"].get(key) for key in ("weights_sha256", "training_seed")) for run in side.runs]
     if len(set(kept)) < len(kept) and all(weights for weights, _ in kept):
         raise UserError(f"{side.label}: two of its runs are the same model; give trainings that differ in their seed")
     return chosen[0]
+
+
+def _by_configuration(side: Side) -> str:
+    """`x, y / z`: which runs of a side belong together."""
+    found: dict[Any, list[str]] = {}
+    for run in side.runs:
+        protocol = run.results["protocol"]
+        found.setdefault(protocol.get("training_sha256"), []).append(str(protocol.get("model") or "?"))
+    return " / ".join(", ".join(models) for models in found.values())
 
 
 def _role(side: Side, task: str) -> str:
@@ -265,16 +284,19 @@ def summary(comparison: Mapping[str, Any]) -> list[str]:
     a, b = names(comparison)
     words = [entry["difference"]["verdict"] for entry in comparison["tasks"].values()]
     counts = ", ".join(f"{word} on {words.count(word)}" for word in get_args(Verdict) if word in words)
-    lines = [f"Against `{a}`, `{b}` is {counts} of {len(words)} tasks."]
+    lines = [f"`{b}` against `{a}`: {counts} of {len(words)} tasks."]
     left = np.sum([entry["unmatched"] for entry in comparison["tasks"].values()], axis=0).tolist()
     every = "both" if sum(len(comparison[side]["runs"]) for side in SIDES) == 2 else "all"
     matched = f"{comparison['n_queries']:,} queries were judged in {every}"
     if any(left):
-        matched += f"; {left[0]:,} of `{a}` alone and {left[1]:,} of `{b}` alone are left out"
+        matched += f"; {left[0]:,} others of `{a}` and {left[1]:,} of `{b}` are left out"
     lines.append(f"{matched}.")
     for side, label in zip(SIDES, (a, b), strict=True):
         if comparison["only"][side]:
             lines.append(f"In `{label}` only, and left out: {', '.join(comparison['only'][side])}.")
+    if comparison["not_in_all"]:
+        missing = ", ".join(comparison["not_in_all"])
+        lines.append(f"Not in every result, or without a query that is in all, and left out: {missing}.")
     lines.append(_scope(comparison))
     return lines
 
@@ -285,8 +307,10 @@ def _scope(comparison: Mapping[str, Any]) -> str:
     if sum(runs) == 2:
         return OF_MODELS
     counts = ", ".join(f"{n} of `{label}`" for n, label in zip(runs, names(comparison), strict=True))
+    alone = next((label for n, label in zip(runs, names(comparison), strict=True) if n == 1), None)
+    spread = NO_SPREAD.format(alone=alone) if alone else OWN_SPREAD if spread_apart(runs) else SAME_SPREAD
     few = "; of so few it is hardly known, and more of them narrow the intervals" if sum(runs) < FEW_TRAININGS else ""
-    return OF_TRAININGS.format(counts=counts, few=few)
+    return OF_TRAININGS.format(counts=counts, spread=spread, few=few)
 
 
 def _spread(entry: Mapping[str, Any]) -> str:

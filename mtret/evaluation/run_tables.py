@@ -93,7 +93,7 @@ def build(
     rows = [
         *_baselines(runs, keys, metric),
         *(row for row in single if not only_groups or row.label not in members),
-        *_grouped(groups, single),
+        *_grouped(groups, single, {run.label: run for run in runs}, keys),
     ]
     comparable = [per_task or _same_tasks(runs, role) for role in keys]
     # The luckiest of several seeds is no result, so none of them is called best.
@@ -213,6 +213,9 @@ def all_groups(runs: Sequence[RunResults], named: Mapping[str, Sequence[str]]) -
     """The groups that were asked for, and of the runs left those that are seeds of one configuration."""
     known = [run.label for run in runs]
     for name, labels in named.items():
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise UserError(f"--group={name}: '{twice}' stands in it twice")
         for label in labels:
             if label not in known:
                 raise UserError(f"--group={name}: no run '{label}', only {', '.join(known)}.{nearest(label, known)}")
@@ -221,13 +224,17 @@ def all_groups(runs: Sequence[RunResults], named: Mapping[str, Sequence[str]]) -
     return own | _seeds([run for run in runs if run.label not in taken])
 
 
-def _grouped(groups: Mapping[str, Sequence[str]], single: Sequence[Row]) -> Iterator[Row]:
+def _grouped(
+    groups: Mapping[str, Sequence[str]], single: Sequence[Row], runs: Mapping[str, RunResults], keys: Sequence[str]
+) -> Iterator[Row]:
+    """No mean of a role that is not of the same tasks in all runs of the group."""
     by_label = {row.label: row for row in single}
     for name, labels in groups.items():
+        own = [runs[label] for label in labels]
         cells = []
-        for column in zip(*(by_label[label].cells for label in labels), strict=True):
+        for key, *column in zip(keys, *(by_label[label].cells for label in labels), strict=True):
             means = [cell.mean for cell in column if cell is not None]
-            whole = len(means) == len(labels)
+            whole = len(means) == len(labels) and (key not in ROLES or _same_tasks(own, key))
             cells.append(Cell(float(np.mean(means)), deviation=_deviation(means)) if whole else None)
         yield Row(_of_group(name, labels), "group", tuple(cells))
 
@@ -323,7 +330,7 @@ def to_latex(table: RunTable) -> str:
 
 def to_csv(runs: Sequence[RunResults], groups: Mapping[str, Sequence[str]], only_groups: bool = False) -> str:
     """Long format: a line for every run, role or task, system and metric; the task is empty in a role's lines. Groups
-    follow, with the standard deviation of their judged systems in place of an interval."""
+    follow, with a standard deviation over their runs in place of an interval."""
     groups = all_groups(runs, groups)
     members = {label for labels in groups.values() for label in labels}
     out = io.StringIO()
@@ -355,16 +362,17 @@ def _group_lines(runs: Sequence[RunResults]) -> Iterator[list[Any]]:
     """What all runs of a group have, as lines of the CSV less their first column."""
     entries = [_every_entry(run) for run in runs]
     for role, task in entries[0]:
-        if not all((role, task) in own for own in entries):
+        if not all((role, task) in own for own in entries) or not (task or _same_tasks(runs, role)):
             continue
         each = [own[role, task] for own in entries]
-        scores = [entry["systems"][judged_of(run)] for entry, run in zip(each, runs, strict=True)]
         n_queries = each[0]["n_queries"] if len({entry["n_queries"] for entry in each}) == 1 else ""
-        for metric in scores[0]:
-            if all(metric in own for own in scores):
-                means = [own[metric]["mean"] for own in scores]
-                numbers = (float(np.mean(means)), "", "", n_queries, _deviation(means), len(runs))
-                yield [role, task, judged_of(runs[0]), metric, *numbers]
+        for system, metrics in each[0]["systems"].items():
+            for metric in metrics:
+                scores = [entry["systems"].get(system, {}).get(metric) for entry in each]
+                if all(scores):
+                    means = [score["mean"] for score in scores]
+                    numbers = (float(np.mean(means)), "", "", n_queries, _deviation(means), len(runs))
+                    yield [role, task, system, metric, *numbers]
 
 
 def to_terminal(table: RunTable) -> "RenderableType":

@@ -53,22 +53,35 @@ def run_noise(runs: Sequence[int], seed: int, resamples: int = RESAMPLES) -> Flo
     training is from the mean of its side.
 
     With `deviations` of all `n` trainings, `noise @ deviations` is, for a side of k trainings, s / sqrt(k) times a
-    variable of Student's t distribution, where s is the spread pooled over the sides and n less the number of sides its
-    degrees of freedom. One draw serves all tasks: what a training does to several tasks stays together. Zero where no
-    side has two trainings, of which nothing could be learned.
+    variable of Student's t distribution. Where the sides have as many trainings each, or one side has a single one, s
+    is the spread pooled over the sides and n less the number of sides its degrees of freedom. Otherwise s is the side's
+    own and k - 1 are: a pooled spread is mostly that of the larger side, and would be wrong of the smaller one wherever
+    the two differ (experiments/006_seeds). One draw serves all tasks: what a training does to several tasks stays
+    together. Zero where no side has two trainings, of which nothing could be learned.
 
     Args:
       runs: how many trainings each side has; their deviations come in that order.
     """
     sides, n = len(runs), sum(runs)
-    freedom = n - sides
-    if not freedom:
+    if n == sides:
         return np.zeros((resamples, sides, n))
     rng = np.random.default_rng((seed, n, *runs))
     normal = rng.standard_normal((resamples, sides, n))
-    stretch = np.sqrt(freedom / rng.chisquare(freedom, resamples))
-    # Deviations sum to zero on each side, so the sum of n products has the variance of `freedom` of them.
-    return normal * stretch[:, None, None] / np.sqrt(np.array(runs)[:, None] * freedom)
+    count = np.array(runs)[:, None]
+    if spread_apart(runs):
+        freedom = count - 1
+        normal *= np.arange(sides)[:, None] == np.repeat(np.arange(sides), runs)
+        stretch = np.sqrt(freedom[:, 0] / rng.chisquare(freedom[:, 0], (resamples, sides)))
+    else:
+        freedom = np.full_like(count, n - sides)
+        stretch = np.sqrt((n - sides) / rng.chisquare(n - sides, resamples))[:, None]
+    # Deviations sum to zero on each side, so the sum of their products has the variance of `freedom` of them.
+    return normal * stretch[:, :, None] / np.sqrt(count * freedom)
+
+
+def spread_apart(runs: Sequence[int]) -> bool:
+    """Whether the trainings of each side tell its own spread, or those of all sides one spread."""
+    return min(runs) > 1 and len(set(runs)) > 1
 
 
 def bounds(means: Float64[np.ndarray, "r *shape"]) -> Float64[np.ndarray, "2 *shape"]:

@@ -35,9 +35,9 @@ def metric_name(metric: str) -> str:
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Columns of numbers stand to the right."""
-    filled = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    titles, *filled = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     numeric = [all(row[i][:1] in "+-°*.0123456789" for row in filled) and i > 0 for i in range(len(header))]
-    lines = [header, ["---:" if right else "---" for right in numeric], *filled]
+    lines = [titles, ["---:" if right else "---" for right in numeric], *filled]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,13 @@ from mtret.evaluation.plots import FAINT, INK
 from mtret.evaluation.run_tables import distinct_labels
 from mtret.evaluation.wording import metric_name
 from mtret.files import AnyPath, locate, replace_bytes
-from mtret.runs.reporting import check_new, matching, named
+from mtret.runs.reporting import check_new, side_of
 from mtret.runs.setting import check_writable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 METRICS, CURVES = "metrics.jsonl", "curves.png"
 MEAN = "mean"
@@ -49,7 +51,7 @@ def read_curves(workdir: AnyPath) -> Curves:
     """Of a run, finished or not. Raises UserError where it has no metrics yet."""
     path = workdir / METRICS
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         above = next((folder for folder in workdir.parents if (folder / METRICS).is_file()), None)
         close = f". Did you mean '{above}'?" if above else ""
@@ -66,7 +68,7 @@ def read_curves(workdir: AnyPath) -> Curves:
             best = step if entry.get("best") else best
             if entry.get("loss") is not None:
                 losses.setdefault(entry["task"], []).append((step, float(entry["loss"])))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             continue  # the torn last line of a run that was killed
     if not losses and not dev:
         raise UserError(f"{path}: holds no step yet; wait until the training has logged some")
@@ -80,14 +82,19 @@ def _line(points: Sequence[tuple[int, float]]) -> Line:
 
 
 def plot_curves(words: Sequence[str], out: str) -> AnyPath:
-    """Workdirs, `NAME=WORKDIR` where one should be called otherwise, with `*` for several; returns where the figure is.
+    """Workdirs, `NAME=WORKDIR` where one should be called otherwise, with `*` or commas for several, which are then
+    `NAME (1)` and so on; returns where the figure is.
 
     Raises UserError where one is no training, `out` is there or, of several, not given.
     """
-    given = [(name, place) for name, rest in map(named, words) for place in matching(rest)]
-    workdirs = [locate(place) for _, place in given]
-    found = distinct_labels([workdir.name for workdir in workdirs], [str(workdir) for workdir in workdirs])
-    labels = [name or label for (name, _), label in zip(given, found, strict=True)]
+    given = [side_of(word) for word in words]
+    workdirs = [locate(place) for _, places in given for place in places]
+    found = iter(distinct_labels([workdir.name for workdir in workdirs], [str(workdir) for workdir in workdirs]))
+    labels = [
+        label if not name else name if len(places) == 1 else f"{name} ({number})"
+        for name, places in given
+        for number, label in enumerate(islice(found, len(places)), 1)
+    ]
     if len(set(labels)) < len(labels):
         raise UserError("two of these runs are called the same; call one otherwise: NAME=WORKDIR")
     path = locate(out) if out else workdirs[0] / CURVES
@@ -116,26 +123,32 @@ def curves_figure(runs: Mapping[str, Curves]) -> "Figure":
 
     alone = next(iter(runs.values())) if len(runs) == 1 else None
     if alone is not None:
-        losses, dev = alone.losses, {name: line for name, line in alone.dev.items() if name != MEAN}
-        title = f"{next(iter(runs))}, by task"
+        losses = {name: _smooth(line) for name, line in alone.losses.items()}
+        dev = {name: line for name, line in alone.dev.items() if name != MEAN}
+        title = f"{_plain(next(iter(runs)))}, by task"
     else:
-        losses = {label: _together(run.losses) for label, run in runs.items() if run.losses}
+        losses = {label: _mean_loss(run.losses) for label, run in runs.items() if run.losses}
         dev = {label: run.dev[MEAN] for label, run in runs.items() if MEAN in run.dev}
         title = "mean over tasks"
     colours = _colours({*losses, *dev})
     figure = Figure(figsize=(13, max(4.8, 0.21 * len(colours) + 1.0)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    _draw(left, f"Loss of the batch: {title}", {name: _smooth(line) for name, line in losses.items()}, colours)
-    _draw(right, f"{metric_name('ndcg@10')} on the dev samples: {title}", dev, colours)
+    drawn = _draw(left, f"Loss of the batches: {title}", losses, colours)
+    drawn |= _draw(right, f"{metric_name('ndcg@10')} on the dev samples: {title}", dev, colours)
     if alone is not None and MEAN in alone.dev:
-        _draw_mean(right, alone.dev[MEAN], alone.best)
-    named = {name: line for axes in (left, right) for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    names = sorted(named, key=lambda name: (name != MEAN, name))
+        drawn[MEAN] = _draw_mean(right, alone.dev[MEAN], alone.best)
+    names = sorted(drawn, key=lambda name: (name != MEAN, name))
     if len(names) > 1:
-        lines = [named[name] for name in names]
-        figure.legend(lines, names, loc="outside right upper", frameon=False, fontsize=8.5)
+        # Matplotlib leaves lines out of a legend that are called _something, and takes $ for mathematics.
+        lines = [drawn[name] for name in names]
+        shown = [_plain(name) if name[0] != "_" else f" {_plain(name)}" for name in names]
+        figure.legend(lines, shown, loc="outside right upper", frameon=False, fontsize=8.5)
     return figure
+
+
+def _plain(name: str) -> str:
+    return name.replace("$", r"\$")
 
 
 def _colours(names: Collection[str]) -> dict[str, tuple[str, str]]:
@@ -144,24 +157,30 @@ def _colours(names: Collection[str]) -> dict[str, tuple[str, str]]:
     return {name: looks[place % len(looks)] for place, name in enumerate(sorted(names))}
 
 
-def _draw_mean(axes: "Axes", mean: Line, best: int | None) -> None:
-    axes.plot(mean.steps, mean.values, color=INK, linewidth=2.6, label=MEAN, zorder=4)
+def _draw_mean(axes: "Axes", mean: Line, best: int | None) -> "Line2D":
+    (drawn,) = axes.plot(mean.steps, mean.values, color=INK, linewidth=2.6, label=MEAN, zorder=4)
     if best not in mean.steps:
-        return
+        return drawn
     score = mean.values[mean.steps.index(best)]
     axes.plot(best, score, "o", color=INK, markersize=8, zorder=5)
     axes.annotate(
         f"best, step {best}: {score:.3f}", (best, score), (0, 9), textcoords="offset points",
         ha="right" if best > 0.6 * mean.steps[-1] else "left", fontsize=9, color=INK, zorder=6,
     )  # fmt: skip
+    return drawn
 
 
-def _draw(axes: "Axes", title: str, lines: Mapping[str, Line], colours: Mapping[str, tuple[str, str]]) -> None:
+def _draw(
+    axes: "Axes", title: str, lines: Mapping[str, Line], colours: Mapping[str, tuple[str, str]]
+) -> dict[str, "Line2D"]:
+    drawn = {}
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11.5, color=INK)
     for name, line in lines.items():
         colour, dash = colours[name]
         marker = "o" if len(line.steps) == 1 else ""
-        axes.plot(line.steps, line.values, dash, marker=marker, color=colour, linewidth=1.5, label=name)
+        (drawn[name],) = axes.plot(
+            line.steps, line.values, dash, marker=marker, color=colour, linewidth=1.5, label=name
+        )
     if not lines:
         axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color=INK)
     axes.set_xlabel("step")
@@ -169,10 +188,15 @@ def _draw(axes: "Axes", title: str, lines: Mapping[str, Line], colours: Mapping[
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    return drawn
 
 
-def _together(lines: Mapping[str, Line]) -> Line:
-    return _line([point for line in lines.values() for point in zip(line.steps, line.values, strict=True)])
+def _mean_loss(by_task: Mapping[str, Line]) -> Line:
+    """Over tasks, each counting the same however often it was drawn: a batch is of one task, and some tasks are harder
+    than others. Between a task's batches its loss is interpolated."""
+    steps = sorted({step for line in by_task.values() for step in line.steps})
+    smooth = [np.interp(steps, line.steps, line.values) for line in map(_smooth, by_task.values())]
+    return Line(tuple(steps), tuple(np.mean(smooth, axis=0).tolist()))
 
 
 def _smooth(line: Line) -> Line:

@@ -41,10 +41,11 @@ def compare_results(
         check_writable(out, "--out")
         for name in ("compare.json", "compare.md"):
             check_new(out / name)
-    given = [_side(word) for word in words]
+    given = [side_of(word) for word in words]
     for word, (name, places) in zip(words, given, strict=True):
         if len(places) > 1 and not name:
             raise UserError(f"{word}: several runs need a name; write NAME={word}")
+    _check_distinct(given)
     runs = [[read_query_scores(place) for place in places] for _, places in given]
     firsts = [(name, places[0]) for name, places in given]
     labels = _labels(firsts, [own[0].results for own in runs])
@@ -56,7 +57,7 @@ def compare_results(
     return found
 
 
-def _side(word: str) -> tuple[str, list[str]]:
+def side_of(word: str) -> tuple[str, list[str]]:
     """`NAME=PLACE,PLACE` -> both, with `*` resolved."""
     name, rest = named(word)
     places = [place for part in rest.split(",") if part for place in matching(part)]
@@ -66,19 +67,33 @@ def _side(word: str) -> tuple[str, list[str]]:
 
 
 def matching(place: str) -> list[str]:
-    """What a place with `*` stands for; the place itself otherwise."""
-    if "*" not in place:
+    """What a place with `*`, `?` or `[...]` stands for; the place itself where something is called so, or has none."""
+    if "://" in place:
+        if "*" in place:
+            raise UserError(f"{place}: * stands for local folders only; write these out, with commas between")
         return [place]
-    found = sorted(glob(str(Path(place).expanduser())))
+    local = Path(place).expanduser()
+    if not set("*?[") & set(place) or local.exists():
+        return [place]
+    found = sorted(glob(str(local)))
     if not found:
         raise UserError(f"{place}: matches nothing")
     return found
 
 
+def _check_distinct(given: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Raises UserError where one result is given twice: it would count as two, and differ from itself by nothing."""
+    files = [results_file(place) for _, places in given for place in places]
+    twice = next((file for file in files if files.count(file) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice}: is given twice; give each result once")
+
+
 def open_runs(words: Sequence[str]) -> tuple[list[RunResults], dict[str, list[str]]]:
     """As `compare_results` takes them, but without the scores of queries: all runs, and by name the labels of those
     that were given together."""
-    given = [_side(word) for word in words]
+    given = [side_of(word) for word in words]
+    _check_distinct(given)
     each = [(name if len(places) == 1 else "", place) for name, places in given for place in places]
     results = [read_results(results_file(place)) for _, place in each]
     labels = _labels(each, results)
@@ -87,6 +102,8 @@ def open_runs(words: Sequence[str]) -> tuple[list[RunResults], dict[str, list[st
     for name, places in given:
         own = [next(left) for _ in places]
         if name and len(own) > 1:
+            if name in groups:
+                raise UserError(f"two groups are called '{name}'; call one otherwise, or write {name}=RUN,RUN,...")
             groups[name] = own
     return [RunResults(label, one) for label, one in zip(labels, results, strict=True)], groups
 
@@ -140,7 +157,7 @@ def check_new(path: AnyPath) -> None:
 def named(word: str) -> tuple[str, str]:
     """`NAME=PLACE` -> both; a place alone has no name."""
     name, sign, place = word.partition("=")
-    if sign and place and "/" not in name and not locate(word).exists():
+    if sign and place and "/" not in name and ("://" in place or not locate(word).exists()):
         return name, place
     return "", word
 

@@ -1,7 +1,7 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -118,7 +118,6 @@ def _train(
                 numbers |= {"first_step": first + 1, "last_step": int(state.step), "skipped_steps": int(state.skipped)}
                 replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
                 say(console, in_words(numbers))
-                write_curves({workdir.name: read_curves(workdir)}, workdir / CURVES)
         latest = deployed_of(state, config.model.lora)
     finally:
         checkpoints.close()
@@ -127,6 +126,8 @@ def _train(
         if chosen != int(state.step):
             say(console, f"the model is that of step {chosen}, the best on the dev samples")
         save_model(workdir / "model", model.with_params(params), drawn, config, chosen)
+        with suppress(UserError):  # with a log_every of more than all steps, nothing was written down to draw
+            write_curves({workdir.name: read_curves(workdir)}, workdir / CURVES)
     return workdir / "model"
 
 

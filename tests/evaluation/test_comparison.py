@@ -77,7 +77,7 @@ def test_the_words(outcomes_of: Make, keep: Keep) -> None:
     words = {name: entry["difference"]["verdict"] for name, entry in found["tasks"].items()}
     assert words == {"alpha": "WORSE", "beta": "better", "gamma": "no difference"}
     assert summary(found) == [
-        "Against `a`, `b` is better on 1, no difference on 1, WORSE on 1 of 3 tasks.",
+        "`b` against `a`: better on 1, no difference on 1, WORSE on 1 of 3 tasks.",
         "354 queries were judged in both.",
         OF_MODELS,
     ]
@@ -107,7 +107,7 @@ def test_only_queries_that_were_judged_in_both_count(outcomes_of: Make, keep: Ke
     assert entry["difference"]["mean"] == 0  # those are the same queries in both
     assert found["only"] == {"a": ["gamma"], "b": ["beta"]}
     assert summary(found)[1:] == [
-        "5 queries were judged in both; 2 of `a` alone and 3 of `b` alone are left out.",
+        "5 queries were judged in both; 2 others of `a` and 3 of `b` are left out.",
         "In `a` only, and left out: gamma.",
         "In `b` only, and left out: beta.",
         OF_MODELS,
@@ -181,6 +181,9 @@ def test_several_trainings_of_a_side_count_as_their_mean_and_widen_the_intervals
     alone = compare_sides(Side("a", runs[:1]), Side("b", runs[2:3]))["tasks"]["alpha"]["difference"]
     assert alone["verdict"] == "WORSE"
     assert "over queries and over trainings: 2 of `a`, 2 of `b`." in summary(found)[-1]
+    assert "the same on both sides; of so few" in summary(found)[-1]
+    unequal = summary(compare_sides(Side("a", runs[:1]), Side("b", runs[1:])))[-1]
+    assert "`a`, a single one, is taken to spread as the others do" in unequal
     assert "hardly known" in summary(found)[-1] and summary(found)[1] == "200 queries were judged in all."
     assert f"] ± {np.std(means[2:], ddof=1):.3f} |" in markdown(found)
 
@@ -202,6 +205,9 @@ def test_what_is_no_set_of_seeds_is_refused(outcomes_of: Make, keep: Keep) -> No
         compare_sides(Side("a", [one, twin]), Side("b", [other]))
     other_seed = keep([alpha], weights_sha256="x", model="x", training_seed=1)
     assert compare_sides(Side("a", [one, other_seed]), Side("b", [other]))["tasks"]["alpha"]["difference"]["mean"] == 0
+    apart = keep([alpha], weights_sha256="z", model="z", training_sha256="c")
+    with pytest.raises(UserError, match="a: its runs are not seeds of one configuration: x / z; compare"):
+        compare_sides(Side("a", [one, apart]), Side("b", [other]))
     moved = keep([replace(alpha, role="zero_shot")], model="z")
     with pytest.raises(UserError, match="alpha is in-domain and zero-shot to runs of a, which are therefore not"):
         compare_sides(Side("a", [one, moved]), Side("b", [other]))
@@ -216,6 +222,21 @@ def test_only_queries_of_all_runs_count(outcomes_of: Make, keep: Keep) -> None:
     runs = [keep([some(alpha, rows)]) for rows in ([0, 1, 2, 3, 4], [5, 4, 3, 2, 1], [1, 2, 3, 9])]
     found = compare_sides(Side("a", runs[:2]), Side("b", runs[2:]))["tasks"]["alpha"]
     assert found["n_queries"] == 3 and found["unmatched"] == [3, 1] and found["difference"]["mean"] == 0
+
+
+def test_a_task_that_one_run_of_a_side_lacks_is_named(outcomes_of: Make, keep: Keep) -> None:
+    alpha, beta, gamma = outcomes_of()
+    runs = [keep(each) for each in ([alpha, beta, gamma], [alpha, gamma], [alpha, beta, some(gamma, [0])])]
+    found = compare_sides(Side("a", runs[:2]), Side("b", runs[2:]))
+    assert found["not_in_all"] == ["beta"]
+    assert "Not in every result, or without a query that is in all, and left out: beta." in summary(found)
+    disjoint = compare(keep([alpha, some(gamma, [1])]), runs[2], ("a", "b"))
+    assert disjoint["not_in_all"] == ["gamma"] and disjoint["only"] == {"a": [], "b": ["beta"]}
+
+
+def test_sides_of_different_size_say_that_each_has_its_own_spread(outcomes_of: Make, keep: Keep) -> None:
+    runs = [keep([worse(outcomes_of()[0], by)]) for by in (0.0, 0.02, 0.03, 0.05, 0.06)]
+    assert "of each side for itself" in summary(compare_sides(Side("a", runs[:2]), Side("b", runs[2:])))[-1]
 
 
 def test_judgements_decide_too(outcomes_of: Make) -> None:

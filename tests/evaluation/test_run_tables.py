@@ -126,11 +126,23 @@ def test_csv_has_groups_with_their_spread(results: dict[str, Any]) -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(runs, {"ours": ["a", "b"]}, only_groups=True))))
     assert {line["run"] for line in lines} == {"c", "ours (mean of 2)"}
     own = [line for line in lines if line["run"] == "ours (mean of 2)"]
-    assert {line["system"] for line in own} == {"tuned"} and {line["n_runs"] for line in own} == {"2"}
+    assert {line["system"] for line in own} == {*results["systems"]} and {line["n_runs"] for line in own} == {"2"}
     mean = results["tasks"]["beta"]["systems"]["tuned"]["ndcg@10"]["mean"]
-    found = next(line for line in own if (line["task"], line["metric"]) == ("beta", "ndcg@10"))
+    by_key = {(line["task"], line["system"], line["metric"]): line for line in own}
+    assert by_key["beta", "bm25", "ndcg@10"]["std"] == "0.0"
+    found = by_key["beta", "tuned", "ndcg@10"]
     assert float(found["mean"]) == pytest.approx(mean + 0.05) and float(found["std"]) == pytest.approx(0.1 / 2**0.5)
     assert (found["low"], found["high"], found["n_queries"], found["role"]) == ("", "", "150", "in_domain")
+
+
+def test_a_role_of_other_tasks_has_no_mean_over_a_group(results: dict[str, Any]) -> None:
+    fewer = deepcopy(results)
+    fewer["roles"]["in_domain"]["tasks"] = ["beta"]
+    runs, groups = [run("a", results), run("b", fewer)], {"ours": ["a", "b"]}
+    of_group = build(runs, groups).rows[-1]
+    assert of_group.label == "ours (mean of 2)" and [cell is None for cell in of_group.cells] == [True, False]
+    lines = list(csv.DictReader(io.StringIO(to_csv(runs, groups, only_groups=True))))
+    assert {line["role"] for line in lines if not line["task"]} == {"zero_shot"}
 
 
 def test_another_metric_can_be_shown(results: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def test_verdicts(low: float, high: float, n: int, word: str):
     assert verdict(Interval((low + high) / 2, low, high), n) == word
 
 
-@pytest.mark.parametrize("runs", [(2, 2), (1, 3), (5, 3)])
+@pytest.mark.parametrize("runs", [(2, 2), (1, 3), (5, 5)])
 def test_noise_of_trainings_is_students(runs: tuple[int, int]):
     from scipy.stats import t
 
@@ -90,6 +90,17 @@ def test_noise_of_trainings_is_students(runs: tuple[int, int]):
             assert np.quantile(noise[:, place], level) == pytest.approx(expected, rel=0.1)
         between = t.ppf(level, freedom) * pooled * np.sqrt(1 / runs[0] + 1 / runs[1])
         assert np.quantile(noise[:, 1] - noise[:, 0], level) == pytest.approx(between, rel=0.1)
+
+
+def test_sides_of_different_size_have_their_own_spread():
+    from scipy.stats import t
+
+    spread = np.array([-0.1, 0.1, -0.02, -0.01, 0.0, 0.01, 0.02])
+    noise = run_noise((2, 5), seed=0, resamples=40_000)
+    assert not noise[:, 0, 2:].any() and not noise[:, 1, :2].any()
+    for place, own in enumerate((spread[:2], spread[2:])):
+        expected = t.ppf(0.9, len(own) - 1) * np.std(own, ddof=1) / np.sqrt(len(own))
+        assert np.quantile((noise @ spread)[:, place], 0.9) == pytest.approx(expected, rel=0.05)
 
 
 def test_one_training_a_side_adds_nothing():

@@ -59,6 +59,18 @@ def test_what_was_saved_is_loaded(saved: Path, tiny_model: Path, tiny_suite: Pat
     assert roles == {"alpha": "in_domain", "gamma": "cross_domain", "delta": "zero_shot"}
 
 
+def test_texts_are_embedded_after_a_prompt(saved: Path) -> None:
+    artefact = load_artefact(str(saved))
+    vectors = artefact.embed(["a b", "c"], "document")
+    assert vectors.shape[0] == 2 and np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert artefact.embed(["c"], "document")[0] == pytest.approx(vectors[1], abs=1e-6)
+    assert not np.allclose(artefact.embed(["c"]), vectors[1:], atol=1e-3)
+    with pytest.raises(UserError, match=r"embed takes a list of texts; write embed\(\[text\]\)"):
+        artefact.embed("c")
+    with pytest.raises(UserError, match=r"no prompt 'documnt', .* Did you mean 'document'"):
+        artefact.embed(["c"], "documnt")
+
+
 def test_instructions_are_carried_as_prompts(saved: Path, tiny_suite: Path) -> None:
     """In the form that the ecosystem reads, so that training and serving cannot disagree."""
     prompts = json.loads((saved / "config_sentence_transformers.json").read_text(encoding="utf-8"))["prompts"]

@@ -60,12 +60,36 @@ def test_several_runs_have_a_line_each(tmp_path: Path, mtret: Mtret) -> None:
     losses, dev = curves_figure(runs).axes
     assert [line.get_label() for line in losses.lines] == [line.get_label() for line in dev.lines] == ["x-0", "x-1"]
     assert np.asarray(losses.lines[1].get_xdata()).tolist() == [1, 2, 3, 4, 5, 6]
+    # b has 2, 2/3, 2/5 at 1, 3, 5 and a 1, 1/2, 1/3 at 2, 4, 6, all of them .1 more; between them straight lines.
+    means = [(2 + 1) / 2, (4 / 3 + 1) / 2, (2 / 3 + 3 / 4) / 2, (8 / 15 + 1 / 2) / 2, (2 / 5 + 5 / 12) / 2, 11 / 30]
+    assert losses.lines[1].get_ydata() == pytest.approx(np.array(means) + 0.1)
     assert dev.lines[1].get_ydata() == pytest.approx([0.4, 0.5, 0.6, 0.7])
     out = tmp_path / "curves.png"
     code, said, _ = mtret("curves", f"{tmp_path}/x-*", f"--out={out}")
     assert (code, said) == (0, f"wrote {out}\n") and out.read_bytes().startswith(b"\x89PNG")
     code, said, _ = mtret("curves", tmp_path / "x-0")
     assert (code, said) == (0, f"wrote {tmp_path}/x-0/curves.png\n")
+
+
+def test_odd_names_have_a_legend_and_no_mathematics(tmp_path: Path) -> None:
+    runs = {name: read_curves(run(tmp_path / str(number))) for number, name in enumerate(("_u", "x$a_$b"))}
+    figure = curves_figure(runs)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [" _u", r"x\$a_\$b"]
+    figure.savefig(tmp_path / "x.png")
+    curves_figure({"x$a_$b": runs["x$a_$b"]}).savefig(tmp_path / "y.png")
+
+
+def test_what_is_no_line_of_metrics_is_left_out(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\xfe\n{"step": Infinity, "task": "a", "loss": 1.0}\n[]\n')
+    assert read_curves(folder).losses["b"] == Line((1, 3, 5), (2.0, 2 / 3, 0.4))
+
+
+def test_a_group_is_called_by_its_name(tmp_path: Path, mtret: Mtret) -> None:
+    one, two, three = (run(tmp_path / name) for name in "abc")
+    out = tmp_path / "curves.png"
+    assert mtret("curves", f"g={one},{two}", three, f"--out={out}") == (0, f"wrote {out}\n", "")
 
 
 def test_mistakes_are_one_line(tmp_path: Path, mtret: Mtret) -> None:

@@ -43,7 +43,7 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 def test_two_are_compared_and_the_comparison_is_written(mtret: Mtret, two: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "comparison"
     code, said, _ = mtret("compare", *two, f"--out={out}")
-    assert code == 0 and "Against `a`, `b` is better on 1 of 1 tasks." in said
+    assert code == 0 and "`b` against `a`: better on 1 of 1 tasks." in said
     assert said.splitlines()[-2:] == [
         f"wrote {out}/compare.json and compare.md",
         f"next: mtret report {two[0]} {two[1]} --format=latex",
@@ -82,7 +82,7 @@ def test_trainings_that_differ_in_their_seed_are_compared_together(mtret: Mtret,
 def test_several_become_one_table_in_every_format(mtret: Mtret, two: tuple[Path, Path], tmp_path: Path) -> None:
     code, said, _ = mtret("report", *two)
     assert code == 0 and "a, b (mean of 2)  " in said and "0.550 ± 0.071" in said
-    code, said, _ = mtret("report", f"--results={two[0]},{two[1]}", "--format=markdown")
+    code, said, _ = mtret("report", f"--results={two[0]}", f"--results={two[1]}", "--format=markdown")
     assert code == 0 and "\n| b | 0.600 [0.5" in said and "| **0.550 ± 0.071** |" in said
     code, said, _ = mtret("report", *two, "--format=csv")
     assert code == 0
@@ -108,6 +108,10 @@ def test_one_alone_gets_its_report_anew_and_takes_its_queries_along(
     code, said, _ = mtret("report", two[0], f"--out={tmp_path}/new")
     assert code == 0 and said.splitlines()[-1] == f"wrote {tmp_path}/new/results.json, report.md and results.png"
     assert mtret("compare", f"{tmp_path}/new", two[1])[0] == 0
+    code, said, _ = mtret("report", f"{two[0].parent}*/test", f"--out={tmp_path}/again")
+    assert code == 0 and said.splitlines()[-1].startswith(f"wrote {tmp_path}/again/results.json")
+    code, said, _ = mtret("report", f"mine={two[0]}")
+    assert code == 0 and "mine" in said and "wrote" not in said
     code, said, _ = mtret("report", two[0], "--format=latex")
     assert code == 0 and [line.split(" & ")[0] for line in said.splitlines() if "[" in line] == [
         "bm25", "untuned", "hybrid", "m",
@@ -115,6 +119,7 @@ def test_one_alone_gets_its_report_anew_and_takes_its_queries_along(
 
 
 def test_mistakes_are_one_line(mtret: Mtret, two: tuple[Path, Path], tmp_path: Path) -> None:
+    third, fourth = (judged(tmp_path / name / "test", 0.5, seed=2) for name in ("third", "fourth"))
     for arguments, message in (
         (("compare", two[0]), "compare: takes two results, got 1"),
         (("compare", two[0], two[1].parent), f"holds no results.json; give {two[1]}, which does"),
@@ -125,6 +130,13 @@ def test_mistakes_are_one_line(mtret: Mtret, two: tuple[Path, Path], tmp_path: P
         (("compare", "x=,", two[0]), "'x=,': names no results"),
         (("report", *two, "--group=x"), "--group=x: must be NAME=RUN,RUN"),
         (("report", *two, "--group=x=a,c"), "--group=x: no run 'c', only a, b."),
+        (("report", *two, "--group=x=a,a"), "--group=x: 'a' stands in it twice"),
+        (("report", *two, "--group=x=a,b", "--group=x=b,a"), "--group=x: two groups are called so"),
+        (("report", f"x={two[0]},{two[0]}", two[1]), "a/test/results.json: is given twice"),
+        (("report", f"x={two[0]},{two[1]}", f"x={third},{fourth}"), "two groups are called 'x'"),
+        (("compare", two[0], two[0]), "a/test/results.json: is given twice"),
+        (("compare", f"x={tmp_path}/a/*", f"y={tmp_path}/*/test"), "a/test/results.json: is given twice"),
+        (("compare", "x=s3://bucket/a-*/test", two[1]), "s3://bucket/a-*/test: * stands for local folders only"),
     ):
         code, _, said = mtret(*arguments)
         assert code == 2 and message in said and said.count("\n") == 1

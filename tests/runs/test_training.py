@@ -298,8 +298,10 @@ def test_without_dev_splits_the_latest_parameters_are_the_best(
         if (path.parent / "train.tsv").exists():
             path.unlink()
     workdir = tmp_path / "run"
-    train(replace(config, suite=str(suite)), workdir, console)
+    config = replace(config, suite=str(suite), loop=replace(config.loop, log_every=100))
+    train(config, workdir, console)
     assert dev(workdir) == []
+    assert not (workdir / "curves.png").exists()  # nothing was logged, and that is no reason to lose the model
     assert load_artefact(str(workdir)).details["step"] == 6
     shutil.rmtree(workdir / "model")
     assert load_artefact(str(export(workdir, tmp_path / "out"))).details["step"] == 6

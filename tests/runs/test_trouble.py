@@ -4,6 +4,7 @@ be written, a disk that is full, Ctrl-C twice. One line, exit code 2 (130), and 
 import ctypes
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,8 +38,8 @@ WRITES = {
     "train": "train --config={config} --workdir={out}/run",
     "evaluate": "evaluate --model={run} --suite={suite} --noscann --nopooled --out={out}/judged",
     "report": "report {judged} --out={out}/report",
-    "report --format": "report {judged} {judged} --format=csv --out={out}/table.csv",
-    "compare": "compare a={judged} b={judged} --out={out}/compared",
+    "report --format": "report {judged} b={other} --format=csv --out={out}/table.csv",
+    "compare": "compare a={judged} b={other} --out={out}/compared",
     "curves": "curves {run} --out={out}/curves.png",
     "export": "export --model={run} --out={out}/model",
     "merge": "merge --models={run},{encoder} --out={out}/soup",
@@ -83,9 +84,10 @@ def places(
     (folder / "rows.csv").write_text("\n".join(["query,text", *rows, ""]), encoding="utf-8")
     words = ("--noscann", "--nopooled", f"--suite={tiny_suite}", f"--out={folder}/judged")
     assert main(["evaluate", f"--model={finished}", *words]) == 0
+    shutil.copytree(folder / "judged", folder / "other")
     return {
         "rows": folder / "rows.csv", "suite": tiny_suite, "encoder": tiny_model, "config": tiny_config, "run": finished,
-        "judged": folder / "judged",
+        "judged": folder / "judged", "other": folder / "other",
     }  # fmt: skip
 
 
