@@ -284,6 +284,8 @@ def test_command_lines(line: list[str]) -> None:
         try:
             code, _ = answer(*line)
             left = listing(Path(place))
-            assert left == [] or (code == 0 and line[:2] == ["data", "enterprise"])
+            if left:
+                assert code == 0 and line[:2] == ["data", "enterprise"]
+                assert len({Path(path).parts[0] for path in left}) == 1  # what --out names, and nothing beside it
         finally:
             os.chdir(here)

@@ -90,7 +90,7 @@ def report(values: Flags, overrides: list[str]) -> None:
 
 def _add_group(groups: dict[str, list[str]], name: str, labels: list[str]) -> None:
     if name in groups:
-        raise UserError(f"--group={name}: two groups are called so; call one otherwise")
+        raise UserError(f"two groups are called '{name}'; call one otherwise")
     groups[name] = labels
 
 

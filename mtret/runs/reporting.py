@@ -103,7 +103,7 @@ def open_runs(words: Sequence[str]) -> tuple[list[RunResults], dict[str, list[st
         own = [next(left) for _ in places]
         if name and len(own) > 1:
             if name in groups:
-                raise UserError(f"two groups are called '{name}'; call one otherwise, or write {name}=RUN,RUN,...")
+                raise UserError(f"two groups are called '{name}'; call one otherwise")
             groups[name] = own
     return [RunResults(label, one) for label, one in zip(labels, results, strict=True)], groups
 

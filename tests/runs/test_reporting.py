@@ -131,7 +131,7 @@ def test_mistakes_are_one_line(mtret: Mtret, two: tuple[Path, Path], tmp_path: P
         (("report", *two, "--group=x"), "--group=x: must be NAME=RUN,RUN"),
         (("report", *two, "--group=x=a,c"), "--group=x: no run 'c', only a, b."),
         (("report", *two, "--group=x=a,a"), "--group=x: 'a' stands in it twice"),
-        (("report", *two, "--group=x=a,b", "--group=x=b,a"), "--group=x: two groups are called so"),
+        (("report", *two, "--group=x=a,b", "--group=x=b,a"), "two groups are called 'x'"),
         (("report", f"x={two[0]},{two[0]}", two[1]), "a/test/results.json: is given twice"),
         (("report", f"x={two[0]},{two[1]}", f"x={third},{fourth}"), "two groups are called 'x'"),
         (("compare", two[0], two[0]), "a/test/results.json: is given twice"),
