@@ -1,0 +1,62 @@
+"""The queue for a lent GPU keeps what the minutes allowed."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def queue() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_queue", ROOT / "experiments" / "gpu" / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_queue"] = module  # where its dataclasses look for themselves
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """Ends as it is told, or waits for ever in a process of its own; writes its --out first."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import pathlib, subprocess, sys\n"
+        "pathlib.Path(sys.argv[-1].removeprefix('--out=')).write_text('{}')\n"
+        "if sys.argv[1] == 'wait':\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "    pathlib.Path(__file__).with_name('child').write_text(str(child.pid))\n"
+        "    child.wait()\n"
+        "sys.exit(int(sys.argv[1]))\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_every_job_says_how_it_ended_and_leaves_nothing_running(
+    queue: ModuleType, program: Path, tmp_path: Path
+) -> None:
+    jobs = [queue.Job("good", 20, ("0",)), queue.Job("bad", 20, ("3",)), queue.Job("endless", 3, ("wait",))]
+    ended = queue.run((*jobs, queue.Job("last", 60, ("0",))), tmp_path / "out", 30.0, program)
+    assert [(one["job"], one["ended"]) for one in ended] == [
+        ("good", "well"),
+        ("bad", "with exit code 3"),
+        ("endless", "stopped after 3 s"),
+        ("last", "not begun: too little time was left"),
+    ]
+    assert json.loads((tmp_path / "out" / "queue.json").read_text(encoding="utf-8")) == ended
+    assert (tmp_path / "out" / "good.json").exists() and (tmp_path / "out" / "bad.log").exists()
+    status = Path("/proc") / (tmp_path / "child").read_text(encoding="utf-8") / "stat"
+    assert not status.exists() or status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+
+
+def test_the_benchmark_knows_the_jobs_arguments(queue: ModuleType) -> None:
+    known = (ROOT / "experiments" / "002_training_speed" / "gpu.py").read_text(encoding="utf-8")
+    flags = {argument.split("=")[0] for job in (*queue.JOBS, *queue.TINY) for argument in job.arguments}
+    assert flags and all(f'"{flag}"' in known for flag in flags)
+    assert sum(job.seconds for job in queue.JOBS) <= 600  # what a lent card allows at once
