@@ -36,7 +36,7 @@ def training(geometry: str, seconds: int, rounds: int, *more: str) -> tuple[str,
     return (f"--geometry={geometry}", f"--rounds={rounds}", f"--limit-s={seconds * 0.85:.0f}", *more)
 
 
-# Seconds as they were on an H200, with a third to spare: a contender of MiniLM's size takes 25, of BERT-base's 35 to 65,
+# As long as they took on an H200, and a third more: a contender of MiniLM's size takes 25 s, of BERT-base's 35 to 65,
 # most of which is compilation.
 FASTEST = "--only=pallas,sdpa"
 JOBS = (
