@@ -89,9 +89,7 @@ def test_a_killed_run_in_a_store_ends_as_a_local_one(
     done = command("train", f"--config={tiny_config}", f"--workdir={alone}", *settings)
     assert (done.returncode, done.stderr) == (0, "")
 
-    programs = f"{os.environ['MTRET_CACHE']}/xla"  # those of the run before
     monkeypatch.setenv("MTRET_CACHE", f"{place}/cache")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", programs)
     remote = {**environment, **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}}
     remote |= {"PYTHONPATH": environment["PYTHONPATH"]}
     line = [
