@@ -15,14 +15,16 @@ import signal
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 KEPT_PROGRAMS = "MTRET_TESTS_PROGRAMS"
+LEFT_OUT = pytest.StashKey[dict[str, int]]()  # how many tests of each lane were collected and not run
 MESH_DEVICES = "--xla_force_host_platform_device_count"
 
 # Where our own arithmetic is tested, no dtype is promoted silently. Not where an optimiser takes a step: optax raises a
@@ -110,6 +112,36 @@ def shared_programs() -> Iterator[None]:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ["MTRET_CACHE"], ignore_errors=True)
+
+
+def lane_of(item: pytest.Item) -> str:
+    """The target of the Makefile that runs this test."""
+    lanes = {"parity": "make parity", "system": "make test-system"}
+    return next((lane for marker, lane in lanes.items() if item.get_closest_marker(marker)), "make test")
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items if items and items[0].config.option.markexpr else ():
+        left_out = item.config.stash.setdefault(LEFT_OUT, {})
+        left_out[lane_of(item)] = left_out.get(lane_of(item), 0) + 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a worker of xdist: only they collect tests
+        session.config.workeroutput["left out"] = session.config.stash.get(LEFT_OUT, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", {})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Names what this lane has not run."""
+    left_out = config.stash.get(LEFT_OUT, {})
+    if left_out:
+        said = ", ".join(f"{count} of `{lane}`" for lane, count in sorted(left_out.items()))
+        terminalreporter.write_line(f"not run here: the tests of other lanes, {said}")
 
 
 @pytest.fixture(autouse=True)
