@@ -159,6 +159,21 @@ def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimisation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Off in modules that are marked `unoptimised`: no towers, steps or gradients of ours, where XLA's was wrong once."""
+    if request.node.get_closest_marker("unoptimised") is None:
+        yield
+        return
+    import jax
+
+    jax.clear_caches()  # what is compiled is not looked up by this setting
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def store() -> Iterator[str]:
     """`s3://BUCKET` of a server on this machine, which the environment points to for the rest of the session."""
