@@ -161,7 +161,7 @@ def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def optimisation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Off in modules that are marked `unoptimised`: no towers, steps or gradients of ours, where XLA's was wrong once."""
+    """Off in modules that are marked `unoptimised`: no towers, steps or gradients of ours (XLA's was wrong)."""
     if request.node.get_closest_marker("unoptimised") is None:
         yield
         return
