@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -45,8 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {MESH_DEVICES}=8".strip()
     if not hasattr(config, "workerinput"):  # a worker of xdist inherits the environment
         os.environ["MTRET_CACHE"] = tempfile.mkdtemp(prefix="mtret-tests-")
-        kept = os.environ.get("JAX_COMPILATION_CACHE_DIR") or config.rootpath / ".pytest_cache" / f"xla-{machine()}"
-        os.environ[KEPT_PROGRAMS] = str(kept)
+        below = config.rootpath / ".pytest_cache" / f"xla-{machine()}"
+        forget_programs(below)
+        os.environ[KEPT_PROGRAMS] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(below)
     own = Path(os.environ["MTRET_CACHE"], "programs", os.environ.get("PYTEST_XDIST_WORKER", "main"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(own)
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"  # or the folder's name is a part of every key
@@ -68,6 +70,13 @@ def machine() -> str:
     processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
     depends = [sys.version, platform.machine(), *processor, *(version(name) for name in ("jax", "jaxlib"))]
     return hashlib.sha256("\n".join(depends).encode()).hexdigest()[:16]
+
+
+def forget_programs(folder: Path) -> None:
+    """Removes what is a month old: with every change of the sources some programs are never asked for again."""
+    for path in folder.glob("*-cache"):
+        if path.stat().st_mtime < time.time() - 30 * 86400:
+            path.unlink(missing_ok=True)
 
 
 def share_programs() -> None:
@@ -95,11 +104,11 @@ def is_whole(program: Path) -> bool:
 def place(source: Path, target: Path) -> None:
     """The same file under another name, in one step; a copy where the two are on different disks."""
     draft = target.with_name(f"{target.name}.{os.getpid()}")
-    with suppress(FileExistsError):
+    with suppress(FileNotFoundError):  # another process has just forgotten it
         try:
             draft.hardlink_to(source)
         except OSError:
-            shutil.copyfile(source, draft)
+            shutil.copy2(source, draft)
         os.replace(draft, target)
 
 
