@@ -84,4 +84,4 @@ constraints: ## Take the newest versions into constraints.txt
 	@mv constraints.txt.new constraints.txt
 
 clean: ## Remove the environments and the tools' caches
-	rm -rf .venv .venv-* .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache "$${XDG_CACHE_HOME:-$$HOME/.cache}/mtret-tests"

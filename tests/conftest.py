@@ -2,7 +2,7 @@
 
 A variable of the environment that is set already wins: `JAX_PLATFORMS=cuda make test` runs on an accelerator.
 
-What XLA has compiled outlives the tests, in `$JAX_COMPILATION_CACHE_DIR` or below `.pytest_cache`. JAX writes its files
+What XLA has compiled outlives the tests, in `$JAX_COMPILATION_CACHE_DIR` or the user's cache folder. JAX writes its files
 in place, so another process could read half of one, and a kill leaves half of one for good. So every process of pytest,
 with what it starts, has a folder of its own, and whole files are shared through the kept folder after every module.
 """
@@ -46,9 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {MESH_DEVICES}=8".strip()
     if not hasattr(config, "workerinput"):  # a worker of xdist inherits the environment
         os.environ["MTRET_CACHE"] = tempfile.mkdtemp(prefix="mtret-tests-")
-        below = config.rootpath / ".pytest_cache" / f"xla-{machine()}"
-        forget_programs(below)
-        os.environ[KEPT_PROGRAMS] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(below)
+        ours = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtret-tests" / f"xla-{machine()}"
+        forget_programs(ours)
+        os.environ[KEPT_PROGRAMS] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(ours)
     own = Path(os.environ["MTRET_CACHE"], "programs", os.environ.get("PYTEST_XDIST_WORKER", "main"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(own)
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"  # or the folder's name is a part of every key
