@@ -10,8 +10,9 @@ FAST := not slow and $(LANE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
-# By file: the tests of a file share what they train.
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# By file, in the order of tests/conftest.py: the tests of a file share what they train.
+BY_FILE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest $(BY_FILE)
 PIP = $(BIN)/python -m pip install -qq --no-compile --no-input
 
 .PHONY: help setup quickstart test test-fast test-system fuzz commands lint types format parity constraints clean
@@ -36,7 +37,7 @@ test-system: $(READY) ## Stores, more kills, notebooks, full disks, fuzzing
 # In an environment of its own: PyTorch is large, only ever a reference, and no other test may lean on it.
 parity: ## The tests against PyTorch, sentence-transformers and pytrec_eval
 	@$(MAKE) --no-print-directory setup VENV=.venv-parity EXTRAS=dev,parity
-	.venv-parity/bin/python -m pytest -n $(JOBS) --dist loadfile -m parity
+	.venv-parity/bin/python -m pytest $(BY_FILE) -m parity
 
 fuzz: $(READY) ## 10,000 odd inputs; MTRET_FUZZ_SEED=... for others
 	MTRET_FUZZ_CASES=2000 $(BIN)/python -m pytest -n $(JOBS) --dist load tests/test_fuzzed.py
