@@ -2,7 +2,7 @@
 
 A variable of the environment that is set already wins: `JAX_PLATFORMS=cuda make test` runs on an accelerator.
 
-What XLA has compiled outlives the tests, in `$JAX_COMPILATION_CACHE_DIR` or the user's cache folder. JAX writes its files
+What XLA has compiled outlives the tests, in `$JAX_COMPILATION_CACHE_DIR` or the user's cache folder. JAX writes files
 in place, so another process could read half of one, and a kill leaves half of one for good. So every process of pytest,
 with what it starts, has a folder of its own, and whole files are shared through the kept folder after every module.
 """
