@@ -142,8 +142,9 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if hasattr(session.config, "workeroutput"):  # a worker of xdist: only they collect tests
-        session.config.workeroutput["left out"] = session.config.stash.get(LEFT_OUT, {})
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:  # a worker of xdist: only they collect tests
+        told["left out"] = session.config.stash.get(LEFT_OUT, {})
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -83,7 +83,7 @@ def test_programs_are_this_machines_and_these_versions(conftest: Any, monkeypatc
 
 
 def test_jax_keeps_its_programs_where_they_are_shared_from() -> None:
-    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == jax.config.jax_compilation_cache_dir
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == jax.config.values["jax_compilation_cache_dir"]
 
 
 def test_our_warnings_are_errors_and_others_are_not() -> None:
