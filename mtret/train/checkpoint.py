@@ -19,6 +19,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2):
         import orbax.checkpoint as ocp
 
+        logging.getLogger("absl").addFilter(_is_no_wait)
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
@@ -75,6 +76,11 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and stops the writer."""
         self._manager.close()
+
+
+def _is_no_wait(record: logging.LogRecord) -> bool:
+    """Orbax warns of a save that waited a second for the one before, as any does on a busy machine or a slow disk."""
+    return not record.getMessage().startswith("Waiting for previous save to complete")
 
 
 def _hush_failing_reads() -> Callable[[], None]:

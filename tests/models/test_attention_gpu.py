@@ -16,6 +16,8 @@ from mtret.models import attention_gpu
 from mtret.models.attention import attend, choose
 from mtret.models.attention_gpu import Blocks
 
+pytestmark = pytest.mark.unoptimised  # an interpreted kernel; on a GPU another compiler does it
+
 HEADS = 2
 
 

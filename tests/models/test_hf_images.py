@@ -15,6 +15,8 @@ from mtret.models.siglip import SiglipConfig
 from mtret.models.vision import VisionConfig
 from mtret.pytrees import flatten
 
+pytestmark = pytest.mark.unoptimised  # of what a file holds, not of what a tower computes
+
 SCRATCH = VisionConfig(source="scratch", image_size=13, patch_size=4, width=12, layers=2, heads=3)
 
 

@@ -1,5 +1,6 @@
 """A run in its own process: what it writes, what it compiles and fetches, and how it goes on."""
 
+import io
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from mtret.run_config import RunConfig, read_config
 from mtret.runs import training
 from mtret.runs.exporting import export
 from mtret.runs.training import train
-from mtret.train.loop import Sinks
+from mtret.train.loop import LoopConfig, Sinks
 
 pytestmark = pytest.mark.slow  # a whole run is compiled first
 
@@ -104,10 +105,22 @@ def test_a_run_says_what_it_depended_on_and_what_it_cost(finished: Path) -> None
     assert made["count"] >= cost["shapes"] and 0 <= made["cached"] <= made["count"] and made["seconds"] > 0
 
 
-def test_a_trace_is_written_where_one_is_asked_for(tmp_path: Path, config: RunConfig, console: Console) -> None:
-    short = replace(config, loop=replace(config.loop, steps=8, evaluate_every=8, checkpoint_every=8))
-    train(short, tmp_path / "run", console, profile=True)
-    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> tuple[Path, Sinks]:
+    """A run of eight steps, of which the fifth is logged, with a trace."""
+    config = read_config(str(tiny_config))
+    config = replace(config, loop=LoopConfig(steps=8, log_every=5, evaluate_every=8, checkpoint_every=8))
+    made: list[Sinks] = []
+    workdir = tmp_path_factory.mktemp("runs") / "traced"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Sinks", lambda *arguments: made.append(Sinks(*arguments)) or made[0])
+        train(config, workdir, Console(file=io.StringIO()), profile=True)
+    return workdir, made[0]
+
+
+def test_a_trace_is_written_where_one_is_asked_for(traced: tuple[Path, Sinks], finished: Path) -> None:
+    assert list((traced[0] / "profile").rglob("*.xplane.pb"))
+    assert not (finished / "profile").exists()
 
 
 def test_tensorboard_gets_what_the_metrics_file_gets(finished: Path, scalars: Scalars) -> None:
@@ -161,20 +174,10 @@ def test_the_remedy_for_an_unseen_gpu_is_shown_whole(
     assert "pip install 'mtret[cuda]'" in console.export_text()
 
 
-@pytest.mark.parametrize(("log_every", "logged"), [(1, [1, 2, 3, 4, 5, 6]), (5, [5])])
-def test_one_small_fetch_for_each_logged_step(
-    tmp_path: Path,
-    config: RunConfig,
-    console: Console,
-    monkeypatch: pytest.MonkeyPatch,
-    log_every: int,
-    logged: list[int],
-) -> None:
-    made: list[Sinks] = []
-    monkeypatch.setattr(training, "Sinks", lambda *arguments: made.append(Sinks(*arguments)) or made[0])
-    train(replace(config, loop=replace(config.loop, log_every=log_every)), tmp_path / "run", console)
-    assert made[0].fetches == len(logged)
-    assert [line["step"] for line in steps(tmp_path / "run")] == logged
+def test_one_small_fetch_for_each_logged_step(traced: tuple[Path, Sinks]) -> None:
+    workdir, sinks = traced
+    assert sinks.fetches == 1
+    assert [line["step"] for line in steps(workdir)] == [5]
 
 
 def test_a_finished_run_is_left_as_it_is(
@@ -307,7 +310,7 @@ def test_without_dev_splits_the_latest_parameters_are_the_best(
     assert load_artefact(str(export(workdir, tmp_path / "out"))).details["step"] == 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.system), signal.SIGTERM])
 def test_a_stopped_command_says_how_to_go_on_and_does(
     tmp_path: Path, tiny_config: Path, finished: Path, mtret: Mtret, monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,

@@ -49,6 +49,18 @@ def restore(folder: Path) -> tuple[tuple[TrainState, dict] | None, list[str]]:
         checkpoints.close()
 
 
+def test_a_save_that_waits_for_the_one_before_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from absl import logging
+    from orbax.checkpoint import checkpoint_manager
+
+    monkeypatch.setattr(checkpoint_manager, "_WAIT_FOR_PREV_SAVE_WARNING_THRESHOLD_SECS", -1.0)
+    write(tmp_path, (3, 5))
+    logging.warning("another warning")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == ["another warning"]
+
+
 def test_the_newest_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     write(tmp_path, (3, 5, 9))
     found, said = restore(tmp_path)
