@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from mtret.data.delimited import read_cells
+from mtret.data.json_objects import each_key_once
 from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, size_of
 
@@ -221,17 +222,9 @@ def _read_json_lines(
     findings.unread.update({name: count for name, count in seen.items() if name not in columns})
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"two values of '{repeated}'")
-    return record
-
-
 # Numbers stay as they are written, since they can be ids: 1.10 is not 1.1. NaN and Infinity are no values.
 _DECODER = partial(
-    json.loads, parse_float=str, parse_int=str, parse_constant=lambda word: None, object_pairs_hook=_each_key_once
+    json.loads, parse_float=str, parse_int=str, parse_constant=lambda word: None, object_pairs_hook=each_key_once
 )
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mtret.console import Bar, say
 from mtret.data.cutting import Cut, pieces
-from mtret.data.formats import CORPUS, QUERIES
+from mtret.data.formats import CORPUS, QUERIES, VALIDATION
 from mtret.data.importing import Columns, Source, import_task
 from mtret.data.records import Dialect
 from mtret.data.tasks import SPLITS, TaskCard
@@ -26,7 +26,6 @@ MEANINGS = {
     "family": "the kind of thing retrieved, such as table, article or intent",
     "instruction": "what to retrieve given what, in a sentence",
 }
-DEV_NAMES = ("dev", "validation", "valid", "val")  # what others call it; of several files the first is read
 SAMPLED = 5_000  # documents, to tell how many are long
 
 
@@ -146,7 +145,7 @@ def _dialect(config: ImportConfig) -> Dialect:
 def _named(file: str) -> tuple[str, AnyPath]:
     """`train=rows.csv` -> its split and path."""
     split, equals, path = file.partition("=")
-    split = "dev" if split in DEV_NAMES else split
+    split = "dev" if f"{split}.tsv" in VALIDATION else split
     return (split, locate(path)) if equals and split in SPLITS else ("", locate(file))
 
 
@@ -160,8 +159,8 @@ def _beir(folder: AnyPath, config: ImportConfig) -> tuple[Source, Columns, Seque
             raise UserError(f"{folder / name}: missing; BEIR's layout is corpus.jsonl, queries.jsonl and qrels/")
     labels = []
     for split in SPLITS:
-        paths = [folder / "qrels" / f"{name}.tsv" for name in (DEV_NAMES if split == "dev" else (split,))]
-        labels += [(split, path) for path in paths if path.exists()][:1]
+        names = (f"{split}.tsv", *VALIDATION) if split == "dev" else (f"{split}.tsv",)
+        labels += [(split, folder / "qrels" / name) for name in names if (folder / "qrels" / name).exists()][:1]
     if not labels:
         found = ", ".join(path.name for path in inside(folder / "qrels")) or "nothing"
         raise UserError(f"{folder / 'qrels'}: has no {', '.join(f'{split}.tsv' for split in SPLITS)} but {found}")
@@ -209,8 +208,8 @@ def _shares(split: str) -> tuple[float, float, float]:
         train, dev, test = map(float, split.split("/"))
     except ValueError:
         raise UserError(f"--split={split}: give three shares, for train, dev and test, such as 80/10/10") from None
-    if min(train, dev, test) < 0 or not train + dev + test > 0:
-        raise UserError(f"--split={split}: shares are not negative, and not all zero")
+    if min(train, dev, test) < 0 or not 0 < train + dev + test < float("inf"):
+        raise UserError(f"--split={split}: shares are numbers, not negative, and not all zero")
     return train, dev, test
 
 
