@@ -174,7 +174,7 @@ def test_json_lines(content: bytes, flags: list[str]) -> None:
 
 
 # Judged pairs: tables of few ids and texts, so that many are the same, and some that lead nowhere.
-ID = st.sampled_from(["a", "b", "c", "1", "01", " a", "nowhere", "", "NaN"])
+ID = st.sampled_from(["a", "a", "a", "b", "b", "c", "1", "01", " a", "nowhere", "", "NaN"])
 TEXT = st.sampled_from(["one", "One?", "two", "two words", 'a "quoted", one', "x\ny", "", "None"]) | WORD
 SCORE = st.sampled_from(["1", "1", "2", "0", "-1", "0.5", "", "much", "nan"])
 TABLE_KINDS = ("csv", "tsv", "jsonl", "parquet")

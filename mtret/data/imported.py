@@ -27,6 +27,15 @@ CREATE TABLE chunk_ids (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE pairs (query INTEGER, document INTEGER, score REAL, PRIMARY KEY (query, document)) WITHOUT ROWID;
 """
 
+NOTED = {
+    "title_only": "documents have a title and no text, so that the title is all that is found of them",
+    "ungrouped": "rows have no value in the column of groups; the query of each is a group of its own",
+    "regrouped": "rows ask a query of another group once more; it stays with the first",
+    "rescored": "pairs that stand there twice have two scores; the higher one counts",
+    "namesakes": "queries have the id of a document with another text; nothing follows from it",
+    "self_positives": "queries have themselves as a positive document, of the same id and text",
+}
+
 
 @dataclass
 class Counts:
@@ -47,11 +56,10 @@ class Counts:
     unjudged_pairs: int = 0  # of the queries without a positive
     rejected_pairs: int = 0
     excluded: int = 0  # pairs of a query and itself as a document
-    # "untitled texts" and so on: what is kept otherwise than a user may expect, as NOTES has it
-    noted: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)  # rows and queries that deserve a look, by the keys of NOTED
     unread: dict[str, Counter[str]] = field(default_factory=dict)  # file -> column or key -> rows that have it
     missing_words: Counter[tuple[str, str]] = field(default_factory=Counter)  # (column, text): as `Findings` has it
-    swallowing: list[str] = field(default_factory=list)  # file and line: likewise
+    swallowing: dict[str, list[int]] = field(default_factory=dict)  # file -> lines: likewise
 
 
 LABEL = "title = '' AND length(text) <= 64 AND instr(text, char(9)) + instr(text, char(10)) + instr(text, char(13)) = 0"

@@ -183,8 +183,7 @@ class _Reading:
 
     def _use(self, row: Row, use: Callable[[Row], object]) -> None:
         """Enters and counts all of a row, or nothing of it."""
-        for value in row.values.values():
-            _refuse_unwritable(value)
+        _refuse_unwritable("".join(row.values.values()))
         self._store.execute("SAVEPOINT one_row")
         self._of_row.clear()
         try:
@@ -209,7 +208,8 @@ class _Reading:
         counts.unread[name] = Counter({each: findings.unread[each] for each in before if each in findings.unread})
         kept = {each: count for each, count in findings.missing_words.items() if each[0] != self._columns.score}
         counts.missing_words.update(kept)
-        counts.swallowing += [f"{path.name}:{line}" for line in findings.swallowing]
+        if findings.swallowing:
+            counts.swallowing[name] = findings.swallowing
 
     def _note(self, what: str) -> None:
         self._of_row.append((self._counts.noted, what))
@@ -257,21 +257,19 @@ class _Reading:
         group = values[self._columns.group_by].strip() if self._columns.group_by else ""
         place = int.from_bytes(_digest(f"{self._seed} {group or query_key(text)}")[:7], "big")
         row = self._enter("query", given, query_key(text), (text, place, split), again)
-        if self._columns.group_by and not again:
-            there = self._store.execute("SELECT place FROM queries WHERE row = ?", (row,)).fetchone()[0]
-            if not group:
-                self._note("ungrouped")
-            elif there != place:
-                self._note("regrouped")
-        self._put(row, split)
+        first = self._put(row, split)
+        if self._columns.group_by and not again and (not group or place != first):
+            self._note("regrouped" if group else "ungrouped")
         return row
 
-    def _put(self, query: int, split: str) -> None:
-        there = self._store.execute("SELECT split FROM queries WHERE row = ?", (query,)).fetchone()[0]
-        if not there:
+    def _put(self, query: int, split: str) -> int:
+        """Into this split, unless it is in another one already; returns its place."""
+        there, place = self._store.execute("SELECT split, place FROM queries WHERE row = ?", (query,)).fetchone()
+        if split and not there:
             self._store.execute("UPDATE queries SET split = ? WHERE row = ?", (split, query))
         elif there != split:
             raise _Rejected(f"query of another split: it stands in {there} already")
+        return int(place)
 
     def _enter(self, kind: str, given: str, identity: str, rest: tuple[Any, ...], again: bool = False) -> int:
         """The row of a document or query; a new one, or that of the same text. Ids of equal texts all lead there.

@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 
-from mtret.data.imported import MERGED, REJECTED, Counts
+from mtret.data.imported import MERGED, NOTED, REJECTED, Counts
 from mtret.data.tasks import SPLITS
 from mtret.files import AnyPath
 
@@ -14,14 +14,6 @@ CAUTION = "yellow"
 # of the public suite (experiments/001_public_suite, 0.13 to 0.45).
 PAIRED_DEVIATION = 0.27
 LISTED = 10  # names or places in a line
-NOTES = {
-    "title_only": "documents have a title and no text, so that the title is all that is found of them",
-    "ungrouped": "rows have no value in the column of groups; the query of each is a group of its own",
-    "regrouped": "rows ask a query of another group once more; it stays with the first",
-    "rescored": "pairs that stand there twice have two scores; the higher one counts",
-    "namesakes": "queries have the id of a document with another text; nothing follows from it",
-    "self_positives": "queries have themselves as a positive document, of the same id and text",
-}
 
 
 def report(counts: Counts, out: AnyPath, unread_files: Sequence[str] = ()) -> Iterator[Line]:
@@ -44,7 +36,7 @@ def report(counts: Counts, out: AnyPath, unread_files: Sequence[str] = ()) -> It
         reasons = ", ".join(f"{reason} ({number:,})" for reason, number in counts.rejected.most_common())
         total = sum(counts.rejected.values())
         yield f"rejected: {total:,} rows, in {out / REJECTED}: {reasons}", CAUTION
-    yield from ((f"{counts.noted[what]:,} {words}", CAUTION) for what, words in NOTES.items() if counts.noted[what])
+    yield from ((f"{counts.noted[what]:,} {words}", CAUTION) for what, words in NOTED.items() if counts.noted[what])
     yield from _doubts(counts)
     yield from _unread(counts, unread_files)
     if counts.queries["dev"]:
@@ -68,10 +60,10 @@ def _doubts(counts: Counts) -> Iterator[Line]:
         found = _some([f"'{word}' in {name} ({n:,})" for (name, word), n in counts.missing_words.most_common()])
         flag = shlex.quote(f"--missing={','.join(dict.fromkeys(word for _, word in counts.missing_words))}")
         yield f"texts that look like a missing value: {found}; {flag} makes them one", CAUTION
-    if counts.swallowing:
-        what = "a quoted cell has line breaks and delimiters in it"
+    for path, lines in counts.swallowing.items():
         yield (
-            f"{what}: {_some(counts.swallowing)}; if a stray quote swallowed these lines, give --quotes=none",
+            f"{path}: a quoted cell has line breaks and delimiters in it, in the row from line {_some(lines)}; if a "
+            "stray quote swallowed these lines, give --quotes=none",
             CAUTION,
         )
 
@@ -84,6 +76,6 @@ def _unread(counts: Counts, files: Sequence[str]) -> Iterator[Line]:
         yield f"files that are not read: {_some(files)}", CAUTION
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str | int]) -> str:
     more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    return ", ".join(map(str, names[:LISTED])) + more

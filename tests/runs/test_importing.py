@@ -234,8 +234,8 @@ def test_what_is_doubtful_is_said_with_a_flag_that_settles_it(mtret: Mtret, tmp_
         in said
     )
     assert (
-        "a quoted cell has line breaks and delimiters in it: rows.csv:2; if a stray quote swallowed these lines, give "
-        "--quotes=none" in said
+        f"{tmp_path}/rows.csv: a quoted cell has line breaks and delimiters in it, in the row from line 2; if a stray "
+        "quote swallowed these lines, give --quotes=none" in said
     )
     assert f"not read of {tmp_path}/rows.csv: more (5 rows)\n" in said
     code, said, _ = mtret(*command, "--missing=NaN,(null)", f"--out={tmp_path / 'second'}")
@@ -286,3 +286,24 @@ def test_where_nothing_is_left_the_first_rejected_row_says_why(mtret: Mtret, tmp
     assert code == 2
     assert "2 rows were rejected, most often: score that is no number; the first is rows.csv:2: " in said
     assert "score that is no number: 'Exact'" in said
+
+
+def test_the_report_of_the_documentation_is_what_is_said(
+    mtret: Mtret, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = {
+        "products.csv": "sku,text,price\nA-1,Red chair,10\nA-2,Red chair,12\nA-3,Blue chair,9\n",
+        "queries.csv": "id,q\n1,red seat\n2,blue seat\n3,where to sit\n4,a table\n",
+        "train.csv": "id,sku,score\n1,A-1,1\n1,A-2,1\n",
+        "test.csv": "id,sku,score\n2,A-3,2\n2,A-1,0\n3,A-2,1\n3,A-1,1\n4,A-3,0\n3,A-9,1\n2,A-2,\n",
+    }
+    for name, text in tables.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    files = ("queries.csv", "--docs=products.csv", "--labels=train=train.csv,test=test.csv")
+    columns = ("--query=q", "--query_id=id", "--text=text", "--doc_id=sku", "--score=score")
+    code, said, _ = mtret("data", "import", *files, *columns, *CARD, "--out=tasks/chairs")
+    assert code == 0
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    shown = page.split("nothing is lost in silence:\n\n```\n")[1].split("```")[0]
+    assert f"\n{shown}wrote tasks/chairs\n" in said
