@@ -96,7 +96,7 @@ def _doubted_cells(rows: Iterator[Cells], delimiter: str, path: AnyPath) -> Iter
         header = header or row.cells
         if unfinished.completes_a_row(row.cells, len(header)):
             raise _asked(path, row.last)
-        for place, cell in enumerate(row.cells):
+        for place, cell in enumerate(row.cells if len(row.cells) == len(header) else ()):
             filled[place] += bool(cell) and row.cells is not header
             if QUOTE in cell and _is_enclosed(cell):
                 if row.cells is header or QUOTE * 2 in cell[1:-1]:
@@ -109,7 +109,7 @@ def _doubted_cells(rows: Iterator[Cells], delimiter: str, path: AnyPath) -> Iter
 
 
 class _Unfinished:
-    """Lines that would be the begin of a row if quotes enclosed cells."""
+    """Lines that would be the beginning of a row if quotes enclosed cells."""
 
     def __init__(self, delimiter: str):
         self._delimiter = delimiter
@@ -117,22 +117,20 @@ class _Unfinished:
         self._ragged = False  # whether one of them has another width than the header
 
     def completes_a_row(self, cells: list[str], width: int) -> bool:
-        """Whether this line, with those before it, is a row of this width as CSV has it, and its lines are not."""
-        line, has_quotes = self._delimiter.join(cells), any(QUOTE in cell for cell in cells)
-        self._ragged = len(cells) != width or (self._ragged and bool(self._lines))
-        if not has_quotes:
-            if self._lines:
-                self._lines = [*self._lines, line] if len(self._lines) < LONGEST_CELL else []
+        """Whether this line, alone or with those before it, is a row of this width as CSV, and is none as it stands."""
+        line, ragged = self._delimiter.join(cells), len(cells) != width
+        if QUOTE not in line and not self._lines:
             return False
-        for lines in ([*self._lines, line], [line]) if self._lines else ([line],):
-            found = _width(lines, self._delimiter)
-            if found == width and self._ragged:
+        for before, ragged_before in ((self._lines, self._ragged), ([], False)):
+            lines, some_ragged = [*before, line], ragged or ragged_before
+            # A line without a quote ends no cell that an earlier one has opened.
+            found = _width(lines, self._delimiter) if QUOTE in line else None if before else 0
+            if found == width and some_ragged:
                 return True
-            if found is None:
-                self._lines = lines
+            if found is None and len(lines) <= LONGEST_CELL:
+                self._lines, self._ragged = lines, some_ragged
                 return False
-            self._ragged = len(cells) != width
-        self._lines = []
+        self._lines, self._ragged = [], False
         return False
 
 
