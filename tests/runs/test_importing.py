@@ -307,3 +307,28 @@ def test_the_report_of_the_documentation_is_what_is_said(
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     shown = page.split("nothing is lost in silence:\n\n```\n")[1].split("```")[0]
     assert f"\n{shown}wrote tasks/chairs\n" in said
+
+
+def test_queries_that_are_documents_are_scored_by_what_else_they_find(mtret: Mtret, tmp_path: Path) -> None:
+    """As ArguAna is: every argument is a document, and its counterargument is the positive."""
+    from mtret.data.formats import read_suite
+    from mtret.evaluation.metrics import hits, ndcg
+    from mtret.index.bm25 import BM25Index
+    from mtret.index.exact import excluded_pairs, tie_order
+
+    subjects = ["school uniforms", "city zoos", "daily homework"]
+    documents = [(f"a{i}-pro", f"{what} are good.") for i, what in enumerate(subjects)]
+    documents += [(f"a{i}-con", f"{what} are by no means of any use.") for i, what in enumerate(subjects)]
+    lines = [f'{{"_id": "{key}", "text": "{text}"}}\n' for key, text in documents]
+    (tmp_path / "in" / "qrels").mkdir(parents=True)
+    (tmp_path / "in/corpus.jsonl").write_text("".join(lines))
+    (tmp_path / "in/queries.jsonl").write_text("".join(lines[:3]))
+    (tmp_path / "in/qrels/test.tsv").write_text(PAIR + "".join(f"a{i}-pro\ta{i}-con\t1\n" for i in range(3)))
+    code, said, _ = mtret("data", "import", tmp_path / "in", *CARD, f"--out={tmp_path / 'tasks' / 'one'}")
+    assert code == 0 and "3 queries are documents too" in said
+    task = read_suite(tmp_path / "tasks").tasks["one"]
+    judged, order = task.splits["test"], tie_order(task.document_ids)
+    for exclude, score in ((task.exclude, 1.0), (None, 0.63093)):  # of 1 / log2(3), where each finds itself first
+        pairs = excluded_pairs(exclude, judged.queries)
+        run = BM25Index(task.document_texts).search(task.query_texts, 10, order=order, exclude=pairs)
+        assert ndcg(hits(run, judged, judged.queries), 10) == pytest.approx([score] * 3, abs=1e-5)
