@@ -69,6 +69,10 @@ class Pretrained:
     max_length: int  # tokens of a text, special ones included
     prompts: Mapping[str, str]
     weights_sha256: str
+    default_prompt_name: str | None = None  # of the prompt that sentence-transformers takes where none is named
+    similarity: str = "cosine"  # by which its vectors are compared: cosine or dot
+    normalises: bool = True  # whether its vectors come out with length 1
+    remarks: tuple[str, ...] = ()  # what a user should know of how the folder was read; a line each
 
     @property
     def config(self) -> TowerConfig:
@@ -149,6 +153,7 @@ def load(source: str, config: ModelConfig | None = None) -> Pretrained:
     wanted = flatten(abstract_params(tower))
     found = weights.match(weights.read(folder), wanted, spec.prefixes, spec.unused, folder / weights.SINGLE)
     sentence = read_json(folder / "sentence_bert_config.json", optional=True)
+    described = read_json(folder / "config_sentence_transformers.json", optional=True)
     return Pretrained(
         folder=folder,
         model_type=model_type,
@@ -159,8 +164,10 @@ def load(source: str, config: ModelConfig | None = None) -> Pretrained:
         pooling=_read_pooling(folder),
         pools_prompt=bool(read_json(folder / POOLING, optional=True).get("include_prompt", True)),
         max_length=min(int(sentence.get("max_seq_length") or own.max_length), own.max_length),
-        prompts=read_json(folder / "config_sentence_transformers.json", optional=True).get("prompts") or {},
+        prompts=described.get("prompts") or {},
         weights_sha256=weights.sha256(folder),
+        default_prompt_name=described.get("default_prompt_name"),
+        similarity=described.get("similarity_fn_name") or "cosine",
     )
 
 
