@@ -1,5 +1,6 @@
 """A model answers: the documents of a task, or of all tasks, that are nearest to a query."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation.retrieval import pool
 from mtret.index.encode import Texts
 from mtret.index.exact import NOTHING, search, tie_order
+from mtret.models.dual_encoder import ModelConfig
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
 from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.setting import check_writable
@@ -34,7 +36,14 @@ class Hit:
 
 
 def answer(
-    model: str, suite_name: str, task_name: str, queries: Sequence[str], top: int, pooled: bool, console: Console
+    model: str,
+    suite_name: str,
+    task_name: str,
+    queries: Sequence[str],
+    top: int,
+    pooled: bool,
+    console: Console,
+    how: ModelConfig | None = None,
 ) -> list[list[Hit]]:
     """The first `top` documents for each query, asked as a query of `task_name`; over all tasks' documents if `pooled`.
 
@@ -45,7 +54,9 @@ def answer(
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = open_model(model)
+    artefact = open_model(model, how)
+    for line in artefact.remarks:  # standard output is for hits
+        print(line, file=sys.stderr)
     suite = load_suite_of(artefact, suite_name)
     if task_name not in suite.tasks:
         raise UserError(f"no task '{task_name}' in {suite.folder}.{nearest(task_name, suite.tasks)}")
