@@ -1,6 +1,7 @@
 """Texts to token arrays: once, whole, cached under a name made of their content."""
 
 import hashlib
+import importlib.metadata
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +96,8 @@ class Tokenizer:
     def __init__(self, folder: AnyPath, cache: AnyPath | None = None, pools_prompt: bool = True):
         self.cache, self.pools_prompt = cache, pools_prompt
         self._backend, content = _load(folder)
-        self._fingerprint = hashlib.sha256(content).digest()
+        library = importlib.metadata.version("tokenizers")  # which may read the same file otherwise
+        self._fingerprint = hashlib.sha256(content + library.encode()).digest()
         mask = self._backend.encode("a").special_tokens_mask
         self._suffix = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
 

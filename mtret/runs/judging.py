@@ -27,7 +27,7 @@ from mtret.evaluation.query_scores import judged_sha256, with_query_scores
 from mtret.evaluation.report import terminal_table, write_report
 from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
 from mtret.files import AnyPath, locate, read_arrays, replace_arrays
-from mtret.index import bm25
+from mtret.index import bm25, exact
 from mtret.index.exact import NOTHING, Run, cut, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
@@ -255,9 +255,10 @@ def _lexical(one: _Asked, config: JudgeConfig, cache: AnyPath) -> Run:
 
 
 def _cached_run(cache: AnyPath, key: Sequence[str], run: Any) -> Run:
-    """BM25's results depend on data, code and library alone; the key holds all three."""
-    code = file_sha256(Path(str(bm25.__file__)))
-    whole = "\n".join([code, importlib.metadata.version("bm25s"), str(DEPTH), *key])
+    """BM25's results depend on data, code and libraries alone; the key holds all three."""
+    code = [file_sha256(Path(str(module.__file__))) for module in (bm25, exact)]
+    libraries = [importlib.metadata.version(name) for name in ("bm25s", "PyStemmer")]
+    whole = "\n".join([*code, *libraries, str(DEPTH), *key])
     path = cache / f"bm25-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.safetensors"
     arrays = read_arrays(path)
     if arrays is None:
