@@ -4,7 +4,7 @@ on with the encoder that it began with, and whether a baseline is the encoder th
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from mtret.models.weights import file_sha256
 NUMBERS = 1
 # Of an encoder as loaded, what is no part of it: where it lies, what its other fields tell already, and words. A field
 # that somebody adds is part of the fingerprint unless it is named here.
-APART = ("folder", "tower", "params", "unused", "prefix", "remarks")
+APART = ("folder", "transformer", "tower", "params", "unused", "prefix", "remarks")
 # Of a tower's configuration, how it is run; of these `key` adds what changes vectors.
 RUNNING = ("operands", "attention", "remat")
 
@@ -24,7 +24,7 @@ RUNNING = ("operands", "attention", "remat")
 def parts_of(encoder: hf.Pretrained) -> dict[str, Any]:
     """What makes its vectors what they are, by name, as JSON. Raises UserError where a file cannot be read."""
     own = {each.name: _plain(getattr(encoder, each.name)) for each in fields(encoder) if each.name not in APART}
-    paths = [encoder.folder / name for name in hf.TOKENIZER_FILES]
+    paths = [encoder.transformer / name for name in hf.TOKENIZER_FILES]
     tokenizer = {path.name: file_sha256(path) for path in paths if path.exists()}
     return {"code": NUMBERS, **own, "tower": _tower(encoder.config), "tokenizer": tokenizer}
 
@@ -67,8 +67,8 @@ def dropouts(encoder: hf.Pretrained) -> dict[str, float]:
 
 
 def _tower(config: Any) -> dict[str, Any]:
-    apart = (*RUNNING, *getattr(config, "DROPOUTS", ()))
-    return {name: _plain(value) for name, value in asdict(config).items() if name not in apart}
+    apart = (*RUNNING, *config.DROPOUTS)
+    return {each.name: _plain(getattr(config, each.name)) for each in fields(config) if each.name not in apart}
 
 
 def _plain(value: Any) -> Any:
@@ -78,7 +78,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        own = {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        return {"type": type(value).__name__, **own}
     if isinstance(value, np.ndarray):
         return [str(value.dtype), *value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
     if value is None or isinstance(value, str | int | float | bool):

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from mtret.artefact import golden, manifest
 from mtret.artefact.card import Others, OwnDocuments, card, integrate
-from mtret.artefact.prompts import CONFIG, Prompts, published, remarks, stated
+from mtret.artefact.prompts import CONFIG, Prompts, published, remarks
 from mtret.artefact.retriever import Retriever
 from mtret.artefact.targets import check_for_tei, check_target
 from mtret.data.roles import RECORD, TrainingRecord, load_record, save_record
@@ -46,15 +46,15 @@ class Artefact:
     def prompts(self) -> dict[str, str]:
         """Of all its text towers, by name. Where there are any, `query` and `document` are what is deployed."""
         documents = self.model.documents
-        found = {**stated(self.encoder), **(stated(documents) if documents else {})}
+        found = {**self.encoder.prompts, **(documents.prompts if documents else {})}
         own = self.published
         if own is None or not (found or own.query or own.document):
             return found
         return {**found, "query": own.query, "document": own.document}
 
     def embed(self, texts: Sequence[str], prompt: str = "query") -> Float32[np.ndarray, "n D"]:
-        """Unit vectors of texts as they are deployed: after the prompt of that name, cut at the encoder's limit. A
-        model without prompts takes texts bare.
+        """Vectors of texts as they are deployed: after the prompt of that name, cut at the encoder's limit. They have
+        length 1, unless the encoder's modules end otherwise. A model without prompts takes texts bare.
 
         A call costs a batch of the encoder however few the texts: give all at once.
 
@@ -157,7 +157,7 @@ def _check_prompts(model: Retriever, templates: Templates) -> None:
     those of a task after the templates. Raises UserError where somebody changed one of them."""
     wanted = {"query": templates.query_prefix(templates.generic), "document": templates.document_prefix}
     for encoder in (model.encoder, model.documents):
-        prompts = stated(encoder) if encoder else {}
+        prompts = encoder.prompts if encoder else {}
         for name in wanted.keys() & prompts.keys():
             if encoder and prompts[name] != wanted[name]:
                 raise UserError(
@@ -226,7 +226,7 @@ def _others(folder: Path, model: Retriever, templates: Templates, details: Mappi
         sha256 = file_sha256(folder / DOCUMENTS / "model.safetensors")
         documents = OwnDocuments(sha256, str(details.get("frozen_documents", "")), templates.document_prefix)
     image_size = model.images.config.image_size if model.images else None
-    return Others(documents, image_size, model.encoder.pools_prompt)
+    return Others(documents, image_size, model.encoder.pools_prompt, model.encoder.normalises)
 
 
 def prompts_of(templates: Templates, instructions: Mapping[str, str]) -> dict[str, str]:

@@ -6,15 +6,12 @@ found. Here an encoder that was published with `passage: ` before its documents 
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mtret.data.templates import Templates
-from mtret.errors import UserError, nearest
+from mtret.encoder_folder.reading import read_json
 from mtret.models.hf import Pretrained
-from mtret.models.weights import read_json
 
 CONFIG = "config_sentence_transformers.json"
 QUERY_NAMES, DOCUMENT_NAMES = ("query",), ("document", "passage", "corpus")  # the first that is there
@@ -96,12 +93,9 @@ FAMILIES = (
 
 def published(encoder: Pretrained, source: str, query: str | None = None, document: str | None = None) -> Prompts:
     """The prompts of an encoder: those of its folder, else those that are known of its hub id (`source`); `query` and
-    `document`, where they are given, go before.
-
-    Raises UserError for prompts that are no texts, and for a default that is none of them.
-    """
+    `document`, where they are given, go before."""
     own = _of_folder(encoder)
-    if not own.query and not own.document and not any(stated(encoder).values()) and (known := _known(source)):
+    if not own.query and not own.document and not any(encoder.prompts.values()) and (known := _known(source)):
         own = Prompts(known.query, known.document, f"known of {source}, whose folder has none")
     if query is None and document is None:
         return own
@@ -110,25 +104,8 @@ def published(encoder: Pretrained, source: str, query: str | None = None, docume
     )
 
 
-def stated(encoder: Pretrained) -> dict[str, str]:
-    """The folder's prompts by name. Raises UserError where they are no texts."""
-    where = encoder.folder / CONFIG
-    prompts: Any = encoder.prompts
-    if not isinstance(prompts, Mapping):
-        raise UserError(f"{where}: prompts is {prompts!r}, not an object of texts by name")
-    for name, text in prompts.items():
-        if text is not None and not isinstance(text, str):
-            raise UserError(f"{where}: the prompt '{name}' is {text!r}, not a text")
-    return {name: text or "" for name, text in prompts.items()}
-
-
 def _of_folder(encoder: Pretrained) -> Prompts:
-    prompts, default = stated(encoder), encoder.default_prompt_name
-    if default is not None and default not in (*prompts, *QUERY_NAMES, DOCUMENT_NAMES[0]):
-        raise UserError(
-            f"{encoder.folder / CONFIG}: default_prompt_name is {default!r}, which is none of its prompts "
-            f"({', '.join(prompts) or 'it has none'}).{nearest(str(default), prompts)}"
-        )
+    prompts, default = encoder.prompts, encoder.default_prompt_name
     found = [next((name for name in names if name in prompts), None) for names in (QUERY_NAMES, DOCUMENT_NAMES)]
     # A folder that tells no queries from documents is one for `encode`, which takes the default for every text.
     if default is not None and found == [None, None]:
@@ -145,7 +122,7 @@ def remarks(encoder: Pretrained, source: str, prompts: Prompts) -> list[str]:
     """What a user should know of how the prompts of an encoder were found; a line each."""
     if prompts.origin == "given by hand":
         return []
-    there, where = stated(encoder), encoder.folder / CONFIG
+    there, where = encoder.prompts, encoder.folder / CONFIG
     if prompts.origin.startswith("known"):
         return [f"{source}: prompts {_quoted(prompts)} are put before its texts, as they are {prompts.origin}"]
     lines = []
@@ -177,7 +154,7 @@ def _quoted(prompts: Prompts | Family) -> str:
 
 def _alike(encoder: Pretrained, source: str) -> Family | None:
     """By the name of the folder, or the one that config.json was saved under."""
-    saved = read_json(encoder.folder / "config.json", optional=True).get("_name_or_path")
+    saved = read_json(encoder.transformer / "config.json", optional=True).get("_name_or_path")
     of_hub = [part for part in encoder.folder.parts if part.startswith("models--")]  # a snapshot of the hub's cache
     names = [source, encoder.folder.name, *of_hub, saved if isinstance(saved, str) else ""]
     for name in names:

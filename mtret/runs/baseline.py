@@ -72,8 +72,10 @@ def base_forms(
         sides = embed_tasks(
             f"base, {name}", in_form(base, templates), [(task, task.query_texts) for task, _ in sampled], cache, console
         )
+        comparable = base.encoder.comparable
         scores = {
-            task.name: sample.ndcg_at_10(*vectors) for (task, sample), vectors in zip(sampled, sides, strict=True)
+            task.name: sample.ndcg_at_10(*map(comparable, vectors))
+            for (task, sample), vectors in zip(sampled, sides, strict=True)
         }
         found[name]["dev"] = {"mean": round(float(np.mean([*scores.values()])), 6)} | {
             "tasks": {name: round(score, 6) for name, score in scores.items()}
@@ -110,10 +112,8 @@ def base_of_model(artefact: Artefact, operands: str, console: Console) -> Artefa
         base = load_artefact(source, ModelConfig(source, *prompts, operands=operands))
     except UserError as error:
         raise UserError(f"the untuned encoder, to compare with: {error}") from error
-    for line in base.remarks:
-        say(console, line)
     if "source_parts" in details:
-        changed = differing(parts_of(base.encoder), details["source_parts"])
+        changed = differing(parts_of(base.encoder.to_train()), details["source_parts"])
         if changed:
             raise UserError(f"model '{source}': is not what this model was tuned from: {changed[0]}")
     elif base.encoder.weights_sha256 != details.get("source_sha256"):

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from mtret.artefact.folder import Artefact
 from mtret.artefact.retriever import embedder
-from mtret.console import Bar, say
+from mtret.console import Bar, say_once
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer, Tokens
 from mtret.devices import cache_folder, keep_compilations, keep_memory
@@ -58,6 +58,7 @@ class Encoded:
     prompt: str  # before each text
     cut: int = 0  # longer than the model reads
     empty: int = 0  # left out
+    length: str = "length 1"  # of each vector, in words
 
 
 @dataclass
@@ -87,8 +88,7 @@ def encode_to_file(
     keep_compilations()
     prompts = config.query_prompt, config.document_prompt
     artefact = open_model(config.model, ModelConfig(config.model, *prompts) if prompts != (None, None) else None)
-    for line in artefact.remarks:
-        say(console, line)
+    say_once(console, artefact.remarks)
     whole = artefact.encoder.features
     features = config.dimensions or whole
     if features > whole:
@@ -103,11 +103,14 @@ def encode_to_file(
     count = 0
     with _writer(out, features, about) as write:
         for ids, vectors in blocks:
-            write(ids, cut(vectors, features) if features < whole else vectors)
+            write(ids, cut(vectors, features, artefact.encoder.similarity) if features < whole else vectors)
             count += len(ids)
         if not count:
             raise UserError("nothing to encode: there is no text")
-    return Encoded(count, features, prompt, seen.cut, seen.empty)
+    encoder = artefact.encoder
+    ones = encoder.normalises or (features < whole and encoder.similarity == "cosine")
+    length = "length 1" if ones else f"not of length 1, to be compared by {encoder.similarity}"
+    return Encoded(count, features, prompt, seen.cut, seen.empty, length)
 
 
 def check_out(out: AnyPath) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Int32
 from rich.console import Console
 
 from mtret.artefact.folder import Artefact, load_artefact
-from mtret.console import say, timed
+from mtret.console import say, say_once, timed
 from mtret.data.formats import Suite
 from mtret.data.roles import check_leakage, role_of, seen_document_share
 from mtret.data.tasks import Task
@@ -101,8 +101,6 @@ def judge(
     keep_compilations()
     how = ModelConfig(model, config.query_prompt, config.document_prompt, operands=config.operands)
     artefact = open_model(model, how)
-    for line in artefact.remarks:
-        say(console, line)
     if isinstance(suite, str):
         suite = load_suite_of(artefact, suite)
     asked = _asked(suite, artefact, config)
@@ -117,6 +115,7 @@ def judge(
     forms = forms_of_model(artefact, base, suite, cache, console)
     encoders = {"untuned": in_form(base, chosen_templates(forms, base))}
     encoders |= {} if artefact.record is None else {"tuned": artefact}
+    say_once(console, (line for each in encoders.values() for line in each.remarks))
     too_many = [d for d in config.dimensions if not 0 < d < artefact.encoder.features]
     if too_many:
         raise UserError(
@@ -149,7 +148,7 @@ def judge(
         _score_forms(forms, base, asked, vectors["untuned"], config, cache, console)
     if config.dimensions:
         with timed(console, "searching cut vectors"):
-            results["dimensions"] = _by_dimension(asked, vectors, config)
+            results["dimensions"] = _by_dimension(asked, vectors, config, artefact.encoder.similarity)
     results = with_query_scores(results, outcomes, folder)
     write_report(results, folder)
     console.print(terminal_table(results))
@@ -239,7 +238,11 @@ def _dense_score(one: _Asked, sides: tuple[np.ndarray, np.ndarray], config: Judg
 def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPath, console: Console) -> Vectors:
     readable = [one for one in asked if reads(artefact, one.task)]
     found = embed_tasks(name, artefact, [(one.task, one.texts) for one in readable], cache, console)
-    return {one.task.name: vectors for one, vectors in zip(readable, found, strict=True)}
+    comparable = artefact.encoder.comparable
+    return {
+        one.task.name: (comparable(queries), comparable(documents))
+        for one, (queries, documents) in zip(readable, found, strict=True)
+    }
 
 
 def _lexical(one: _Asked, config: JudgeConfig, cache: AnyPath) -> Run:
@@ -303,7 +306,7 @@ def _outcome(
 
 
 def _by_dimension(
-    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig
+    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig, similarity: str
 ) -> dict[str, dict[str, float]]:
     """{number of features: {task: score}} of the judged model, whole and cut (Matryoshka)."""
     of_model = vectors[list(vectors)[-1]]
@@ -312,7 +315,7 @@ def _by_dimension(
     for features in (whole, *config.dimensions):
         scores = {}
         for one in asked:
-            queries, documents = (cut(side, features) for side in of_model[one.task.name])
+            queries, documents = (cut(side, features, similarity) for side in of_model[one.task.name])
             scores[one.task.name] = _dense_score(one, (queries, documents), config)
         found[str(features)] = scores
     return found

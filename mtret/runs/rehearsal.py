@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtret.console import duration, say
+from mtret.console import duration, say, say_once
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.tasks import Task
@@ -74,8 +74,7 @@ def rehearse(config: RunConfig, console: Console) -> list[TaskPlan]:
         say(console, line)
     model = start_models(config, tasks)
     config = with_templates(config, model.encoder)
-    for line in said_of_source(config, model.encoder):
-        say(console, line)
+    say_once(console, said_of_source(config, model.encoder))
     attention.choose(config.model.attention, model.encoder.config.attention_dropout_rate)
     run = prepare(config, tasks, model, cache, console, ALONE)
     planned = [run.planner.plan(step) for step in range(min(run.planner.steps, PLANNED))]

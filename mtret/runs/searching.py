@@ -28,7 +28,7 @@ class Hit:
     """One document that was found."""
 
     rank: int  # from 1
-    score: float  # cosine
+    score: float  # cosine, or dot product for an encoder that is made for it
     task: str
     id: str
     text: str  # or the path of its image
@@ -70,9 +70,9 @@ def answer(
     tokens = Tokenizer(encoder.folder, None, encoder.pools_prompt).after(
         artefact.templates.query_prefix(asked.card.instruction), queries
     )
-    vectors = embedder(encoder)([Texts(tokens, encoder.max_length)])[0]
+    vectors = encoder.comparable(embedder(encoder)([Texts(tokens, encoder.max_length)])[0])
     together = pool(tasks)
-    documents = np.concatenate([each for _, each in sides])[together.kept]
+    documents = encoder.comparable(np.concatenate([each for _, each in sides])[together.kept])
     order, parents = tie_order(together.document_ids), together.parents
     run = search(vectors, documents, min(top, together.n_documents), order=order, parents=parents)
     shown = [(task, row) for task in tasks for row in range(len(task.document_ids))]

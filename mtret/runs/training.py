@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 
 from mtret.artefact.folder import base_of
-from mtret.console import TrainingBar, duration, say
+from mtret.console import TrainingBar, duration, say, say_once
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.shapes import Shape
@@ -91,16 +91,14 @@ def _train(
     model = start_models(config, tasks)
     encoder = model.encoder
     config = with_templates(config, encoder, begun_by_older(workdir))
-    for line in said_of_source(config, encoder):
-        say(console, line)
+    say_once(console, said_of_source(config, encoder))
     attention.choose(config.model.attention, encoder.config.attention_dropout_rate)
     say(console, attention.in_words(encoder.config.attention))
     identity = identity_of(config, suite, tasks, model)
     check_same(peers, identity)
     if peers.first:
         claim(workdir, identity, write=False)
-        for line in resuming(workdir, identity):
-            say(console, line, style="yellow")
+        say_once(console, resuming(workdir, identity))
         held.enter_context(alone_in(workdir))
     if peers.share("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")

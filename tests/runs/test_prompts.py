@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -82,11 +83,11 @@ def test_the_prompts_of_a_folder(own_model: Path, prompts: Any, default: Any, qu
 @pytest.mark.parametrize(
     ("prompts", "default", "message"),
     [
-        (["query: "], None, r"prompts is \['query: '\], not an object of texts by name"),
-        ({"query": 3}, None, "the prompt 'query' is 3, not a text"),
-        ({"sts": ["a"]}, None, r"the prompt 'sts' is \['a'\], not a text"),
-        (E5, "querry", r"default_prompt_name is 'querry', which is none of its prompts .* Did you mean 'query'"),
-        (E5, 1, "default_prompt_name is 1, which is none of its prompts"),
+        (["query: "], None, r"prompts is \['query: '\], where an object is needed"),
+        ({"query": 3}, None, "the prompt 'query' is 3, where a text is needed"),
+        ({"sts": ["a"]}, None, r"the prompt 'sts' is \['a'\], where a text is needed"),
+        (E5, "querry", "default_prompt_name is 'querry', which is none of its prompts"),
+        (E5, 1, "default_prompt_name is 1, where a text is needed"),
     ],
 )
 def test_prompts_that_cannot_be_obeyed_are_refused(own_model: Path, prompts: Any, default: Any, message: str) -> None:
@@ -184,7 +185,7 @@ def test_one_text_has_one_vector(
     query: str,
     document: str,
 ) -> None:
-    """Of a task, of a file, from Python and in a search: after the published prompts, or what is given in their place."""
+    """Of a task, of a file, from Python and in a search: after the published prompts, or what is given for them."""
     monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "cache"))
     with_prompts(own_model, E5)
     task = read_task(tiny_suite / "beta")
@@ -266,7 +267,7 @@ def test_texts_that_are_none_are_named_with_their_line(
     code, _, error = mtret("encode", tiny_model, f"--texts={texts}", f"--side={side}", f"--out={tmp_path}/v.npz")
     assert code == 2 and error.count("\n") == 1, error
     assert error.startswith(f"mtret: {texts}:2: ")
-    assert __import__("re").search(message, error)
+    assert re.search(message, error)
     assert [path.name for path in tmp_path.iterdir()] == ["badq.jsonl"]
 
 
@@ -394,7 +395,10 @@ def test_a_plain_encoder_is_judged_as_it_is_deployed_and_in_other_forms_on_reque
     )
     assert score["query prompt on both sides"] == both["tasks"]["gamma"]["systems"]["untuned"]["ndcg@10"]["mean"]
     report = (tmp_path / "all" / "report.md").read_text(encoding="utf-8")
-    assert "## The base's prompts" in report and f"| **published** | `'query: {{query}}'` | `'passage: {{document}}'` | {score['published']:.3f} |" in report
+    assert (
+        "## The base's prompts" in report
+        and f"| **published** | `'query: {{query}}'` | `'passage: {{document}}'` | {score['published']:.3f} |" in report
+    )
 
 
 def test_results_from_before_there_were_forms_are_read(
