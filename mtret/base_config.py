@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
             "seed": 0,  # of everything: order, samples, dropout, dev sample
             "model": {
                 "source": "minilm",  # "minilm", a sentence-transformers folder, or a hub id
+                "query_prompt": None,  # before a query, of a source that mtret did not train; None: as published
+                "document_prompt": None,  # before a document
                 "dropout": 0.0,  # None: as published
                 "operands": "float32",  # of matrix products: "float32" or "bfloat16"; sums are always float32
                 "attention": None,  # "xla", "cpu", "pallas", "cudnn"; None: the faster of the first two (docs/cpu.md)
@@ -44,8 +46,10 @@ def get_config() -> ConfigDict:
                 "generic": 0.1,  # of the steps, those with templates.generic in place of the task's instruction
             },
             "templates": {
-                "query": "Instruct: {instruction}\nQuery: {query}",  # must end in {query}
-                "document": "{document}",  # must end in {document}
+                # Must end in {query}. None: "Instruct: {instruction}\nQuery: {query}", behind the source's own prompt
+                # for queries where it has one; of a source that mtret trained, the source's.
+                "query": None,
+                "document": None,  # must end in {document}; None: the source's own prompt for documents, if any
                 "generic": "Given a query, retrieve the documents that answer it",  # the exported prompt "query"
             },
             "batch": {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mtret.data.mixture import MixtureConfig
-from mtret.data.templates import Templates
+from mtret.data.templates import TemplateConfig
 from mtret.data.training_tasks import BatchConfig
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevConfig
@@ -77,7 +77,7 @@ class RunConfig:
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    templates: Templates = field(default_factory=Templates)
+    templates: TemplateConfig = field(default_factory=TemplateConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -89,7 +89,7 @@ this model: `training_record.json`.
 
 ## Judged
 
-{scores or NOT_JUDGED}
+{scores or NOT_JUDGED}{_baseline(details)}
 
 ## The file
 
@@ -117,6 +117,19 @@ def _licence(details: Mapping[str, Any]) -> str:
 def _merged(details: Mapping[str, Any]) -> str:
     parts = [f"`{one['model']}` ({one['weight']:g})" for one in details.get("merged", ())]
     return f" It is the average of several models' parameters: {', '.join(parts)}." if parts else ""
+
+
+def _baseline(details: Mapping[str, Any]) -> str:
+    """What was put before the texts of the base that the model is compared with, where there was a choice."""
+    block = details.get("base_forms") or {"forms": {}}
+    if len(block["forms"]) < 2:
+        return ""
+    scores = ", ".join(f"{name} {each['dev']['mean']:.3f}" for name, each in block["forms"].items() if "dev" in each)
+    form = block["forms"][block["chosen"]]
+    return f"""
+
+The base is compared in one form, *{block["chosen"]}* (query `{form["query_template"]!r}`, document
+`{form["document_template"]!r}`): {block["why"]}{f" ({scores})" if scores else ""}."""
 
 
 def _encode_documents(others: Others) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import Float32
 
 from mtret.artefact import golden, manifest
 from mtret.artefact.card import Others, OwnDocuments, card, integrate
+from mtret.artefact.prompts import CONFIG, Prompts, published, remarks
 from mtret.artefact.retriever import Retriever
 from mtret.artefact.targets import check_for_tei, check_target
 from mtret.data.roles import RECORD, TrainingRecord, load_record, save_record
@@ -23,7 +24,6 @@ from mtret.models.weights import file_sha256
 
 DETAILS = "mtret.json"
 DOCUMENTS, VISION = "documents", "vision"  # folders of towers beside that of the queries
-BARE = Templates(query="{query}", document="{document}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Artefact:
     templates: Templates
     record: TrainingRecord | None
     details: Mapping[str, Any]  # mtret.json: source, steps, configuration
+    published: Prompts | None = None  # of one that mtret did not train: what is put before its texts
+    remarks: tuple[str, ...] = ()  # what a user should know of how it was read; a line each
 
     @property
     def encoder(self) -> hf.Pretrained:
@@ -42,9 +44,13 @@ class Artefact:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Of all its text towers."""
+        """Of all its text towers, by name. Where there are any, `query` and `document` are what is deployed."""
         documents = self.model.documents
-        return {**self.encoder.prompts, **(documents.prompts if documents else {})}
+        found = {**self.encoder.prompts, **(documents.prompts if documents else {})}
+        own = self.published
+        if own is None or not (found or own.query or own.document):
+            return found
+        return {**found, "query": own.query, "document": own.document}
 
     def embed(self, texts: Sequence[str], prompt: str = "query") -> Float32[np.ndarray, "n D"]:
         """Vectors of texts as they are deployed: after the prompt of that name, cut at the encoder's limit. They have
@@ -82,14 +88,11 @@ def load_artefact(source: str, config: ModelConfig | None = None) -> Artefact:
         )
     config = config or ModelConfig(source)
     encoder = hf.load(source, config)
-    details_path = encoder.folder / DETAILS
-    if not details_path.exists():
-        return Artefact(Retriever(encoder), BARE, None, {})
-    try:
-        details = json.loads(details_path.read_text(encoding="utf-8"))
-        templates, towers = Templates(**details["templates"]), list(details.get("towers", []))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{details_path}: damaged ({error}); export the model again") from error
+    if not is_trained(encoder):
+        return of_others(encoder, source, config)
+    details, templates = _read_details(encoder)
+    refuse_prompts(source, config)
+    towers = list(details.get("towers", []))
     record = load_record(encoder.folder) if (encoder.folder / RECORD).exists() else None
     for name in towers:
         if not (encoder.folder / name / "config.json").exists():
@@ -100,7 +103,67 @@ def load_artefact(source: str, config: ModelConfig | None = None) -> Artefact:
         hf.load(str(documents), config) if DOCUMENTS in towers else None,
         hf_images.load(images, config.operands) if VISION in towers else None,
     )
-    return Artefact(model, templates, record, details)
+    _check_prompts(model, templates)
+    return Artefact(model, templates, record, details, remarks=encoder.remarks)
+
+
+def of_others(encoder: hf.Pretrained, source: str, config: ModelConfig) -> Artefact:
+    """An encoder that mtret did not train, as it is deployed: with its published prompts, or those of `config`."""
+    prompts = published(encoder, source, config.query_prompt, config.document_prompt)
+    lines = (*encoder.remarks, *remarks(encoder, source, prompts))
+    return Artefact(Retriever(encoder), prompts.templates(), None, {}, prompts, lines)
+
+
+def refuse_prompts(source: str, config: ModelConfig) -> None:
+    """Raises UserError where other prompts are wanted of a model that has its own."""
+    if config.query_prompt is not None or config.document_prompt is not None:
+        raise UserError(
+            f"{source}: was trained by mtret and has prompts of its own, by task; a query_prompt or document_prompt is "
+            "for other encoders: leave it out"
+        )
+
+
+def is_trained(encoder: hf.Pretrained) -> bool:
+    """Whether mtret trained it."""
+    return (encoder.folder / DETAILS).exists()
+
+
+def base_of(encoder: hf.Pretrained, config: ModelConfig) -> Artefact:
+    """The encoder that a training starts from, as it is deployed by itself."""
+    if is_trained(encoder):
+        return Artefact(Retriever(encoder), _read_details(encoder)[1], None, {}, remarks=encoder.remarks)
+    return of_others(encoder, config.source, config)
+
+
+def starting_templates(encoder: hf.Pretrained, config: ModelConfig) -> Templates:
+    """What a training from this encoder puts before texts, unless it is told otherwise: the encoder's own document
+    prompt, and the instruction behind its query prompt; of an encoder that mtret trained, its templates."""
+    if is_trained(encoder):
+        return _read_details(encoder)[1]
+    return published(encoder, config.source, config.query_prompt, config.document_prompt).before_instructions()
+
+
+def _read_details(encoder: hf.Pretrained) -> tuple[dict[str, Any], Templates]:
+    path = encoder.folder / DETAILS
+    try:
+        details = json.loads(path.read_text(encoding="utf-8"))
+        return details, Templates(**details["templates"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); export the model again") from error
+
+
+def _check_prompts(model: Retriever, templates: Templates) -> None:
+    """One text must not get two vectors: texts of no task are read after the prompts that sentence-transformers finds,
+    those of a task after the templates. Raises UserError where somebody changed one of them."""
+    wanted = {"query": templates.query_prefix(templates.generic), "document": templates.document_prefix}
+    for encoder in (model.encoder, model.documents):
+        prompts = encoder.prompts if encoder else {}
+        for name in wanted.keys() & prompts.keys():
+            if encoder and prompts[name] != wanted[name]:
+                raise UserError(
+                    f"{encoder.folder / CONFIG}: the prompt '{name}' is {prompts[name]!r}, but {DETAILS} says "
+                    f"{wanted[name]!r}; they are written together, so export the model again"
+                )
 
 
 def save_artefact(

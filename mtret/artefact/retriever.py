@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mtret.artefact.fingerprint import fingerprint, parts_of, parts_of_images
 from mtret.index.encode import Embedder, Embedders, ImageEmbedder
 from mtret.models import hf, hf_images
 from mtret.pytrees import Tree
@@ -38,6 +39,21 @@ class Retriever:
         others = [self.documents.weights_sha256] if self.documents else []
         others += [self.images.sha256] if self.images else []
         return " ".join([self.encoder.weights_sha256, *others])
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Of all towers, what makes their vectors what they are: see `fingerprint.parts_of`."""
+        found = {"queries": parts_of(self.encoder)}
+        if self.documents:
+            found["documents"] = parts_of(self.documents)
+        if self.images:
+            found["images"] = parts_of_images(self.images)
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash of them."""
+        return fingerprint(self.parts)
 
     def embedders(self) -> Embedders:
         """Ready to embed."""

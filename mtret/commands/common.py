@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Flags = flags.FlagValues
+PROMPTS = ("query_prompt", "document_prompt")
 FULL = ("No space left on device", "database or disk is full", "disk I/O error", "RESOURCE_EXHAUSTED: Error writing")
 
 
@@ -67,6 +68,14 @@ def define_model(values: Flags) -> None:
         "a run's folder, a checkpoint in it (best.safetensors, weights/...), a model folder, a hub id, or 'minilm'",
         flag_values=values,
     )
+
+
+def define_prompts(values: Flags) -> None:
+    """--query_prompt and --document_prompt."""
+    for name in PROMPTS:
+        side = name.removesuffix("_prompt")
+        words = f"before a {side}, of an encoder that mtret did not train (default: as it was published; '' for none)"
+        flags.DEFINE_string(name, None, words, flag_values=values)
 
 
 def of_the_system(error: OSError) -> UserError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, define_model, no_overrides, required
+from mtret.commands.common import PROMPTS, Flags, console, define_model, define_prompts, no_overrides, required
 from mtret.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def define_encode(values: Flags) -> None:
         "before --texts, by its name in the model: a task, query or document (default: document, or query, by --side)",
         flag_values=values,
     )
+    define_prompts(values)
     flags.DEFINE_integer(
         "dimensions", None, "the first so many features of each vector, of length 1 again", 1, flag_values=values
     )
@@ -52,6 +53,7 @@ def encode(values: Flags, overrides: list[str]) -> None:
     out = locate(name)
     check_out(out)
     given: Any = {key: values[key].value or "" for key in ("suite", "side", "prompt")}
+    given |= {key: values[key].value for key in PROMPTS}
     dimensions: Any = values["dimensions"].value
     config = EncodeConfig(model, task=task, dimensions=dimensions, **given)
     if source:

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, define_model, no_overrides, required
+from mtret.commands.common import PROMPTS, Flags, console, define_model, define_prompts, no_overrides, required
 from mtret.errors import UserError, nearest_folder
 
 
@@ -40,6 +40,13 @@ def define_evaluate(values: Flags) -> None:
     flags.DEFINE_enum(
         "operands", "float32", ["float32", "bfloat16"], "operand type of matrix products", flag_values=values
     )
+    define_prompts(values)
+    flags.DEFINE_boolean(
+        "forms",
+        False,
+        "also evaluate the base in its other forms: with published prompts, bare, the query's prompt on both sides",
+        flag_values=values,
+    )
     flags.DEFINE_list(
         "dimensions", [], "also judge the first so many features of each vector, e.g. 256,128,64", flag_values=values
     )
@@ -59,7 +66,7 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
         raise UserError(f"--out is needed, since '{model}' is no folder here.{close} It is the {values['out'].help}")
     from mtret.runs.judging import JudgeConfig, judge
 
-    names = ("split", "pooled", "scann", "allow_leakage", "operands", "seed")
+    names = ("split", "pooled", "scann", "allow_leakage", "operands", "seed", "forms", *PROMPTS)
     given: dict[str, Any] = {name: values[name].value for name in names}
     dimensions: Any = values["dimensions"].value or ()
     if any(not text.isdigit() for text in dimensions):
@@ -81,6 +88,7 @@ def define_search(values: Flags) -> None:
         "task", "", "whose documents are searched, and whose instruction the query gets", flag_values=values
     )
     flags.DEFINE_string("suite", "", "where the task is; that of the training if not given", flag_values=values)
+    define_prompts(values)
     flags.DEFINE_list("words", [], "MODEL TASK and the query, also without flags", flag_values=values)
     flags.DEFINE_integer("top", 5, "documents to show", lower_bound=1, flag_values=values)
     flags.DEFINE_boolean("pooled", False, "search the documents of all tasks of the suite", flag_values=values)
@@ -112,12 +120,15 @@ def search(values: Flags, overrides: list[str]) -> None:
     if not queries:
         raise UserError("search: no query; give one after the task, or lines on standard input")
     as_json = bool(values["json"].value)
+    from mtret.models.dual_encoder import ModelConfig
     from mtret.runs.searching import answer
 
     model, task = given
+    prompts: Any = [values[name].value for name in PROMPTS]
+    how = None if prompts == [None, None] else ModelConfig(model, *prompts)
     found = answer(
         model, values["suite"].value or "", task, queries, values["top"].value or 5, bool(values["pooled"].value),
-        console(shown=not as_json and sys.stdout.isatty()),
+        console(shown=not as_json and sys.stdout.isatty()), how,
     )  # fmt: skip
     for query, hits in zip(queries, found, strict=True):
         if as_json:

@@ -1,6 +1,6 @@
 """How a document, a query and its instruction become the text that the encoder reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Formatter
 
 from mtret.errors import UserError, nearest
@@ -34,6 +34,32 @@ class Templates:
 
     def query_prefix(self, instruction: str) -> str:
         return self.query.format(instruction=instruction, query="")
+
+
+@dataclass(frozen=True)
+class TemplateConfig:
+    """The templates of a training. None: the default, behind what the encoder's publisher puts before a text; of an
+    encoder that mtret trained, its own.
+
+    Raises UserError as `Templates` does.
+    """
+
+    query: str | None = None
+    document: str | None = None
+    generic: str = Templates.generic
+
+    def __post_init__(self) -> None:
+        self.over(Templates())
+
+    def over(self, defaults: Templates) -> Templates:
+        """These, and `defaults` where there are none."""
+        return replace(defaults, **{name: value for name, value in vars(self).items() if value is not None})
+
+    @property
+    def chosen(self) -> Templates:
+        """Of a run, where all are settled."""
+        assert self.query is not None and self.document is not None
+        return Templates(self.query, self.document, self.generic)
 
 
 def _check(template: str, text: str, known: tuple[str, ...]) -> None:

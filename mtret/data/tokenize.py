@@ -1,6 +1,7 @@
 """Texts to token arrays: once, whole, cached under a name made of their content."""
 
 import hashlib
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -97,7 +98,8 @@ class Tokenizer:
         from mtret.data.tokenizer_backend import open_backend
 
         self._backend, content, side = open_backend(folder)
-        self._fingerprint = hashlib.sha256(content).digest()
+        library = importlib.metadata.version("tokenizers")  # which may read the same file otherwise
+        self._fingerprint = hashlib.sha256(content + library.encode()).digest()
         mask = self._backend.encode("a").special_tokens_mask
         self._suffix = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
         prefix = next((i for i, special in enumerate(mask) if not special), 0)

@@ -47,6 +47,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         _tasks(results),
         _details(results),
         _images(results),
+        _base_forms(results),
         _dimensions(results),
         _pooled(results),
         _scann(results),
@@ -182,6 +183,33 @@ def _images(results: Mapping[str, Any]) -> str:
 
 def _chance(task: Mapping[str, Any]) -> float:
     return min(1.0, 10 / task["n_documents"])
+
+
+def _base_forms(results: Mapping[str, Any]) -> str:
+    """What is put before the base's texts, where there is a choice or something is put there."""
+    block = results.get("base_forms")
+    if not block or (len(block["forms"]) == 1 and not any(map(_prompted, block["forms"].values()))):
+        return ""
+    splits = {each["split"] for each in block["forms"].values() if "tasks" in each}
+    dev = any("dev" in each for each in block["forms"].values())
+    rows = []
+    for name, each in block["forms"].items():
+        row = [f"**{name}**" if name == block["chosen"] else name]
+        row += ["`" + repr(each[side]).replace("|", "\\|") + "`" for side in ("query_template", "document_template")]
+        row += [f"{each['dev']['mean']:.3f}" if "dev" in each else ""] if dev else []
+        row += [f"{_mean_of(each['tasks'], [*each['tasks']]):.3f}" if "tasks" in each else "" for _ in splits]
+        rows.append(row)
+    header = ["form", "query", "document", *(["dev samples of the mixture"] if dev else [])]
+    header += [f"{split} split" for split in sorted(splits)]
+    intro = (
+        f"`untuned` is the base in the form **{block['chosen']}**: {block['why']}. {metric_name(PRIMARY)}, "
+        "mean over tasks."
+    )
+    return _with_heading("The base's prompts", intro, markdown_table(header, rows))
+
+
+def _prompted(form: Mapping[str, Any]) -> bool:
+    return (form["query_template"], form["document_template"]) != ("{query}", "{document}")
 
 
 def _dimensions(results: Mapping[str, Any]) -> str:

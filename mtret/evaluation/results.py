@@ -25,6 +25,7 @@ def validate(results: Any, source: str = "results") -> None:
         _RESULTS(results, "")
         _optional(_map_of(_map_of(_NUMBER)))(results.get("dimensions"), "dimensions")  # only where asked for
         _optional(_QUERIES)(results.get("queries"), "queries")  # since queries.jsonl is kept
+        _optional(_BASE_FORMS)(results.get("base_forms"), "base_forms")  # since the base has prompts
         _same_systems(results)
     except _Mismatch as mismatch:
         raise UserError(f"{source}: {mismatch}; write it with `mtret evaluate`") from None
@@ -150,6 +151,13 @@ _POOLED = _object(
     }
 )
 _QUERIES = _object({"file": _TEXT, "sha256": _TEXT, "metrics": _list_of(_TEXT)})
+_BASE_FORMS = _object(
+    {
+        "chosen": _TEXT,
+        "why": _TEXT,
+        "forms": _map_of(_object({"query_template": _TEXT, "document_template": _TEXT})),
+    }
+)
 _RESULTS = _object(
     {
         "protocol": _OPAQUE,

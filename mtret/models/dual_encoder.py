@@ -22,6 +22,8 @@ class ModelConfig:
     """Which encoders to start from, and how to run them."""
 
     source: str = "minilm"  # "minilm" (the installed package), a sentence-transformers folder, or a hub id
+    query_prompt: str | None = None  # before a query, of an encoder that mtret did not train; None: as published
+    document_prompt: str | None = None
     dropout: float | None = 0.0  # None: as published (0.1 in BERT); drawn per row, so batches of any split agree
     operands: str = "float32"  # operand type of matrix products, "float32" or "bfloat16"; sums are always float32
     attention: str | None = None  # one of attention.IMPLEMENTATIONS; None: "cpu" or "xla", the faster here

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 from rich.console import Console
 
+from mtret.artefact.fingerprint import key
 from mtret.artefact.folder import Artefact
 from mtret.console import Bar, timed
 from mtret.data.images import Images
@@ -50,8 +51,7 @@ def embed_tasks(
 
         def run(embedder: Embedder, parts: Sequence[Texts]) -> list[np.ndarray]:
             by = encoder if embedder is embedders.queries else artefact.model.documents or encoder
-            fingerprint = f"{by.weights_sha256} {by.pooling} {by.config.operands} {by.config.attention}"
-            return cached(embedder, parts, fingerprint, cache, bar.advance)
+            return cached(embedder, parts, key(by), cache, bar.advance)
 
         found = embedders(sides, run, lambda done: bar.advance(done * patches))
         bar.finish()

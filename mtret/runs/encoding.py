@@ -25,6 +25,7 @@ from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, locate, parents_of, replace_bytes
 from mtret.index.encode import Texts
 from mtret.index.exact import cut
+from mtret.models.dual_encoder import ModelConfig
 from mtret.models.hf import Pretrained
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
 from mtret.runs.exporting import load_suite_of, open_model
@@ -44,6 +45,8 @@ class EncodeConfig:
     side: str = "documents"  # or queries
     prompt: str = ""  # of `texts`: one of the model's prompts; without it, documents' or the generic query's, by side
     dimensions: int | None = None  # the first so many features, of length 1 again
+    query_prompt: str | None = None  # of an encoder that mtret did not train, in place of its published one
+    document_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,9 @@ def encode_to_file(
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = open_model(config.model)
-    say_once(console, artefact.encoder.remarks)
+    prompts = config.query_prompt, config.document_prompt
+    artefact = open_model(config.model, ModelConfig(config.model, *prompts) if prompts != (None, None) else None)
+    say_once(console, artefact.remarks)
     whole = artefact.encoder.features
     features = config.dimensions or whole
     if features > whole:
@@ -95,6 +99,7 @@ def encode_to_file(
     else:
         prompt, blocks = _text_blocks(artefact, config, texts, total, console, seen)
     about = {"model": locate(config.model).name, "weights_sha256": artefact.model.weights_sha256, "prompt": prompt}
+    about |= {"fingerprint": artefact.model.fingerprint}
     count = 0
     with _writer(out, features, about) as write:
         for ids, vectors in blocks:
@@ -221,15 +226,25 @@ def read_texts(lines: Iterable[str], source: str, documents: bool) -> Iterator[t
         if not source.endswith(".jsonl"):
             yield str(number), text
             continue
-        try:
-            entry = json.loads(text)
-            name = entry["_id"] if "_id" in entry else entry["id"]
-            text = render_document(entry.get("title") or "", entry["text"]) if documents else entry["text"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{source}:{number}: must be a JSON object with '_id' and 'text' ({type(error).__name__}: {error})"
-            ) from error
-        yield str(name), text
+        yield _entry(text, f"{source}:{number}", documents)
+
+
+def _entry(line: str, where: str, documents: bool) -> tuple[str, str]:
+    """Id and text of a JSON object."""
+    try:
+        entry = json.loads(line)
+        name = entry["_id"] if "_id" in entry else entry["id"]
+        text, title = entry["text"], (entry.get("title") or "") if documents else ""
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{where}: must be a JSON object with '_id' and 'text' ({type(error).__name__}: {error})"
+        ) from error
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise UserError(f"{where}: the id is {json.dumps(name)[:60]}, which is neither a text nor a whole number")
+    for field, value in (("text", text), ("title", title)):
+        if not isinstance(value, str):
+            raise UserError(f"{where}: '{field}' is {json.dumps(value)[:60]}, not a text; put it in quotes")
+    return str(name), render_document(title, text) if documents else text
 
 
 def _decoded(lines: Iterable[str], source: str) -> Iterator[str]:

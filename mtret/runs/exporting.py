@@ -1,17 +1,28 @@
 """A run's parameters leave it: as a model folder, or as a model in memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
-from mtret.artefact.folder import DOCUMENTS, Artefact, load_artefact, prompts_of, save_artefact
+from mtret.artefact.fingerprint import fingerprint, parts_of
+from mtret.artefact.folder import (
+    DOCUMENTS,
+    Artefact,
+    base_of,
+    load_artefact,
+    prompts_of,
+    refuse_prompts,
+    save_artefact,
+)
 from mtret.artefact.retriever import Retriever
 from mtret.data.formats import Suite
 from mtret.data.roles import training_record
 from mtret.data.tasks import Task
+from mtret.devices import cache_folder
 from mtret.errors import UserError
 from mtret.evaluation.report import role_tables
 from mtret.evaluation.results import read_results
@@ -20,8 +31,9 @@ from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.pytrees import unflatten
 from mtret.run_config import RunConfig, as_json, build
-from mtret.runs.identity import UNDRAWN, claim, identity_of, read_identity
-from mtret.runs.preparing import mixture_tasks, start_models
+from mtret.runs.baseline import base_forms
+from mtret.runs.identity import UNDRAWN, begun_by_older, claim, identity_of, read_identity
+from mtret.runs.preparing import mixture_tasks, start_models, with_templates
 from mtret.runs.setting import check_writable, load_suite, versions
 from mtret.train.loop import KeptWeights
 
@@ -42,6 +54,7 @@ def open_model(source: str, config: ModelConfig | None = None) -> Artefact:
         raise UserError(f"{path}: no such file, or a damaged one; give a run's best.safetensors or one of its weights/")
     run, tasks, model = _begun(workdir)
     if config is not None:
+        refuse_prompts(source, config)
         model = start_models(replace(run, model=replace(run.model, operands=config.operands)), tasks)
     details = _details(model, run, int(read_metadata(path).get("step", -1)))
     prompts = _prompts(run, tasks)
@@ -53,7 +66,8 @@ def open_model(source: str, config: ModelConfig | None = None) -> Artefact:
         documents = replace(documents, weights_sha256=f"{sha256} documents")
     if images:
         images = replace(images, sha256=f"{sha256} images")
-    return Artefact(Retriever(encoder, documents, images), run.templates, training_record(tasks), details)
+    towers = Retriever(encoder, documents, images)
+    return Artefact(towers, run.templates.chosen, training_record(tasks), details, remarks=encoder.remarks)
 
 
 def load_suite_of(artefact: Artefact, name: str = "") -> Suite:
@@ -82,7 +96,10 @@ def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str 
     config, tasks, model = _begun(workdir)
     step = int(read_metadata(path).get("step", -1))
     scores = partial(_scores, workdir)
-    return save_model(out, model.with_params(unflatten(arrays)), tasks, config, step, scores, target, license)
+    base = base_of(model.encoder, config.model)
+    forms = base_forms(base, tasks, config.dev, config.seed, cache_folder(), Console(quiet=True))
+    trained = model.with_params(unflatten(arrays))
+    return save_model(out, trained, tasks, config, step, scores, target, license, forms)
 
 
 def _begun(workdir: AnyPath) -> tuple[RunConfig, list[Task], Retriever]:
@@ -91,6 +108,7 @@ def _begun(workdir: AnyPath) -> tuple[RunConfig, list[Task], Retriever]:
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     model = start_models(config, tasks)
+    config = with_templates(config, model.encoder, begun_by_older(workdir))
     claim(workdir, identity_of(config, suite, tasks, model), write=False)
     undrawn = read_identity(workdir).get(UNDRAWN, ())
     return config, [task for task in tasks if task.name not in undrawn], model
@@ -130,24 +148,27 @@ def save_model(
     scores: Callable[[str], str] = lambda sha256: "",
     target: str = "",
     license: str = "",
+    forms: Mapping[str, Any] | None = None,
 ) -> AnyPath:
-    """Writes a model folder, whole or not at all."""
+    """Writes a model folder, whole or not at all. `forms`: those of its base, of `base_forms`."""
     prompts, record = _prompts(config, tasks), training_record(tasks)
     details = _details(model, config, step) | ({"license": license} if license else {})
-    save_artefact(folder, model, config.templates, prompts, record, details, scores, target)
+    details |= {"base_forms": forms} if forms else {}
+    save_artefact(folder, model, config.templates.chosen, prompts, record, details, scores, target)
     return folder
 
 
 def _details(model: Retriever, config: RunConfig, step: int) -> dict[str, Any]:
     """For the card, and whoever asks later. `model`: its hash is that of what it started from."""
-    frozen = ""
+    frozen, source = "", parts_of(model.encoder)
     if model.documents and config.model.documents == "frozen":
         own = model.documents.folder.name == DOCUMENTS  # the source's, whose queries are read by another
         frozen = f"{config.model.source}/{DOCUMENTS}" if own else config.model.source
     return {
         "mtret": versions()["mtret"],
         "source": config.model.source,
-        "source_sha256": model.encoder.weights_sha256,
+        "source_sha256": fingerprint(source),
+        "source_parts": source,
         "frozen_documents": frozen,
         "step": step,
         "config": as_json(config),
@@ -155,4 +176,4 @@ def _details(model: Retriever, config: RunConfig, step: int) -> dict[str, Any]:
 
 
 def _prompts(config: RunConfig, tasks: Sequence[Task]) -> dict[str, str]:
-    return prompts_of(config.templates, {task.card.name: task.card.instruction for task in tasks})
+    return prompts_of(config.templates.chosen, {task.card.name: task.card.instruction for task in tasks})

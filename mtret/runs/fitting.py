@@ -21,7 +21,7 @@ from mtret.models.hf import Pretrained
 from mtret.pytrees import flatten
 from mtret.run_config import RunConfig, as_json, build, read_config, with_overrides
 from mtret.runs.identity import RUN_FILE, read_identity
-from mtret.runs.preparing import mixture_tasks
+from mtret.runs.preparing import mixture_tasks, with_templates
 from mtret.runs.setting import load_suite
 
 SMALLEST, LARGEST = 16, 1024  # queries of a batch
@@ -55,9 +55,8 @@ def fitted_config(suite: str, overrides: Sequence[str], workdir: AnyPath | None 
     # What is held out has a say in the batch all the same: a training without it is compared with one that has it.
     every = mixture_tasks(there, replace(config, mixture=replace(config.mixture, hold_out=())))
     encoder = load_artefact(config.model.source, config.model).encoder
-    values = with_overrides(
-        given, [f"{key}={value!r}" for key, value in _fitted(config, tasks, every, encoder, given).items()]
-    )
+    chosen = _fitted(with_templates(config, encoder), tasks, every, encoder, given)
+    values = with_overrides(given, [f"{key}={value!r}" for key, value in chosen.items()])
     return build(RunConfig, values, "")
 
 
@@ -107,7 +106,7 @@ def _tokens_of_pair(task: Task, config: RunConfig, limit: int) -> int:
     train = task.splits["train"]
     queries = [task.query_texts[row] for row in train.queries[:SAMPLED]]
     documents = [task.document_texts[row] for row in train.documents[:SAMPLED]]
-    prompt = config.templates.query_prefix(task.card.instruction)
+    prompt = config.templates.chosen.query_prefix(task.card.instruction)
 
     def mean(texts: Sequence[str], longest: int, before: str = "") -> float:
         lengths = [min((len(before) + len(text)) / CHARACTERS_OF_TOKEN + 2, longest, limit) for text in texts]

@@ -10,9 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mtret.artefact.fingerprint import differing, dropouts
 from mtret.artefact.retriever import Retriever
 from mtret.data.formats import Suite
 from mtret.data.tasks import Task
+from mtret.data.templates import TemplateConfig
 from mtret.errors import UserError
 from mtret.files import AnyPath, inside, parents_of, replace_json
 from mtret.processes import Peers
@@ -23,6 +25,8 @@ RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
 UNDRAWN = "undrawn"  # in it: tasks of the mixture that no step was of
 IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same, less the mesh
+# And all else that changes the encoder's vectors, and its dropout; runs of an older mtret did not write it down.
+SOURCE = "source"
 
 
 def identity_of(
@@ -31,19 +35,22 @@ def identity_of(
     tasks: Sequence[Task],
     model: Retriever,
 ) -> dict[str, Any]:
-    """Configuration, data and starting weights: what makes two runs the same."""
+    """Configuration, data and the encoder to start from: what makes two runs the same; and how attention is computed,
+    which may differ between starts of one run."""
     data = {task.name: suite.task_sha256[task.name] for task in tasks}
     return {
         "config": as_json(config),
         "data": data,
         "data_sha256": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest(),
         "weights_sha256": model.weights_sha256,
+        SOURCE: {**model.parts, "queries": {**model.parts["queries"], "dropout": dropouts(model.encoder)}},
+        "attention": model.encoder.config.attention,
     }
 
 
 def check_same(peers: Peers, identity: Mapping[str, Any]) -> None:
     """That all processes train the same, or their batches would not fit together."""
-    ours = {key: identity[key] for key in IDENTITY} | {"versions": versions()}
+    ours = {key: identity[key] for key in (*IDENTITY, SOURCE)} | {"versions": versions()}
     found = differences(ours, peers.share("identity", ours))
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -96,7 +103,7 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
     if path.exists():
         there = read_identity(workdir)
         same = identity["data"] == there["data"]
-        found = differences(_compared(identity, same), _compared(there, same))
+        found = differences(_compared(identity, same), _compared(there, same)) + _other_source(identity, there)
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
@@ -106,10 +113,47 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
         raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
     if write:
         config = identity["config"]
-        start = {**this_start(), "suite": config["suite"], "mesh": config["mesh"]}  # may be others than the first one's
+        # These may be others than the first start's.
+        start = {**this_start(), "suite": config["suite"], "mesh": config["mesh"], "attention": identity["attention"]}
         # An export reads the suite where it was last.
         now = {**there.get("config", config), "suite": config["suite"]}
-        replace_json(path, {**identity, **there, "config": now, "starts": [*there.get("starts", []), start]})
+        # Of a run that an older mtret began it stays unknown what its encoder was then.
+        unknown = ("attention", SOURCE) if there.get("starts") and SOURCE not in there else ("attention",)
+        whole = {key: value for key, value in identity.items() if key not in unknown}
+        replace_json(path, {**whole, **there, "config": now, "starts": [*there.get("starts", []), start]})
+
+
+def begun_by_older(workdir: AnyPath) -> TemplateConfig | None:
+    """The templates of a run that an older mtret began, for which no encoder's prompts counted; None for any other."""
+    there = read_identity(workdir) if (workdir / RUN_FILE).exists() else {}
+    return build(RunConfig, there["config"], "").templates if there and SOURCE not in there else None
+
+
+def resuming(workdir: AnyPath, identity: Mapping[str, Any]) -> list[str]:
+    """What is to be said where a run goes on: what it did not write down, and what is not as before; a line each."""
+    if not (workdir / RUN_FILE).exists():
+        return []
+    there = read_identity(workdir)
+    lines = []
+    if SOURCE not in there:
+        lines.append(
+            f"{workdir}: was begun by an older mtret, which wrote down the encoder's weights alone: whether its "
+            "configuration, pooling, tokenizer and prompts are still the same is not known"
+        )
+    before = [start["attention"] for start in there.get("starts", []) if "attention" in start]
+    if before and before[-1] != identity["attention"]:
+        lines.append(
+            f"attention is computed by '{identity['attention']}', by '{before[-1]}' before: the last digits differ "
+            f"(model.attention='{before[-1]}' goes on as it was)"
+        )
+    return lines
+
+
+def _other_source(identity: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """How the encoder is not the one that the run began with, as far as that was written down."""
+    ours, theirs = identity[SOURCE], there.get(SOURCE, {})
+    towers = [tower for tower in ours if tower in theirs]
+    return [f"{SOURCE}.{tower}.{line}" for tower in towers for line in differing(ours[tower], theirs[tower])]
 
 
 def _compared(identity: Mapping[str, Any], same_data: bool) -> dict[str, Any]:

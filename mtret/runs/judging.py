@@ -27,13 +27,14 @@ from mtret.evaluation.query_scores import judged_sha256, with_query_scores
 from mtret.evaluation.report import terminal_table, write_report
 from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
 from mtret.files import AnyPath, locate, read_arrays, replace_arrays
-from mtret.index import bm25
+from mtret.index import bm25, exact
 from mtret.index.exact import NOTHING, Run, cut, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.run_config import RunConfig
+from mtret.runs.baseline import base_of_model, chosen_templates, forms_of_model, in_form
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
 from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.preparing import mixture_tasks
@@ -52,6 +53,9 @@ class JudgeConfig:
     scann: bool = True  # also by ScaNN, with its recall against exact search
     allow_leakage: bool = False
     operands: str = "float32"
+    query_prompt: str | None = None  # before a query, of an encoder that mtret did not train; None: as published
+    document_prompt: str | None = None
+    forms: bool = False  # also the base's other forms (baseline.py) on the judged split
     dimensions: tuple[int, ...] = ()  # also by the first so many features of the judged model's vectors
     seed: int = 0  # of the bootstrap
 
@@ -95,7 +99,8 @@ def judge(
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = open_model(model, ModelConfig(model, operands=config.operands))
+    how = ModelConfig(model, config.query_prompt, config.document_prompt, operands=config.operands)
+    artefact = open_model(model, how)
     if isinstance(suite, str):
         suite = load_suite_of(artefact, suite)
     asked = _asked(suite, artefact, config)
@@ -106,8 +111,11 @@ def judge(
     )
     if sample:
         say(console, f"a sample of the {config.split} splits: {sample}")
-    encoders = _encoders(artefact, config)
-    say_once(console, (line for each in encoders.values() for line in each.encoder.remarks))
+    base = base_of_model(artefact, config.operands, console)
+    forms = forms_of_model(artefact, base, suite, cache, console)
+    encoders = {"untuned": in_form(base, chosen_templates(forms, base))}
+    encoders |= {} if artefact.record is None else {"tuned": artefact}
+    say_once(console, (line for each in encoders.values() for line in each.remarks))
     too_many = [d for d in config.dimensions if not 0 < d < artefact.encoder.features]
     if too_many:
         raise UserError(
@@ -128,12 +136,16 @@ def judge(
             pooled = _pooled(asked, vectors, config, cache)
     results = build_results(
         outcomes,
-        protocol={"sample": sample or "none"} | _protocol(model, suite, artefact, config, time.monotonic() - began),
+        protocol={"sample": sample or "none"}
+        | _protocol(model, suite, encoders, forms["chosen"], config, time.monotonic() - began),
         seed=config.seed,
         mixture=_mixture(artefact),
         pooled=pooled,
         skipped=skipped,
     )
+    results["base_forms"] = forms
+    if config.forms:
+        _score_forms(forms, base, asked, vectors["untuned"], config, cache, console)
     if config.dimensions:
         with timed(console, "searching cut vectors"):
             results["dimensions"] = _by_dimension(asked, vectors, config, artefact.encoder.similarity)
@@ -193,18 +205,34 @@ def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked
     return asked
 
 
-def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
-    """The model under its name, after the encoder that it was tuned from, which gets its queries bare: as published."""
-    if artefact.record is None:
-        return {"untuned": artefact}
-    source = str(artefact.details.get("source"))
-    try:
-        base = load_artefact(source, ModelConfig(source, operands=config.operands))
-    except UserError as error:
-        raise UserError(f"the untuned encoder, to compare with: {error}") from error
-    if base.encoder.weights_sha256 != artefact.details.get("source_sha256"):
-        raise UserError(f"model '{source}': its weights are not those that this model was tuned from")
-    return {"untuned": base, "tuned": artefact}
+def _score_forms(
+    forms: dict[str, Any],
+    base: Artefact,
+    asked: Sequence[_Asked],
+    chosen: Vectors,
+    config: JudgeConfig,
+    cache: AnyPath,
+    console: Console,
+) -> None:
+    """Adds the score of every form of the base by task of the judged split."""
+    for name, form in forms["forms"].items():
+        vectors = chosen
+        if name != forms["chosen"]:
+            other = in_form(base, chosen_templates({**forms, "chosen": name}, base))
+            vectors = _embed(f"untuned, {name}", other, asked, cache, console)
+        form["split"] = config.split
+        form["tasks"] = {
+            one.task.name: round(_dense_score(one, vectors[one.task.name], config), 6)
+            for one in asked
+            if one.task.name in vectors
+        }
+
+
+def _dense_score(one: _Asked, sides: tuple[np.ndarray, np.ndarray], config: JudgeConfig) -> float:
+    """The primary metric of exact search."""
+    pairs, order = excluded_pairs(one.task.exclude, one.rows), tie_order(one.task.named_ids)
+    run = search(*sides, DEPTH, order=order, exclude=pairs, parents=one.task.parents)
+    return float(evaluate_task(one.task, config.split, one.rows, {"one": run}).systems["one"][PRIMARY].mean())
 
 
 def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPath, console: Console) -> Vectors:
@@ -230,9 +258,10 @@ def _lexical(one: _Asked, config: JudgeConfig, cache: AnyPath) -> Run:
 
 
 def _cached_run(cache: AnyPath, key: Sequence[str], run: Any) -> Run:
-    """BM25's results depend on data, code and library alone; the key holds all three."""
-    code = file_sha256(Path(str(bm25.__file__)))
-    whole = "\n".join([code, importlib.metadata.version("bm25s"), str(DEPTH), *key])
+    """BM25's results depend on data, code and libraries alone; the key holds all three."""
+    code = [file_sha256(Path(str(module.__file__))) for module in (bm25, exact)]
+    libraries = [importlib.metadata.version(name) for name in ("bm25s", "PyStemmer")]
+    whole = "\n".join([*code, *libraries, str(DEPTH), *key])
     path = cache / f"bm25-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.safetensors"
     arrays = read_arrays(path)
     if arrays is None:
@@ -286,11 +315,8 @@ def _by_dimension(
     for features in (whole, *config.dimensions):
         scores = {}
         for one in asked:
-            pairs, order = excluded_pairs(one.task.exclude, one.rows), tie_order(one.task.named_ids)
             queries, documents = (cut(side, features, similarity) for side in of_model[one.task.name])
-            run = search(queries, documents, DEPTH, order=order, exclude=pairs, parents=one.task.parents)
-            systems = evaluate_task(one.task, config.split, one.rows, {"cut": run}).systems
-            scores[one.task.name] = float(systems["cut"][PRIMARY].mean())
+            scores[one.task.name] = _dense_score(one, (queries, documents), config)
         found[str(features)] = scores
     return found
 
@@ -409,20 +435,30 @@ def _training(artefact: Artefact) -> dict[str, Any]:
     return {"training_seed": seed, "training_sha256": hashlib.sha256(whole.encode()).hexdigest()}
 
 
-def _protocol(model: str, suite: Suite, artefact: Artefact, config: JudgeConfig, seconds: float) -> dict[str, Any]:
+def _protocol(
+    model: str, suite: Suite, encoders: Mapping[str, Artefact], form: str, config: JudgeConfig, seconds: float
+) -> dict[str, Any]:
     """What the numbers depend on, without places of this machine."""
+    base, artefact = encoders["untuned"], list(encoders.values())[-1]
+    own = artefact.published or base.published
     return {
         "split": config.split,
         "index": "exact",
         "depth": DEPTH,
         "model": locate(model).name,
         "weights_sha256": artefact.model.weights_sha256,
+        "fingerprint": artefact.model.fingerprint,
         "source": artefact.details.get("source", locate(model).name),
         "step": artefact.details.get("step"),
         **_training(artefact),
         "query_template": artefact.templates.query,
-        "untuned_query_template": "{query}",
+        "document_template": artefact.templates.document,
+        "untuned_query_template": base.templates.query,
+        "untuned_document_template": base.templates.document,
+        "untuned_form": form,
+        "untuned_prompts_from": own.origin if own else "its training",
         "operands": config.operands,
+        "attention": artefact.encoder.config.attention,
         "suite": suite.folder.name,
         "suite_sha256": suite.sha256,
         "seed": config.seed,

@@ -55,7 +55,8 @@ def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agr
         for (name, model), share in zip(models.items(), shares, strict=True)
     ]
     steps = max(int(model.details.get("step", 0)) for model in trained.values())
-    kept = {key: first.details.get(key) for key in ("source", "source_sha256", "config")}
+    of_base = ("source", "source_sha256", "source_parts", "base_forms", "config")
+    kept = {key: first.details[key] for key in of_base if key in first.details}
     frozen = {model.model.documents.weights_sha256 for model in models.values() if model.model.documents}
     if len(frozen) == 1:  # else their mean is none of them
         kept["frozen_documents"] = first.details.get("frozen_documents", "")

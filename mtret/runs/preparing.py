@@ -1,7 +1,7 @@
 """A configuration becomes tasks, starting models, a plan of batches and a step: all that a training needs."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -10,15 +10,16 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
-from mtret.artefact.folder import load_artefact
+from mtret.artefact.folder import base_of, load_artefact, starting_templates
 from mtret.artefact.retriever import Retriever
-from mtret.console import say, say_once, timed
+from mtret.console import say, timed
 from mtret.data.formats import Suite
 from mtret.data.images import Images
 from mtret.data.planning import Planner
 from mtret.data.roles import role_of, training_record
 from mtret.data.shapes import Shape
 from mtret.data.tasks import Task
+from mtret.data.templates import TemplateConfig, Templates
 from mtret.data.tokenize import Tokenizer
 from mtret.data.training_tasks import TrainingTask, training_task
 from mtret.errors import UserError, nearest
@@ -101,6 +102,25 @@ def untrainable(suite: Suite, config: RunConfig, tasks: Sequence[Task]) -> list[
     ]
 
 
+def with_templates(config: RunConfig, encoder: hf.Pretrained, begun: TemplateConfig | None = None) -> RunConfig:
+    """The configuration with its templates settled: what it does not say follows from the encoder, or is that of a run
+    that was `begun` by it."""
+    own = begun.over(Templates()) if begun else starting_templates(encoder, config.model)
+    return replace(config, templates=TemplateConfig(**asdict(config.templates.over(own))))
+
+
+def said_of_source(config: RunConfig, encoder: hf.Pretrained) -> list[str]:
+    """What a user should know of the encoder that a training starts from, and of what is put before texts because of
+    it; a line each."""
+    base, templates = base_of(encoder, config.model), config.templates.chosen
+    own, lines = base.published, list(base.remarks)
+    if own and (own.query or own.document):
+        lines.append(
+            f"prompts of the source ({own.origin}): texts become {templates.query!r} and {templates.document!r}"
+        )
+    return lines
+
+
 def start_models(config: RunConfig, tasks: Sequence[Task]) -> Retriever:
     """What the training starts from: the text encoder, a document tower where it is apart, an image tower where a task
     has images."""
@@ -149,13 +169,14 @@ def prepare(
     Raises UserError where configuration, tasks and encoder do not fit together.
     """
     encoder, images = model.encoder, model.images
-    say_once(console, encoder.remarks)
+    config = with_templates(config, encoder)
     mesh = make_mesh(config.batch.groups, config.mesh.fsdp)
     tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
     pixels = read_all_pixels(tasks, images.config.image_size, cache, console) if images else {}
     with timed(console, "tokenising"):
         training = [
-            training_task(task, tokenizer, config.templates, config.batch, pixels.get(task.name)) for task in tasks
+            training_task(task, tokenizer, config.templates.chosen, config.batch, pixels.get(task.name))
+            for task in tasks
         ]
     _check_lengths(training, encoder)
     if any(dimension >= encoder.features for dimension in config.loss.dimensions):
@@ -284,14 +305,14 @@ def _dev_evaluator(
     rounds = count()
     for _, sample in own:
         task = sample.task
-        prompt = config.templates.query_prefix(task.card.instruction)
+        prompt = config.templates.chosen.query_prefix(task.card.instruction)
         queries = tokenizer.after(prompt, [task.query_texts[i] for i in sample.queries])
         side: Texts | Images
         if task.images:
             side = Images(pixels[task.name], sample.documents.astype(np.int64))
         else:
             texts = [task.document_texts[i] for i in sample.documents]
-            side = Texts(tokenizer.after(config.templates.document_prefix, texts), limit)
+            side = Texts(tokenizer.after(config.templates.chosen.document_prefix, texts), limit)
         parts.append((Texts(queries, limit), side))
 
     def evaluate(params: Tree) -> dict[str, float]:

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtret.console import duration, say
+from mtret.console import duration, say, say_once
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.tasks import Task
@@ -22,7 +22,16 @@ from mtret.evaluation.dev_sample import dev_samples
 from mtret.models import attention
 from mtret.processes import ALONE
 from mtret.run_config import RunConfig
-from mtret.runs.preparing import Prepared, bytes_of, mixture_tasks, prepare, start_models, untrainable
+from mtret.runs.preparing import (
+    Prepared,
+    bytes_of,
+    mixture_tasks,
+    prepare,
+    said_of_source,
+    start_models,
+    untrainable,
+    with_templates,
+)
 from mtret.runs.setting import check_writable, load_suite
 from mtret.train.sharding import batch_sharding
 from mtret.train.step import TrainState, compile_steps, create_state
@@ -64,6 +73,8 @@ def rehearse(config: RunConfig, console: Console) -> list[TaskPlan]:
     for line in untrainable(suite, config, tasks):
         say(console, line)
     model = start_models(config, tasks)
+    config = with_templates(config, model.encoder)
+    say_once(console, said_of_source(config, model.encoder))
     attention.choose(config.model.attention, model.encoder.config.attention_dropout_rate)
     run = prepare(config, tasks, model, cache, console, ALONE)
     planned = [run.planner.plan(step) for step in range(min(run.planner.steps, PLANNED))]

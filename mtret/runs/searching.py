@@ -1,5 +1,6 @@
 """A model answers: the documents of a task, or of all tasks, that are nearest to a query."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,6 @@ from jaxtyping import Float32, Int32
 from rich.console import Console
 
 from mtret.artefact.retriever import embedder
-from mtret.console import say_once
 from mtret.data.chunks import chunk_rows
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
@@ -17,6 +17,7 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation.retrieval import pool
 from mtret.index.encode import Texts
 from mtret.index.exact import NOTHING, search, tie_order
+from mtret.models.dual_encoder import ModelConfig
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
 from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.setting import check_writable
@@ -35,7 +36,14 @@ class Hit:
 
 
 def answer(
-    model: str, suite_name: str, task_name: str, queries: Sequence[str], top: int, pooled: bool, console: Console
+    model: str,
+    suite_name: str,
+    task_name: str,
+    queries: Sequence[str],
+    top: int,
+    pooled: bool,
+    console: Console,
+    how: ModelConfig | None = None,
 ) -> list[list[Hit]]:
     """The first `top` documents for each query, asked as a query of `task_name`; over all tasks' documents if `pooled`.
 
@@ -46,7 +54,9 @@ def answer(
     cache = cache_folder()
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
-    artefact = open_model(model)
+    artefact = open_model(model, how)
+    for line in artefact.remarks:  # standard output is for hits
+        print(line, file=sys.stderr)
     suite = load_suite_of(artefact, suite_name)
     if task_name not in suite.tasks:
         raise UserError(f"no task '{task_name}' in {suite.folder}.{nearest(task_name, suite.tasks)}")
@@ -57,7 +67,6 @@ def answer(
     tasks = [asked, *others]
     sides = embed_tasks("index", artefact, [(task, ()) for task in tasks], cache, console)
     encoder = artefact.encoder
-    say_once(console, encoder.remarks)
     tokens = Tokenizer(encoder.folder, None, encoder.pools_prompt).after(
         artefact.templates.query_prefix(asked.card.instruction), queries
     )

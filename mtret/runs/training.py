@@ -9,7 +9,8 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from mtret.console import TrainingBar, duration, say
+from mtret.artefact.folder import base_of
+from mtret.console import TrainingBar, duration, say, say_once
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.shapes import Shape
@@ -21,10 +22,30 @@ from mtret.models import attention
 from mtret.processes import ALONE, Peers
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig
+from mtret.runs.baseline import base_forms
 from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.exporting import save_model
-from mtret.runs.identity import UNDRAWN, alone_in, check_same, check_shared, claim, identity_of
-from mtret.runs.preparing import Prepared, bytes_of, mixture_tasks, prepare, sizes_of, start_models, untrainable
+from mtret.runs.identity import (
+    UNDRAWN,
+    alone_in,
+    begun_by_older,
+    check_same,
+    check_shared,
+    claim,
+    identity_of,
+    resuming,
+)
+from mtret.runs.preparing import (
+    Prepared,
+    bytes_of,
+    mixture_tasks,
+    prepare,
+    said_of_source,
+    sizes_of,
+    start_models,
+    untrainable,
+    with_templates,
+)
 from mtret.runs.setting import check_writable, load_suite
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
@@ -69,12 +90,15 @@ def _train(
         say(console, line)
     model = start_models(config, tasks)
     encoder = model.encoder
+    config = with_templates(config, encoder, begun_by_older(workdir))
+    say_once(console, said_of_source(config, encoder))
     attention.choose(config.model.attention, encoder.config.attention_dropout_rate)
     say(console, attention.in_words(encoder.config.attention))
     identity = identity_of(config, suite, tasks, model)
     check_same(peers, identity)
     if peers.first:
         claim(workdir, identity, write=False)
+        say_once(console, resuming(workdir, identity))
         held.enter_context(alone_in(workdir))
     if peers.share("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")
@@ -125,7 +149,8 @@ def _train(
         params, chosen = _chosen(best, latest, int(state.step))
         if chosen != int(state.step):
             say(console, f"the model is that of step {chosen}, the best on the dev samples")
-        save_model(workdir / "model", model.with_params(params), drawn, config, chosen)
+        forms = base_forms(base_of(encoder, config.model), tasks, config.dev, config.seed, cache, console)
+        save_model(workdir / "model", model.with_params(params), drawn, config, chosen, forms=forms)
         with suppress(UserError):  # with a log_every of more than all steps, nothing was written down to draw
             write_curves({workdir.name: read_curves(workdir)}, workdir / CURVES)
     return workdir / "model"

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 from pathlib import Path
 
@@ -116,6 +117,15 @@ def test_another_tokenizer_has_another_cache_name(tmp_path: Path):
     plain = Tokenizer(write_tokenizer(tmp_path / "t"), tmp_path / "cache")(TEXTS)
     bare = Tokenizer(write_tokenizer(tmp_path / "u", "[CLS] $A"), tmp_path / "cache")(TEXTS)
     assert lists(bare) == [text[:-1] for text in lists(plain)]
+
+
+def test_another_version_of_the_library_has_another_cache_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It may cut the same text otherwise by the same file."""
+    folder, seen = write_tokenizer(tmp_path / "t"), list[int]()
+    Tokenizer(folder, tmp_path / "cache")(TEXTS)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0")
+    Tokenizer(folder, tmp_path / "cache")(TEXTS, seen.append)
+    assert sum(seen) == len(TEXTS)
 
 
 def test_a_damaged_cache_is_written_anew(tmp_path: Path):

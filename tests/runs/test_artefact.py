@@ -11,7 +11,7 @@ import pytest
 
 from mtret.artefact import manifest
 from mtret.artefact.card import card
-from mtret.artefact.folder import BARE, check, load_artefact, prompts_of, save_artefact
+from mtret.artefact.folder import check, load_artefact, prompts_of, save_artefact
 from mtret.artefact.retriever import Retriever
 from mtret.data.formats import read_task
 from mtret.data.roles import TrainedTask, role_of, training_record
@@ -23,7 +23,7 @@ from mtret.models.weights import file_sha256
 from mtret.pytrees import flatten, unflatten
 
 TEMPLATES = Templates(query="For {instruction}: {query}", document="Text: {document}")
-PROMPTS = {"alpha": "For this: ", "query": "For anything: ", "document": ""}
+PROMPTS = prompts_of(Templates(), {"alpha": "this"})
 DETAILS = {"mtret": "0", "source": "somewhere", "source_sha256": "x", "step": 3, "config": {"seed": 0}}
 
 
@@ -90,7 +90,7 @@ def test_operands_are_the_caller_s(saved: Path) -> None:
 
 def test_a_model_of_others_has_no_instructions_and_no_record(tiny_model: Path) -> None:
     artefact = load_artefact(str(tiny_model))
-    assert (artefact.templates, artefact.record, artefact.details) == (BARE, None, {})
+    assert (artefact.templates, artefact.record, artefact.details) == (Templates(query="{query}"), None, {})
 
 
 def test_a_run_stands_for_its_model(tmp_path: Path, saved: Path) -> None:

@@ -146,7 +146,7 @@ def test_only_tasks_that_are_asked_for_are_judged(
     assert results["protocol"]["split"] == "dev"
 
 
-def test_the_tuned_encoder_is_given_its_instruction_and_the_untuned_is_not(
+def test_the_tuned_encoder_is_given_its_instruction_and_an_untuned_one_without_prompts_none(
     tmp_path: Path, finished: Path, tiny_suite: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenised: list[str] = []
@@ -214,7 +214,7 @@ def test_a_base_that_changed_is_no_base(
 
     monkeypatch.setattr(judging, "open_model", moved)
     with pytest.raises(
-        UserError, match=rf"model '{own_model}': its weights are not those that this model was tuned from"
+        UserError, match=rf"model '{own_model}': is not what this model was tuned from: weights_sha256: "
     ):
         judge(str(finished), str(tiny_suite), TEST, tmp_path / "out", console)
 
@@ -234,3 +234,20 @@ def test_a_cached_run_is_only_used_for_the_same_question(tmp_path: Path) -> None
     other = judging._cached_run(tmp_path, ["data", "test", "2"], run("other"))
     assert asked == ["first", "other"]
     assert (int(first.documents[0, 0]), int(same.documents[0, 0]), int(other.documents[0, 0])) == (1, 1, 2)
+
+
+def test_a_cached_run_is_of_the_libraries_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another stemmer makes other terms of the same texts."""
+    import importlib.metadata
+
+    asked: list[str] = []
+
+    def run() -> Run:
+        asked.append("")
+        return Run(np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32))
+
+    real = importlib.metadata.version
+    for library in ("", "PyStemmer", "bm25s", ""):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: real(name) + "x" * (name == library))  # noqa: B023
+        judging._cached_run(tmp_path, ["data"], run)
+    assert len(asked) == 3
