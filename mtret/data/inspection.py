@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtret.data import teaching
 from mtret.data.chunks import parent_keys
 from mtret.data.formats import Suite
 from mtret.data.images import decode
@@ -103,6 +104,7 @@ def check(suite: Suite, long_characters: int = LONG_CHARACTERS) -> list[str]:
             decode(path, 8)
     rows = stats(suite, long_characters)
     remarks = [f"{row.name}: {remark}" for row in rows for remark in _remarks(row, long_characters)]
+    remarks += [f"{task.name}: {remark}" for task in suite.tasks.values() for remark in teaching.remarks(task)]
     splits = " / ".join(f"{sum(row.queries[split] for row in rows):,}" for split in SPLITS)
     tasks = _count(len(rows), "task", "tasks")
     documents = _count(sum(row.documents for row in rows), "document", "documents")
