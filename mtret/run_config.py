@@ -178,9 +178,28 @@ def _put(values: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"--config.{path}: '{parent}' is a value, it has no keys")
     try:
-        node[name] = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
+        node[name] = _meant(ast.literal_eval(text), text, _wanted(path))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         node[name] = {"true": True, "false": False}.get(text, text)
+
+
+def _wanted(path: str) -> Any:
+    """The type of a key; None where no such key is known."""
+    kind: Any = RunConfig
+    for name in path.split("."):
+        if not is_dataclass(kind):
+            return None
+        kind = typing.get_type_hints(kind).get(name)
+    return kind
+
+
+def _meant(value: Any, text: str, wanted: Any) -> Any:
+    """The text that was given, where text is wanted: a folder may be called 2024, a family 404."""
+    if wanted is str and not isinstance(value, str):
+        return text
+    if wanted == tuple[str, ...] and isinstance(value, tuple | list) and text[0] in "([":
+        return tuple(map(str, value))
+    return text if wanted == tuple[str, ...] and not isinstance(value, str) else value
 
 
 def _keys(kind: type, path: str = "") -> Iterator[str]:

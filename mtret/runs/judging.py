@@ -37,7 +37,7 @@ from mtret.run_config import RunConfig
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.preparing import mixture_tasks
-from mtret.runs.setting import check_writable, content_sha256, load_suite, versions
+from mtret.runs.setting import check_writable, content_sha256, versions
 
 DEPTH = 100  # results of every search
 
@@ -139,9 +139,7 @@ def judge(
     return results
 
 
-def judge_dev_samples(
-    workdir: AnyPath, suite: Suite, config: RunConfig, console: Console
-) -> dict[str, Any] | None:
+def judge_dev_samples(workdir: AnyPath, suite: Suite, config: RunConfig, console: Console) -> dict[str, Any] | None:
     """The verdict at the end of a training on `suite`: on the dev samples that it was watched by, and on such samples
     of the tasks that it did not see. Queries that were trained on are dropped, however many of a sample they are.
     Results in `workdir`/dev_sample; None where no task has a dev split."""
