@@ -18,8 +18,8 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 FILLED = "{}"  # in place of what a message fills in
 # Flags of other tools that our pages and messages name.
 FOREIGN = {
-    "attention", "command", "gpus-per-node", "help", "model-id", "no-deps", "nodes", "porcelain", "untracked-files",
-    "version", "worker", "xla_gpu_enable_latency_hiding_scheduler",
+    "attention", "command", "gpus-per-node", "help", "model-id", "no-deps", "nodes", "ntasks-per-node", "porcelain",
+    "untracked-files", "version", "worker", "xla_gpu_enable_latency_hiding_scheduler",
 }  # fmt: skip
 PLACEHOLDERS = {"flag", "name", "noname"}
 CONFIGURED = ("train", "init")  # the commands that take --config.KEY
