@@ -27,6 +27,7 @@ from mtret.train.loop import LoopConfig
 from mtret.train.optim import OptimConfig
 from mtret.train.sharding import MeshConfig
 
+LARGEST = 2**62  # no whole number of a configuration has to be beyond
 # What a type cannot say, and what would show itself late or not at all. Batches and shares are checked where they are
 # planned, templates where they are made.
 LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
@@ -276,6 +277,8 @@ def _tuple(value: Any, arguments: tuple[Any, ...], path: str) -> tuple[Any, ...]
 
 
 def _scalar(value: Any, wanted: type, path: str) -> Any:
+    if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        raise UserError(f"config {path}: must be between -2^62 and 2^62, is {value}")
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):

@@ -115,6 +115,8 @@ def test_what_is_not_of_the_schema_is_refused(file: str, override: str, message:
     ("values", "message"),
     [
         ({"model": {"source": 7}}, r"config model\.source: needs a text, got 7"),
+        ({"seed": 10**30}, r"config seed: must be between -2\^62 and 2\^62, is 1000"),
+        ({"optim": {"learning_rate": 10**400}}, r"config optim\.learning_rate: must be between"),
         ({"suite": None}, r"config suite: needs a text, got None"),
         ({"mixture": {"tasks": 3}}, r"config mixture\.tasks: needs a list, got 3"),
         ({"mixture": {"tasks": ("alpha", 3)}}, r"config mixture\.tasks\[1\]: needs a text, got 3"),

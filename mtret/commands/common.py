@@ -105,6 +105,8 @@ def mistake_of(error: Exception) -> UserError | None:
     """What a person is told of an error that is theirs, the system's or a library's; None for one of ours."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, MemoryError):
+        return UserError(f"not enough memory ({error}); give it less at once: smaller batches, fewer steps or texts")
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         around = error.object[max(error.start - 20, 0) : error.end + 20]
         return UserError(f"'{readable(around)}': a name or a text that is not UTF-8; correct it and try again")
