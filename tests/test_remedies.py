@@ -1,6 +1,7 @@
 """Every command, flag, configuration key, file, extra and make target that a message or a page names is there."""
 
 import ast
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -13,8 +14,13 @@ from mtret.cli import COMMANDS
 from mtret.run_config import RunConfig, _keys
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted((ROOT / "mtret").rglob("*.py"))
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+MODULES = sorted([*(ROOT / "mtret").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
+PAGES = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+        *(page for place in ("docs/*.md", "experiments/*/*.md", "colabs/*.ipynb") for page in ROOT.glob(place)),
+    ]
+)
 FILLED = "{}"  # in place of what a message fills in
 # Flags of other tools that our pages and messages name.
 FOREIGN = {
@@ -55,9 +61,12 @@ def literals(path: Path) -> list[tuple[int, str]]:
 
 def paragraphs(path: Path) -> list[tuple[int, str]]:
     """Every line of a page; lines that a backslash continues are one."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
     found: list[tuple[int, str]] = []
     continued = False
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if continued:
             number, before = found.pop()
             line = f"{before} {line.strip()}"

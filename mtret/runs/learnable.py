@@ -52,6 +52,18 @@ def _check_prompt(task: TrainingTask, side: str, place: str, taken: int, longest
     return [f"{found}, and {cut:.0%} of its texts are cut; {remedy}"] if taken >= MUCH * limit and cut else []
 
 
+def slow_average(config: RunConfig) -> list[str]:
+    """A line where a moving average, which is what is kept, is mostly what the training started from."""
+    decay, steps = config.optim.average, config.loop.steps
+    kept = decay**steps
+    if kept <= MUCH:
+        return []
+    return [
+        f"optim.average={decay:g} over {steps:,} steps: {kept:.0%} of the model that is kept is what it started from; "
+        f"give --config.optim.average={1 - 5 / max(steps, 10):.2g} or less, or more steps"
+    ]
+
+
 def check_teaching(training: Sequence[TrainingTask], undrawn: Collection[str]) -> list[str]:
     """A line for each task whose batches teach little. Raises UserError where those of all tasks teach nothing.
 

@@ -31,7 +31,7 @@ from mtret.models import hf, hf_images
 from mtret.processes import Peers
 from mtret.pytrees import Tree, flatten
 from mtret.run_config import RunConfig
-from mtret.runs.learnable import check_room, check_teaching
+from mtret.runs.learnable import check_room, check_teaching, slow_average
 from mtret.runs.setting import read_all_pixels
 from mtret.train.loop import Evaluate
 from mtret.train.optim import frozen_paths, optimizer
@@ -172,7 +172,7 @@ def prepare(
     patches = images.config.patches if images else 1
     arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, apart, patches
     planner = Planner(training, *arguments)
-    remarks += check_teaching(training, planner.without_steps())
+    remarks += [*check_teaching(training, planner.without_steps()), *slow_average(config)]
     with timed(console, "planning"):
         shapes = planner.shapes
     _print_plan(planner, shapes, tasks, training, config, console)

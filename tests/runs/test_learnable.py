@@ -88,6 +88,19 @@ def test_batches_of_one_query(plan: Callable[..., Answer]) -> None:
     said(plan(*one, "--config.batch.tasks.beta.queries=2"))
 
 
+def test_parameters_that_would_stay_as_they_are(plan: Callable[..., Answer]) -> None:
+    refused(
+        plan("--config.optim.rates=(('.*',0.0),)"), r"optim\.rates: the rate of every parameter .* is 0; nothing would"
+    )
+    said(plan("--config.optim.rates=(('.*bias',0.0),('.*',1.0))"))
+    # After six steps 0.999^6 = 0.994 of the average are the first parameters, of one of 0.5 1/64.
+    said(
+        plan("--config.optim.average=0.999"), r"optim\.average=0\.999 over 6 steps: 99% of .*; give --config\.optim\.av"
+    )
+    code, out, _ = plan("--config.optim.average=0.5")
+    assert code == 0 and "optim.average" not in out
+
+
 def test_a_rare_second_document(plan: Callable[..., Answer], own_suite: Path) -> None:
     """One query of forty has it, so that it is in a batch of 16 with 0.4."""
     judge_all_by(own_suite, "beta", lambda i: "d1" if i == 7 else "d0")
