@@ -17,25 +17,27 @@ from typing import Any
 from absl import flags
 
 from mtret.commands import completion, data, encoding, judging, models, results, system, training
-from mtret.commands.common import Command, Flags, define_suite, of_a_library, of_the_system
+from mtret.commands.common import Command, Flags, define_suite, mistake_of, readable
 from mtret.errors import UserError, nearest
 
 OVERRIDE = re.compile(r"--?config\.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0, 2 for the user's mistakes, 128 + n when stopped by signal n."""
+    """Runs one command and returns the exit code: 0, 2 for the user's mistakes, 3 where a training is finished but its
+    verdict failed, 128 + n when stopped by signal n."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # XLA's C++ log tells of matters that no user can act on.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         with _interrupted_once(ends=argv is None):
+            _check_utf8(arguments)
             code = _dispatch(arguments)
         sys.stdout.flush()  # a reader that went away shows itself here, not in the interpreter's last breath
         return code
     except UserError as error:
-        print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"mtret: {readable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
@@ -84,6 +86,13 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN if ends else handler)
 
 
+def _check_utf8(arguments: Sequence[str]) -> None:
+    """Raises UserError for an argument that could not be printed or written down: bytes that are not UTF-8."""
+    for argument in arguments:
+        if (shown := readable(argument)) != argument:
+            raise UserError(f"'{shown}': is not UTF-8; rename the file or folder, or give it by a link that is")
+
+
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -108,14 +117,10 @@ def _dispatch(arguments: list[str]) -> int:
     values = _parse(name, command, [argument for argument in rest if not OVERRIDE.match(argument)])
     try:
         return command.run(values, overrides) or 0
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise of_the_system(error) from error
-    except UserError:
+    except (BrokenPipeError, UserError):
         raise
     except Exception as error:
-        if (mistake := of_a_library(error)) is None:
+        if (mistake := mistake_of(error)) is None:
             raise
         raise mistake from error
 

@@ -7,6 +7,8 @@ Prints a line a task and form: nDCG@10 on the test split here and in results.jso
 where one is above 1e-3.
 """
 
+# pyright: reportMissingImports=false
+
 import argparse
 import json
 from collections.abc import Iterable

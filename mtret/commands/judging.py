@@ -8,7 +8,16 @@ from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import PROMPTS, Flags, console, define_model, define_prompts, no_overrides, required
+from mtret.commands.common import (
+    PROMPTS,
+    Flags,
+    console,
+    define_model,
+    define_prompts,
+    next_line,
+    no_overrides,
+    required,
+)
 from mtret.errors import UserError, nearest_folder
 
 
@@ -69,7 +78,7 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     names = ("split", "pooled", "scann", "allow_leakage", "operands", "seed", "forms", *PROMPTS)
     given: dict[str, Any] = {name: values[name].value for name in names}
     dimensions: Any = values["dimensions"].value or ()
-    if any(not text.isdigit() for text in dimensions):
+    if any(not (text.isascii() and text.isdigit()) for text in dimensions):
         raise UserError(f"--dimensions: '{','.join(dimensions)}' is no list of whole numbers")
     tasks = tuple(values["tasks"].value or ())
     config = JudgeConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
@@ -79,7 +88,7 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     results = judge(model, suite, config, folder, console())
     print(f"wrote {folder}/results.json, queries.jsonl, report.md and results.png")
     example = next(iter(results["tasks"]))
-    print(f'next: mtret search {model} {example} "a query"')
+    print(next_line("search", model, example, "a query", *([f"--suite={suite}"] if suite else [])))
 
 
 def define_search(values: Flags) -> None:
@@ -115,7 +124,10 @@ def search(values: Flags, overrides: list[str]) -> None:
     for name, value in zip(("model", "task"), given, strict=True):
         if not value:
             raise UserError(f"search: no {name}; mtret search MODEL TASK 'the query'")
-    lines = [" ".join(words)] if words else [_query_of(line) for line in sys.stdin]
+    try:
+        lines = [" ".join(words)] if words else [_query_of(line) for line in sys.stdin]
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: not UTF-8 ({error.reason}); convert it") from error
     queries = [line for line in lines if line]
     if not queries:
         raise UserError("search: no query; give one after the task, or lines on standard input")

@@ -69,7 +69,8 @@ def frozen_paths(params: Tree, config: OptimConfig) -> frozenset[str]:
 def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTransformation:
     """The update rule for `params` (shapes are enough), whose frozen ones have gradients of zero.
 
-    Raises UserError where a parameter matches no rule of `optim.decay`, `optim.train` or `optim.rates`.
+    Raises UserError where a parameter matches no rule of `optim.decay`, `optim.train` or `optim.rates`, or no rate is
+    above 0.
     """
     frozen = frozen_paths(params, config)
     trained = unflatten({path: path not in frozen for path in flatten(params)})
@@ -86,6 +87,8 @@ def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTr
         ),
     )
     rates = flatten(match_rules(params, config.rates, "optim.rates"))
+    if not any(rate for path, rate in rates.items() if path not in frozen and path != "log_scale"):
+        raise UserError("optim.rates: the rate of every parameter that is trained is 0; nothing would be trained")
     parts: list[optax.GradientTransformation] = [adam]
     if any(rate != 1.0 for rate in rates.values()):
         parts.append(scaled(rates))
