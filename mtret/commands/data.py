@@ -75,6 +75,16 @@ def define_import(values: Flags) -> None:
     flags.DEFINE_string(
         "separator", "", "between the ids in one cell of --doc_id; a list needs none", flag_values=values
     )
+    flags.DEFINE_enum(
+        "quotes",
+        None,
+        ["none", "csv"],
+        "whether quotes enclose cells (csv) or are characters (default: none where tabs part the cells, else csv)",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "missing", [], "texts that stand for no value, such as NA,None; an empty one always does", flag_values=values
+    )
     flags.DEFINE_string("family", "", "the kind of thing retrieved: table, article, intent, ...", flag_values=values)
     flags.DEFINE_string("instruction", "", "what to retrieve given what, in a sentence", flag_values=values)
     flags.DEFINE_string("domain", "", "whose data it is, in words", flag_values=values)
@@ -104,9 +114,10 @@ def import_tables(values: Flags, overrides: list[str]) -> None:
     from mtret.runs.importing import ImportConfig, run_import
 
     columns = Columns(**{name: values[name].value or "" for name in IMPORT_COLUMNS})
-    own = "rows docs labels encoding delimiter separator family instruction domain language license"
+    own = "rows docs labels encoding delimiter separator missing family instruction domain language license"
     own += " split seed chunk overlap"
     given: dict[str, Any] = {name: values[name].value for name in own.split()}
+    given["quotes"] = values["quotes"].value or ""
     run_import(ImportConfig(columns=columns, **given), out, console())
     print(f"wrote {out}\nnext: mtret data check --suite={out.parent}")
 

@@ -19,6 +19,7 @@ from jaxtyping import Float64, Int32, Int64
 
 from mtret.data.chunks import checked_parents
 from mtret.data.images import ImageFiles
+from mtret.data.json_objects import RepeatedKey, each_key_once
 from mtret.data.tasks import SPLITS, Judgements, Task, TaskCard, query_key
 from mtret.data.templates import render_document
 from mtret.errors import UserError, nearest
@@ -28,6 +29,7 @@ CARD = "task.json"
 CORPUS = "corpus.jsonl"
 QUERIES = "queries.jsonl"
 EXCLUDE = "exclude.tsv"
+VALIDATION = ("validation.tsv", "valid.tsv", "val.tsv")  # what others call dev.tsv
 MODALITIES = ("text", "image")
 SCORED = ("query-id", "corpus-id", "score")
 UNSCORED = SCORED[:2]
@@ -207,7 +209,8 @@ class _Files:
         for name in names:
             if name not in known:
                 raise UserError(
-                    f"{folder / name}: not a split; the files here are {', '.join(known)}.{nearest(name, known)}"
+                    f"{folder / name}: not a split; the files here are {', '.join(known)}."
+                    + (" Rename it to dev.tsv." if name in VALIDATION else nearest(name, known))
                 )
         return [split for split in SPLITS if f"{split}.tsv" in names]
 
@@ -278,7 +281,7 @@ def _read_card(files: _Files) -> TaskCard:
     path = files.folder / CARD
     text = files.text(CARD)
     try:
-        card = json.loads(text)
+        card = json.loads(text, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path}:{getattr(error, 'lineno', 1)}: not valid JSON ({_reason(error)}). Correct the card."
@@ -340,6 +343,8 @@ def _kind(value: object) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, column {error.colno}"
+    if isinstance(error, RepeatedKey):
+        return str(error)
     return "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
 
 
@@ -349,7 +354,7 @@ def _read_records(files: _Files, name: str) -> tuple[list[dict[str, Any]], tuple
     records = []
     for number, line in enumerate(files.lines(name), start=1):
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=each_key_once)
         except (ValueError, RecursionError) as error:
             if not line.strip():
                 raise UserError(f"{path}:{number}: empty line. Remove it.") from None

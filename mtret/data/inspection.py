@@ -12,6 +12,7 @@ from mtret.data.formats import Suite
 from mtret.data.images import decode
 from mtret.data.roles import document_hashes
 from mtret.data.tasks import SPLITS, Judgements, Task, query_key
+from mtret.data.unread import unread
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,6 +47,7 @@ class TaskStats:
     document_words_p95: float
     negatives: dict[str, int]  # split -> pairs, for splits that have some
     excluded: int  # pairs
+    finding_themselves: int  # queries that are documents, by id and text, and neither a positive of theirs nor excluded
     images: bool  # whether the documents are images
 
 
@@ -79,6 +81,7 @@ def _task_stats(task: Task, long_characters: int) -> TaskStats:
         document_words_p95=float(np.percentile(document_words, 95)),
         negatives={split: len(one.documents) for split, one in task.negatives.items()},
         excluded=len(task.exclude.documents) if task.exclude else 0,
+        finding_themselves=_finding_themselves(task),
         images=task.images is not None,
     )
 
@@ -92,6 +95,19 @@ def _repeated_queries(task: Task, judgements: Judgements) -> int:
     return len(judgements) - len(counts)
 
 
+def _finding_themselves(task: Task) -> int:
+    rows = {named: row for row, named in reversed([*enumerate(task.named_ids)])}
+    pairs = [one.positives() for one in task.splits.values()] + ([task.exclude] if task.exclude else [])
+    settled = {pair for one in pairs for pair in zip(one.pair_queries().tolist(), one.documents.tolist(), strict=True)}
+    found = 0
+    for query in np.unique(np.concatenate([one.queries for one in task.splits.values()])).tolist():
+        row = rows.get(task.query_ids[query])
+        if row is not None and (query, row) not in settled:
+            asked, text = query_key(task.query_texts[query]), query_key(task.document_texts[row])
+            found += asked == text or text.endswith(f" {asked}")  # the title may stand before it
+    return found
+
+
 def check(suite: Suite, long_characters: int = LONG_CHARACTERS) -> list[str]:
     """One line per remark, each beginning with its task, and a verdict as the last line.
 
@@ -103,6 +119,9 @@ def check(suite: Suite, long_characters: int = LONG_CHARACTERS) -> list[str]:
             decode(path, 8)
     rows = stats(suite, long_characters)
     remarks = [f"{row.name}: {remark}" for row in rows for remark in _remarks(row, long_characters)]
+    remarks += [
+        f"{name}: {remark}" for name, task in suite.tasks.items() for remark in unread(suite.folder / name, task)
+    ]
     splits = " / ".join(f"{sum(row.queries[split] for row in rows):,}" for split in SPLITS)
     tasks = _count(len(rows), "task", "tasks")
     documents = _count(sum(row.documents for row in rows), "document", "documents")
@@ -125,6 +144,11 @@ def _remarks(row: TaskStats, long_characters: int) -> list[str]:
         found.append(f"{_count(row.unused_queries, 'query', 'queries')} without a positive in any split, left out.")
     if row.repeated_queries:
         found.append(f"{_count(row.repeated_queries, 'query', 'queries')} with the text of another one of the split.")
+    if row.finding_themselves:
+        found.append(
+            f"{_count(row.finding_themselves, 'query is a document', 'queries are documents')} too (same id and text) "
+            "and found first: name the pairs in exclude.tsv, as mtret data import does."
+        )
     copies = row.documents - row.distinct_documents
     what = "image" if row.images else "text"
     if copies:

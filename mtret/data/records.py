@@ -1,19 +1,27 @@
 """Rows of other people's files, one after the other: CSV, TSV, JSON Lines and Parquet, as texts by column."""
 
-import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from mtret.data.delimited import read_cells
+from mtret.data.json_objects import each_key_once
 from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, size_of
 
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
-LONGEST_FIELD = 50_000_000  # characters of a CSV field; the csv module's own limit is 131,072
 PARQUET_ROWS = 10_000  # read at once
+# What programs write for a missing value, in any case. They are texts unless the user says otherwise.
+MISSING_WORDS = frozenset(
+    ("nan", "-nan", "none", "null", "(null)", "nil", "na", "<na>", "n/a", "#n/a", "#na", "nat", "undefined")
+)
+LONGEST_WORD = max(map(len, MISSING_WORDS))
 
 Progress = Callable[[int], None]  # is told how many more bytes are read
 
@@ -35,6 +43,17 @@ class Dialect:
     encoding: str = "utf-8-sig"  # of CSV and TSV
     delimiter: str = ""  # likewise; if not given, the one that makes the columns asked for
     separator: str = ""  # between the ids of one cell
+    quotes: str = ""  # of CSV and TSV: csv, none; if not given, none where tabs part the cells, else csv
+    missing: tuple[str, ...] = ()  # texts that stand for no value
+
+
+@dataclass
+class Findings:
+    """What a file holds that makes no row unreadable, and that its user should know of."""
+
+    unread: Counter[str] = field(default_factory=Counter)  # column or key that nobody asked for -> rows that have it
+    missing_words: Counter[tuple[str, str]] = field(default_factory=Counter)  # (column, text) of MISSING_WORDS
+    swallowing: list[int] = field(default_factory=list)  # lines of rows with a cell of several lines with delimiters
 
 
 def read_rows(
@@ -43,31 +62,32 @@ def read_rows(
     on_bytes: Progress = lambda count: None,
     listed: str = "",
     dialect: Dialect = Dialect(),
+    optional: Collection[str] = (),
+    findings: Findings | None = None,
 ) -> Iterator[Row]:
-    """Every row of a file, in order, with these columns; what is null becomes empty. A row whose column `listed` holds
-    several ids, as a list or with the dialect's separator, comes once for each of them.
+    """Every row of a file, in order, with these columns; what is null or not a number becomes empty. A row whose column
+    `listed` holds several ids, as a list or with the dialect's separator, comes once for each of them.
+
+    Args:
+      optional: those of the columns that the file need not have; they are empty then.
+      findings: is filled with what is seen.
 
     Raises UserError for a file of another kind, one that cannot be read, or a column that it does not have.
     """
     kind = path.suffix.lower()
+    findings = Findings() if findings is None else findings
     if kind in (".xlsx", ".xls", ".ods"):
         raise UserError(f"{path}: a spreadsheet; save the sheet as CSV (UTF-8) first")
-    if path.suffix.lower() not in KINDS:
+    if kind not in KINDS:
         raise UserError(f"{path}: not of a known kind; give {', '.join(KINDS)}, or a folder of BEIR's layout")
     try:
         if kind in (".csv", ".tsv"):
-            rows = _read_csv(path, columns, on_bytes, dialect)
+            rows = _read_table(path, columns, optional, on_bytes, dialect, findings)
         else:
-            rows = (_read_parquet if kind == ".parquet" else _read_json_lines)(path, columns, on_bytes, listed)
-        if not (listed and dialect.separator):
-            yield from rows
-            return
-        for row in rows:
-            ids = [one for one in row.values.get(listed, "").split(dialect.separator) if one.strip()]
-            for place, one in enumerate(ids):
-                yield replace(row, values={**row.values, listed: one}, again=row.again or place > 0)
-            if not ids:
-                yield row
+            read = _read_parquet if kind == ".parquet" else _read_json_lines
+            rows = read(path, columns, optional, on_bytes, listed, findings)
+        for row in _one_id_each(rows, listed, dialect.separator):
+            yield _with_missing(row, dialect.missing, findings)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}). Check the path") from error
     except UnicodeDecodeError as error:
@@ -80,81 +100,142 @@ def read_rows(
         raise UserError(f"{path}: not {dialect.encoding} ({error}); give another --encoding") from error
 
 
-def _read_csv(path: AnyPath, columns: Sequence[str], on_bytes: Progress, dialect: Dialect) -> Iterator[Row]:
-    csv.field_size_limit(LONGEST_FIELD)
-    delimiter = dialect.delimiter or _delimiter(path, columns, dialect.encoding)
+def _one_id_each(rows: Iterator[Row], listed: str, separator: str) -> Iterator[Row]:
+    if not (listed and separator):
+        yield from rows
+        return
+    for row in rows:
+        ids = [one for one in row.values.get(listed, "").split(separator) if one.strip()]
+        for place, one in enumerate(ids):
+            yield replace(row, values={**row.values, listed: one}, again=row.again or place > 0)
+        if not ids:
+            yield row
+
+
+def _with_missing(row: Row, missing: Collection[str], findings: Findings) -> Row:
+    """The row without the texts that stand for no value; those that only look like it are counted."""
+    gone = []
+    for name, value in row.values.items():
+        word = value.strip()
+        if missing and word in missing:
+            gone.append(name)
+        elif len(word) <= LONGEST_WORD and word.lower() in MISSING_WORDS and not row.again:
+            findings.missing_words[name, word] += 1
+    return replace(row, values={**row.values, **dict.fromkeys(gone, "")}) if gone else row
+
+
+def _read_table(
+    path: AnyPath,
+    columns: Sequence[str],
+    optional: Collection[str],
+    on_bytes: Progress,
+    dialect: Dialect,
+    findings: Findings,
+) -> Iterator[Row]:
+    delimiter = dialect.delimiter or _delimiter(path, {*columns} - {*optional}, dialect)
     with path.open("rb") as binary:
-        reader = csv.reader(
-            io.TextIOWrapper(io.BufferedReader(_Counted(binary, on_bytes)), encoding=dialect.encoding, newline=""),
-            delimiter=delimiter,
-        )
-        try:
-            header = next(reader, None)
-            if header is None:
-                raise UserError(f"{path}:1: empty; the first line must name the columns")
-            places = _places(path, header, columns)
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    yield Row(reader.line_num, {}, f"{len(cells)} columns, the header has {len(header)}")
-                else:
-                    yield Row(reader.line_num, {name: cells[place] for name, place in places.items()})
-        except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: {error}; is a quote missing?") from error
+        counted = io.BufferedReader(_Counted(binary, on_bytes))
+        lines = io.TextIOWrapper(counted, encoding=dialect.encoding, newline="")
+        rows = read_cells(lines, delimiter, dialect.quotes, path)
+        first = next(rows, None)
+        if first is None:
+            raise UserError(f"{path}:1: empty; the first line must name the columns")
+        if first.problem:
+            raise UserError(f"{path}:{first.last}: {first.problem}; the first line must name the columns")
+        header, number = first.cells, 0
+        places = _places(path, header, columns, optional)
+        for row in rows:
+            number += 1
+            if row.first < row.last and any(delimiter in cell and {*cell} & {*"\r\n"} for cell in row.cells):
+                findings.swallowing.append(row.first)
+            if row.problem:
+                yield Row(row.last, {}, row.problem)
+            elif len(row.cells) != len(header):
+                yield Row(row.last, {}, f"{len(row.cells)} columns, the header has {len(header)}")
+            elif row.cells == header:
+                yield Row(row.last, {}, "the header once more")
+            else:
+                absent = dict.fromkeys(optional, "")
+                yield Row(row.last, absent | {name: row.cells[place] for name, place in places.items()})
+        findings.unread.update({name: number for name in header if name not in places})
 
 
-def _delimiter(path: AnyPath, columns: Sequence[str], encoding: str) -> str:
+def _delimiter(path: AnyPath, columns: Collection[str], dialect: Dialect) -> str:
     """The usual one, unless another makes the columns that are asked for; else the one that makes most columns, so that
     a complaint names those as a person sees them."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open("rb") as binary, io.TextIOWrapper(binary, encoding=encoding, newline="") as text:
+    headers: dict[str, list[str]] = {}
+    with path.open("rb") as binary, io.TextIOWrapper(binary, encoding=dialect.encoding, newline="") as text:
         try:
-            headers = {}
             for delimiter in dict.fromkeys((usual, *DELIMITERS)):
                 text.seek(0)
-                headers[delimiter] = next(csv.reader(text, delimiter=delimiter), [])
-        except csv.Error:
+                # As CSV also where tabs part the cells: quotes around a name are then seen by who reads the rows.
+                first = next(read_cells(text, delimiter, dialect.quotes or "csv", path), None)
+                headers[delimiter] = first.cells if first else []
+        except UserError:
             return usual  # which meets the same error, and says where
     whole = (delimiter for delimiter, header in headers.items() if {*columns} <= {*header})
     return next(whole, max(headers, key=lambda delimiter: len(headers[delimiter])))
 
 
-def _places(path: AnyPath, header: Sequence[str], columns: Sequence[str]) -> dict[str, int]:
+def _places(
+    path: AnyPath, header: Sequence[str], columns: Sequence[str], optional: Collection[str] = ()
+) -> dict[str, int]:
     for name in columns:
-        if name not in header:
+        if name not in header and name not in optional:
             raise UserError(f"{path}:1: no column '{name}'.{nearest(name, header)} It has: {', '.join(header)}")
     repeated = next((name for name in columns if list(header).count(name) > 1), None)
     if repeated:
         raise UserError(f"{path}:1: two columns are named '{repeated}'; rename one")
-    return {name: list(header).index(name) for name in columns}
+    return {name: list(header).index(name) for name in columns if name in header}
 
 
-def _read_json_lines(path: AnyPath, columns: Sequence[str], on_bytes: Progress, listed: str) -> Iterator[Row]:
-    seen: set[str] = set()
+def _read_json_lines(
+    path: AnyPath,
+    columns: Sequence[str],
+    optional: Collection[str],
+    on_bytes: Progress,
+    listed: str,
+    findings: Findings,
+) -> Iterator[Row]:
+    seen = Counter[str]()
     with path.open("rb") as binary:
         for number, raw in enumerate(binary, start=1):
             on_bytes(len(raw))
             if not raw.strip():
                 continue
             try:
-                record = json.loads(raw)
+                record = _DECODER(raw)
             except (ValueError, RecursionError) as error:
                 yield Row(number, {}, f"not valid JSON ({error})")
                 continue
             if not isinstance(record, dict):
                 yield Row(number, {}, "not a JSON object")
                 continue
-            seen |= record.keys()
+            seen.update(record.keys())
             yield from _as_texts(number, {name: record.get(name) for name in columns}, listed)
-    missing = next((name for name in columns if name not in seen), None)
+    missing = next((name for name in columns if name not in seen and name not in optional), None)
     if missing and seen:
         raise UserError(
             f"{path}: no line has '{missing}'.{nearest(missing, seen)} They have: {', '.join(sorted(seen))}"
         )
+    findings.unread.update({name: count for name, count in seen.items() if name not in columns})
 
 
-def _read_parquet(path: AnyPath, columns: Sequence[str], on_bytes: Progress, listed: str) -> Iterator[Row]:
+# Numbers stay as they are written, since they can be ids: 1.10 is not 1.1. NaN and Infinity are no values.
+_DECODER = partial(
+    json.loads, parse_float=str, parse_int=str, parse_constant=lambda word: None, object_pairs_hook=each_key_once
+)
+
+
+def _read_parquet(
+    path: AnyPath,
+    columns: Sequence[str],
+    optional: Collection[str],
+    on_bytes: Progress,
+    listed: str,
+    findings: Findings,
+) -> Iterator[Row]:
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -163,14 +244,17 @@ def _read_parquet(path: AnyPath, columns: Sequence[str], on_bytes: Progress, lis
     try:
         with path.open("rb") as binary:
             file = parquet.ParquetFile(binary)
-            _places(path, file.schema_arrow.names, columns)
+            header = file.schema_arrow.names
+            places = _places(path, header, columns, optional)
+            absent = dict.fromkeys(optional, "")
             number, size = 0, max(file.metadata.num_rows, 1)
             whole = size_of(path)
-            for batch in file.iter_batches(PARQUET_ROWS, columns=list(columns)):
+            for batch in file.iter_batches(PARQUET_ROWS, columns=list(places)):
                 for record in batch.to_pylist():
                     number += 1
-                    yield from _as_texts(number, record, listed)
+                    yield from _as_texts(number, absent | record, listed)
                 on_bytes(int(whole * batch.num_rows / size))
+            findings.unread.update({name: number for name in header if name not in places})
     except arrow.ArrowException as error:
         raise UserError(f"{path}: damaged, or no Parquet ({str(error).splitlines()[0]})") from error
 
@@ -188,7 +272,7 @@ def _as_texts(line: int, record: Mapping[str, Any], listed: str) -> Iterator[Row
 def _as_row(line: int, record: Mapping[str, Any]) -> Row:
     values = {}
     for name, value in record.items():
-        if value is None:
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
             value = ""
         elif isinstance(value, bool | int | float):
             value = json.dumps(value)

@@ -3,16 +3,15 @@
 import codecs
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
 from rich.console import Console
 
 from mtret.console import Bar, say
 from mtret.data.cutting import Cut, pieces
-from mtret.data.formats import CORPUS
-from mtret.data.importing import REJECTED, Columns, Counts, Source, import_task
+from mtret.data.formats import CORPUS, QUERIES, VALIDATION
+from mtret.data.importing import Columns, Source, import_task
 from mtret.data.records import Dialect
 from mtret.data.tasks import SPLITS, TaskCard
 from mtret.data.templates import render_document
@@ -20,6 +19,7 @@ from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError, nearest_folder
 from mtret.files import AnyPath, inside, locate, size_of
 from mtret.models import hf
+from mtret.runs.import_report import report
 from mtret.runs.setting import check_writable
 
 MEANINGS = {
@@ -27,9 +27,6 @@ MEANINGS = {
     "instruction": "what to retrieve given what, in a sentence",
 }
 SAMPLED = 5_000  # documents, to tell how many are long
-# Standard deviation of the difference of two systems' nDCG@10 on one query: the median over tasks and pairs of systems
-# of the public suite (experiments/001_public_suite, 0.13 to 0.45).
-PAIRED_DEVIATION = 0.27
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,8 @@ class ImportConfig:
     encoding: str = ""  # of CSV and TSV; empty: UTF-8
     delimiter: str = ""  # likewise; empty: as the columns show
     separator: str = ""  # between the ids of one cell
+    quotes: str = ""  # of CSV and TSV: csv, none; empty: none where tabs part the cells
+    missing: Sequence[str] = ()  # texts that stand for no value
     split: str = "80/10/10"
     seed: int = 0
     limit: int = 256  # tokens of a document, beyond which it is said to be long
@@ -63,7 +62,7 @@ def run_import(config: ImportConfig, out: AnyPath, console: Console) -> None:
     check_writable(out, "--out")
     if out.exists():
         raise UserError(f"{out}: exists already and is never overwritten; give another --out, or delete it first")
-    source, columns = _source(config)
+    source, columns, unread = _source(config)
     cut = _cut(config)
     for path in source.files:
         if not path.exists():
@@ -73,7 +72,8 @@ def run_import(config: ImportConfig, out: AnyPath, console: Console) -> None:
         cutter = partial(pieces, cut=cut, tokenizer=Tokenizer(hf.resolve("minilm"))) if cut else None
         counts = import_task(source, columns, card, shares, out, config.seed, bar.advance, cutter)
         bar.finish()
-    _report(counts, out, console)
+    for line, style in report(counts, out, unread):
+        say(console, line, style=style)
     if cut:
         became = f"{counts.cut:,} of {counts.documents:,} documents ({counts.cut / counts.documents:.1%})"
         overlap = f", with at most {cut.overlap} in common" if cut.overlap else ""
@@ -89,69 +89,101 @@ def _cut(config: ImportConfig) -> Cut | None:
     return None
 
 
-def _source(config: ImportConfig) -> tuple[Source, Columns]:
+def _source(config: ImportConfig) -> tuple[Source, Columns, Sequence[str]]:
+    """What is read, and which files of a folder are not."""
     if not config.rows:
         raise UserError("data import: name a file of rows, or a folder of BEIR's layout")
     first = locate(config.rows[0])
     if len(config.rows) == 1 and first.is_dir():
-        return _beir(first)
-    columns, docs = config.columns, locate(config.docs) if config.docs else None
-    needs = {"query": True, "text": True, "query_id": bool(config.labels), "doc_id": docs is not None}
-    for name, needed in needs.items():
-        if needed and not getattr(columns, name):
+        return _beir(first, config)
+    _refuse_flags(config)
+    docs = locate(config.docs) if config.docs else None
+    rows, labels = (tuple(_named(each) for each in files) for files in (config.rows, config.labels))
+    return Source(rows, docs, labels, _dialect(config)), config.columns, ()
+
+
+def _refuse_flags(config: ImportConfig) -> None:
+    """Raises UserError for the first flag that is missing, or that nothing would read."""
+    columns = config.columns
+    named_there = bool(config.labels and columns.docs_id and columns.labels_doc_id)
+    needed = {
+        "query": True,
+        "text": True,
+        "query_id": bool(config.labels),
+        "doc_id": bool(config.docs) and not named_there,
+    }
+    for name in needed:
+        if needed[name] and not getattr(columns, name):
             why = {"query_id": " with --labels", "doc_id": " with --docs"}.get(name, "")
             raise UserError(f"--{name} is needed{why}: the name of a column")
-    if config.labels and docs is None:
+    if config.labels and not config.docs:
         raise UserError("--docs is needed with --labels: the file of the documents that they name")
-    labels = tuple(_named(each) for each in config.labels)
-    return Source(tuple(_named(each) for each in config.rows), docs, labels, _dialect(config)), columns
+    read_with = {"docs_id": "docs", "separator": "docs", "labels_query_id": "labels", "labels_doc_id": "labels"}
+    for name, files in read_with.items():
+        given = config.separator if name == "separator" else getattr(columns, name)
+        if given and not getattr(config, files):
+            raise UserError(f"--{name} says nothing without --{files}; give that too, or leave it out")
 
 
 def _dialect(config: ImportConfig) -> Dialect:
     delimiter = {"tab": "\t", "\\t": "\t"}.get(config.delimiter, config.delimiter)
     if len(delimiter) > 1 or delimiter in ('"', "\n", "\r"):
         raise UserError(f"--delimiter={config.delimiter}: give one character, such as ';', or 'tab'")
+    given = Dialect(
+        delimiter=delimiter, separator=config.separator, quotes=config.quotes, missing=tuple(config.missing)
+    )
     if not config.encoding:
-        return Dialect(delimiter=delimiter, separator=config.separator)
+        return given
     try:
         known = codecs.lookup(config.encoding).name
         "".encode(known)
     except (LookupError, ValueError, UnicodeError) as error:
         raise UserError(f"--encoding={config.encoding}: is not known; give such as utf-8, cp1252 or utf-16") from error
-    return Dialect("utf-8-sig" if known == "utf-8" else known, delimiter, config.separator)
+    return replace(given, encoding="utf-8-sig" if known == "utf-8" else known)
 
 
 def _named(file: str) -> tuple[str, AnyPath]:
     """`train=rows.csv` -> its split and path."""
     split, equals, path = file.partition("=")
+    split = "dev" if f"{split}.tsv" in VALIDATION else split
     return (split, locate(path)) if equals and split in SPLITS else ("", locate(file))
 
 
-def _beir(folder: AnyPath) -> tuple[Source, Columns]:
-    for name in (CORPUS, "queries.jsonl", "qrels"):
+def _beir(folder: AnyPath, config: ImportConfig) -> tuple[Source, Columns, Sequence[str]]:
+    given = [name for name, value in vars(config.columns).items() if value]
+    given += [name for name in ("docs", "labels", "separator") if getattr(config, name)]
+    if given:
+        raise UserError(f"--{given[0]} says nothing of a folder of BEIR's layout, which names its own; leave it out")
+    for name in (CORPUS, QUERIES, "qrels"):
         if not (folder / name).exists():
             raise UserError(f"{folder / name}: missing; BEIR's layout is corpus.jsonl, queries.jsonl and qrels/")
-    labels = tuple((split, folder / "qrels" / f"{split}.tsv") for split in SPLITS)
-    labels = tuple((split, path) for split, path in labels if path.exists())
+    labels = []
+    for split in SPLITS:
+        names = (f"{split}.tsv", *VALIDATION) if split == "dev" else (f"{split}.tsv",)
+        labels += [(split, folder / "qrels" / name) for name in names if (folder / "qrels" / name).exists()][:1]
     if not labels:
         found = ", ".join(path.name for path in inside(folder / "qrels")) or "nothing"
         raise UserError(f"{folder / 'qrels'}: has no {', '.join(f'{split}.tsv' for split in SPLITS)} but {found}")
-    with (folder / CORPUS).open("rb") as file:
-        try:
-            titled = "title" in json.loads(file.readline())
-        except ValueError:
-            titled = True
     columns = Columns(
         query="text",
         text="text",
-        title="title" if titled else "",
+        title="title",
         query_id="_id",
         docs_id="_id",
         labels_query_id="query-id",
         labels_doc_id="corpus-id",
         score="score",
     )
-    return Source((("", folder / "queries.jsonl"),), folder / CORPUS, labels), columns
+    dialect, optional = _dialect(config), ("title",)
+    source = Source((("", folder / QUERIES),), folder / CORPUS, tuple(labels), dialect, optional)
+    return source, columns, _unread_files(folder, source.files)
+
+
+def _unread_files(folder: AnyPath, read: Sequence[AnyPath]) -> list[str]:
+    there = [path for path in inside(folder) if path.name != "qrels"]
+    names = [path.name for path in there if path not in read]
+    names += [f"qrels/{path.name}" for path in inside(folder / "qrels") if path not in read]
+    return [name for name in names if not name.rpartition("/")[2].startswith(".")]
 
 
 def _card(config: ImportConfig, out: AnyPath, source: Source) -> TaskCard:
@@ -176,28 +208,9 @@ def _shares(split: str) -> tuple[float, float, float]:
         train, dev, test = map(float, split.split("/"))
     except ValueError:
         raise UserError(f"--split={split}: give three shares, for train, dev and test, such as 80/10/10") from None
-    if min(train, dev, test) < 0 or not train + dev + test > 0:
-        raise UserError(f"--split={split}: shares are not negative, and not all zero")
+    if min(train, dev, test) < 0 or not 0 < train + dev + test < float("inf"):
+        raise UserError(f"--split={split}: shares are numbers, not negative, and not all zero")
     return train, dev, test
-
-
-def _report(counts: Counts, out: AnyPath, console: Console) -> None:
-    queries = " / ".join(f"{counts.queries[split]:,}" for split in SPLITS)
-    say(console, f"{counts.documents:,} documents, {queries} train / dev / test queries")
-    if counts.untitled:
-        say(console, "the column of titles is empty in every document", style="yellow")
-    merged = [f"{number:,} {what}" for what, number in counts.merged.items() if number]
-    if merged:
-        say(console, f"repetitions left out, each is there once: {', '.join(merged)}")
-    if counts.unjudged:
-        say(console, f"left out: {counts.unjudged:,} queries without a positive document")
-    if counts.rejected:
-        reasons = ", ".join(f"{reason} ({number:,})" for reason, number in counts.rejected.most_common())
-        total = sum(counts.rejected.values())
-        say(console, f"rejected: {total:,} rows, in {out / REJECTED}: {reasons}", style="yellow")
-    if counts.queries["dev"]:
-        least = 1.96 * PAIRED_DEVIATION / np.sqrt(counts.queries["dev"])
-        say(console, f"dev: a difference of two models below about {least:.3f} nDCG@10 is noise with so many queries")
 
 
 def _say_long(out: AnyPath, limit: int, console: Console) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from mtret.data import importing
 from mtret.data.formats import read_task
-from mtret.data.importing import Columns, Counts, Source, import_task
+from mtret.data.imported import Counts
+from mtret.data.importing import Columns, Source, import_task
 from mtret.data.tasks import Task, TaskCard
 from mtret.errors import UserError
 
@@ -129,7 +130,7 @@ def test_one_id_cannot_stand_for_two_texts(tmp_path: Path, write: Write) -> None
         "no query text",
         "no document id",
     ]
-    assert counts.merged["documents"] == 2
+    assert counts.merged["documents"] == 1  # the rejected rows are no repetitions
 
 
 def test_made_up_ids_are_nobodys(tmp_path: Path, write: Write) -> None:
@@ -226,7 +227,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path, write: Write, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(importing, "_write", interrupted)
+        patch.setattr(importing, "write_files", interrupted)
         import_task(source, PAIRS, CARD, ALL, tmp_path / "t")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
     run(source, PAIRS, tmp_path)

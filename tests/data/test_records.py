@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mtret.data.records import Dialect, Row, read_rows
+from mtret.data.records import Dialect, Findings, Row, read_rows
 from mtret.errors import UserError
 
 
@@ -100,10 +100,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_header_shows_the_delimiter(tmp_path: Path, suffix: str, delimiter: str) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_text(f'x y{delimiter}z\n"a{delimiter} b"{delimiter}1\n', encoding="utf-8-sig")
-    assert rows(path, "x y", "z") == [Row(2, {"x y": f"a{delimiter} b", "z": "1"})]
+    wanted = [Row(2, {"x y": f"a{delimiter} b", "z": "1"})]
+    assert list(read_rows(path, ["x y", "z"], dialect=Dialect(quotes="csv"))) == wanted
     with pytest.raises(UserError, match=r"a....:1: no column 'w'. It has: x y, z$"):
         rows(path, "w")
-    assert list(read_rows(path, ["x y", "z"], dialect=Dialect(delimiter=delimiter))) == rows(path, "x y", "z")
+    assert list(read_rows(path, ["x y", "z"], dialect=Dialect(delimiter=delimiter, quotes="csv"))) == wanted
 
 
 def test_the_usual_delimiter_wins_where_it_makes_the_columns(tmp_path: Path) -> None:
@@ -135,3 +136,87 @@ def test_a_row_comes_once_for_each_id_that_it_lists(tmp_path: Path) -> None:
     table.write_text("q,ids\none,a|7\ntwo,b\nthree,|\n")
     found = list(read_rows(table, ["q", "ids"], listed="ids", dialect=Dialect(separator="|")))
     assert [(row.values["ids"], row.again) for row in found] == [("a", False), ("7", True), ("b", False), ("|", False)]
+
+
+def test_numbers_stay_as_they_are_written_and_nan_is_no_value(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"x": 1.10, "n": 1e3}\n{"x": NaN, "n": -Infinity}\n{"x": "NaN", "n": 007}\n{"x": "a", "x": "b"}\n'
+        '{"x": -0, "n": ' + "9" * 5000 + "}\n"
+    )
+    found = rows(path, "x", "n")
+    assert found[:2] == [Row(1, {"x": "1.10", "n": "1e3"}), Row(2, {"x": "", "n": ""})]
+    assert found[2].problem.startswith("not valid JSON (")  # a number has no leading zero
+    assert found[3] == Row(4, {}, "not valid JSON (two values of 'x')")
+    assert found[4] == Row(5, {"x": "-0", "n": "9" * 5000})
+
+
+def test_parquet_has_null_and_nan(tmp_path: Path) -> None:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    table = arrow.table({"x": ["a", None], "n": [float("nan"), 1.5], "i": [None, 7], "more": [1, 2]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    findings = Findings()
+    found = list(read_rows(tmp_path / "a.parquet", ["x", "n", "i"], findings=findings))
+    assert found == [Row(1, {"x": "a", "n": "", "i": ""}), Row(2, {"x": "", "n": "1.5", "i": "7"})]
+    assert findings.unread == {"more": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "x,y\nNaN,a\n N/A ,b\nnone of it,None\nNaN,c\n"),
+        ("a.jsonl", '{"x": "NaN", "y": "a"}\n{"x": " N/A ", "y": "b"}\n{"x": "none of it", "y": "None"}\n'
+         '{"x": "NaN", "y": "c"}\n'),
+    ],
+)  # fmt: skip
+def test_words_for_nothing_are_texts_that_are_counted_unless_they_are_named(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    findings = Findings()
+    found = list(read_rows(tmp_path / name, ["x", "y"], findings=findings))
+    assert [row.values["x"] for row in found] == ["NaN", " N/A ", "none of it", "NaN"]
+    assert findings.missing_words == {("x", "NaN"): 2, ("x", "N/A"): 1, ("y", "None"): 1}
+    findings, dialect = Findings(), Dialect(missing=("NaN", "None"))
+    found = list(read_rows(tmp_path / name, ["x", "y"], dialect=dialect, findings=findings))
+    assert [row.values["x"] for row in found] == ["", " N/A ", "none of it", ""]
+    assert [row.values["y"] for row in found] == ["a", "b", "", "c"]
+    assert findings.missing_words == {("x", "N/A"): 1}
+
+
+def test_a_column_that_need_not_be_there_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x\n1\n")
+    (tmp_path / "a.jsonl").write_text('{"x": "1"}\n')
+    for name in ("a.csv", "a.jsonl"):
+        found = list(read_rows(tmp_path / name, ["x", "title"], optional=("title",)))
+        assert [dict(row.values) for row in found] == [{"x": "1", "title": ""}]
+
+
+def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('x,y,z\n1,2,"3\n4, 5"\n')
+    (tmp_path / "a.jsonl").write_text('{"x": "1", "Title": "T"}\n{"x": "2", "meta": {"x": 1}}\n{"x": "3", "meta": 0}\n')
+    found = {}
+    for name in ("a.csv", "a.jsonl"):
+        found[name] = Findings()
+        list(read_rows(tmp_path / name, ["x"], findings=found[name]))
+    assert found["a.csv"].unread == {"y": 1, "z": 1}
+    assert found["a.csv"].swallowing == [2]  # though nobody asks for z
+    assert found["a.jsonl"].unread == {"Title": 1, "meta": 2}
+
+
+def test_a_header_in_the_midst_is_no_row(tmp_path: Path) -> None:
+    """Files put end to end, the second with its header and byte order mark."""
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfx,y\n1,2\n\xef\xbb\xbfx,y\n3,4\n")
+    assert rows(tmp_path / "a.csv", "x") == [Row(2, {"x": "1"}), Row(3, {}, "the header once more"), Row(4, {"x": "3"})]
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"x": "1"}\n\xef\xbb\xbf{"x": "2"}\n')
+    assert [row.values for row in rows(tmp_path / "a.jsonl", "x")] == [{"x": "1"}, {"x": "2"}]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
+def test_line_ends_of_every_program(tmp_path: Path, end: str) -> None:
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        lines = [f"x{delimiter}y", f"1{delimiter}a\u2028b\x85c\x0bd", f"2{delimiter}e"]
+        (tmp_path / name).write_bytes(end.join(lines).encode())
+        assert [row.values["y"] for row in rows(tmp_path / name, "x", "y")] == ["a\u2028b\x85c\x0bd", "e"]

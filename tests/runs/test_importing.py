@@ -62,7 +62,7 @@ def test_a_beir_folder_is_imported_as_it_is(mtret: Mtret, tmp_path: Path, tiny_s
         (["--query=q", "--text=label", "--labels=l.csv"], "--query_id is needed with --labels: the name of a column"),
         (["--query=q", "--text=label", "--labels=l.csv", "--query_id=q"], "--docs is needed with --labels"),
         (["--query=q", "--text=label", "--split=80/20"], "--split=80/20: give three shares, for train, dev and test"),
-        (["--query=q", "--text=label", "--split=-1/1/1"], "--split=-1/1/1: shares are not negative, and not all zero"),
+        (["--query=q", "--text=label", "--split=-1/1/1"], "--split=-1/1/1: shares are numbers, not negative, and not all zero"),
         (["none.csv", "--query=q", "--text=label"], "none.csv: no such file"),
     ],
 )

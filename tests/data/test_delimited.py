@@ -1,0 +1,98 @@
+"""Lines of CSV and TSV files: what a quote is, and what is asked or named where nobody can know."""
+
+from pathlib import Path
+
+import pytest
+
+from mtret.data.delimited import Cells, read_cells
+from mtret.errors import UserError
+
+PATH = Path("rows.tsv")
+
+
+def cells(text: str, delimiter: str = "\t", quotes: str = "") -> list[list[str]]:
+    return [row.cells for row in read_cells(text.splitlines(keepends=True), delimiter, quotes, PATH)]
+
+
+def refusal(text: str, delimiter: str = "\t", quotes: str = "") -> str:
+    with pytest.raises(UserError) as caught:
+        cells(text, delimiter, quotes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id\ttext\n1\t"Who goes there\n2\twhat is 5"\n3\t"whole"\n4\tplain\n',
+        'id\ttext\n1\tsaid "so"\n2\t"a" and "b"\n3\t""\n4\tx\n',
+        'id\ttext\n1\t"never closed\n2\tb\n3\n4\td\n',  # a line with too few cells is no end of a quoted one
+        'id\ttext\n1\t"Who\n2\tis"\n3\tc\n',  # each line is a row as it stands
+    ],
+)
+def test_a_quote_in_tsv_is_a_character(text: str) -> None:
+    assert cells(text) == [line.split("\t") for line in text.splitlines()]
+    assert cells(text, quotes="none") == cells(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('"id"\t"text"\n1\ta\n', 1),
+        ('id\ttext\n1\t"a"\n2\t"b"\n3\t\n', 2),  # all that stands in a column
+        ('id\ttext\n1\tplain\n2\t"he said ""so"""\n', 3),
+        ('id\ttext\n1\tplain\n2\t"one\ttwo"\n', 3),
+        ('id\ttext\n1\tplain\n2\t"one\ntwo\n\nthree"\n', 6),
+        ('text\tid\nplain\t1\n"one\ntwo"\t2\n', 4),
+        ('id\ttext\n1\tsaid "so"\n2\t"one\ntwo"\n', 4),
+    ],
+)
+def test_quotes_that_seem_to_enclose_cells_of_tsv_are_asked_about(text: str, line: int) -> None:
+    assert refusal(text) == (
+        f"rows.tsv:{line}: a cell seems to be enclosed in quotes; give --quotes=csv if quotes enclose cells, or "
+        "--quotes=none if they are characters of the texts"
+    )
+    assert cells(text, quotes="none") == [line.split("\t") for line in text.splitlines() if line]
+    assert all('"' not in cell.replace('"so"', "") for row in cells(text, quotes="csv") for cell in row)
+
+
+def test_csv_has_quotes_unless_there_are_none() -> None:
+    text = 'a,b\n"x, ""y""\nz",1\r\n\n5" nail,2\n'
+    assert cells(text, ",") == cells(text, ",", "csv") == [["a", "b"], ['x, "y"\nz', "1"], ['5" nail', "2"]]
+    assert cells('a,b\n"x,1\n', ",", "none") == [["a", "b"], ['"x', "1"]]
+    rows = list(read_cells(text.splitlines(keepends=True), ",", "", PATH))
+    assert [(row.first, row.last) for row in rows] == [(1, 1), (2, 3), (5, 5)]
+
+
+REMEDY = 'double the quotes that are characters (""), or give --quotes=none if all are'
+
+
+def test_a_quote_of_csv_that_swallows_lines_is_named() -> None:
+    assert refusal('a,b\n"x,1\ny,2\n', ",") == (f"rows.tsv:2: a quote is opened in this row and never closed; {REMEDY}")
+    assert refusal('a,b\nw,0\n"x,1\ny 5" z,2\n', ",") == (
+        f"rows.tsv:3: a quote is opened in this row and closed on line 4, within a cell; {REMEDY}"
+    )
+    assert refusal('a\tb\n"x\t1\ny\t2\n', quotes="csv").startswith(
+        "rows.tsv:2: a quote is opened in this row and never"
+    )
+
+
+def test_a_quote_that_closes_within_a_cell_costs_its_row_only() -> None:
+    text = 'a,b\n"Who" goes,1\n"said \\"so\\"",2\ny,3\n'
+    rows = list(read_cells(text.splitlines(keepends=True), ",", "", PATH))
+    assert rows == [
+        Cells(1, 1, ["a", "b"]),
+        Cells(2, 2, [], "a quote closes within a cell"),
+        Cells(3, 3, [], "a quote closes within a cell"),
+        Cells(4, 4, ["y", "3"]),
+    ]
+
+
+def test_files_put_end_to_end_have_marks_in_their_midst() -> None:
+    assert cells("a\tb\n1\t2\n\ufeff3\t\ufeff4\n") == [["a", "b"], ["1", "2"], ["3", "\ufeff4"]]
+    assert cells('a,b\n\ufeff"1,5",2\n', ",") == [["a", "b"], ["1,5", "2"]]
+
+
+def test_a_long_run_of_lines_after_a_quote_takes_no_time() -> None:
+    """What might be a cell of many lines is looked for within a thousand."""
+    text = 'id\ttext\n1\t"open\n' + "ragged\n" * 20_000 + 'its end"\n'
+    assert len(cells(text)) == 20_003
