@@ -17,6 +17,12 @@ def say(console: Console, line: str, style: str | None = None) -> None:
     console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def say_once(console: Console, lines: Iterable[str]) -> None:
+    """Prints what a user should know of their files, each line once."""
+    for line in dict.fromkeys(lines):
+        say(console, line, style="yellow")
+
+
 class _TwoRows(Progress):
     """The words stand below the bar: beside it, 80 columns would hold neither them nor the time left."""
 

@@ -24,7 +24,8 @@ class TokenBatch(NamedTuple):
     ids: Int[Array, "C G R L"]
     position: Int[Array, "C G R L"]
     segment: Int[Array, "C G R L"]  # the text's index in its group
-    pool: Float[Array, "C G R L"]  # what the token adds to its text's embedding: mean, cls and last are just weights
+    # What the token adds to its text's embedding: mean, cls and last are just weights. Of several modes, one of each.
+    pool: Float[Array, "C G R L *modes"]
 
 
 class PairBatch(NamedTuple):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors", "relay"),
     ("files",),
-    ("types", "pytrees", "devices", "console", "rollcall"),
+    ("types", "pytrees", "devices", "console", "rollcall", "encoder_folder"),
     ("processes",),
     ("models", "losses", "data"),
     ("train", "index", "artefact"),

@@ -26,6 +26,7 @@ class Others:
     documents: OwnDocuments | None = None
     image_size: int | None = None  # pixels of a side
     pools_prompt: bool = True  # whether a text's prompt is part of its vector
+    normalises: bool = True  # whether vectors come out with length 1
 
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -178,8 +179,8 @@ def integrate(prompts: Mapping[str, str], features: int, max_length: int, others
     apart = " Documents: another server or object, of the folder `documents/`.\n" if others.documents else ""
     return f"""# Calling this model
 
-Vectors have {features} features and length 1: the dot product is the cosine. Texts are cut at {max_length} tokens, the
-prompt included. Every query needs its prompt, {every}; without them, ranks get
+Vectors have {features} features and {LENGTH_1 if others.normalises else NOT_LENGTH_1} Texts are cut at {max_length}
+tokens, the prompt included. Every query needs its prompt, {every}; without them, ranks get
 worse and nobody says so.
 {_of_documents(others)}
 | prompt | text before the query |
@@ -214,6 +215,7 @@ with open("path/of/this/folder/golden.json", encoding="utf-8") as file:
     golden = json.load(file)
 expected = load_file("path/of/this/folder/golden.safetensors")["vectors"]  # prompts x texts x features
 for name, vectors in zip(golden["prompts"], expected, strict=True):
+    vectors = vectors / (vectors * vectors).sum(axis=-1, keepdims=True) ** 0.5
     cosine = (model.encode(golden["texts"], prompt_name=name, normalize_embeddings=True) * vectors).sum(axis=-1)
     assert cosine.min() >= golden["cosine"], f"prompt {{name}}: {{cosine.min()}}"
 ```
@@ -246,6 +248,11 @@ with `$1` the vector of {prefix} and the query, and each `embedding` that of {do
 {_of_images(others)}"""
 
 
+LENGTH_1 = "length 1: the dot product is the cosine."
+NOT_LENGTH_1 = (
+    "are cut to them, so that their length is not 1: compare by cosine, or add `normalize_embeddings=True` to each\n"
+    "`encode` below, after which the dot product is the cosine."
+)
 PROMPT_LEFT_OUT = """Not this model: its vectors leave the prompt out (`include_prompt` in `1_Pooling/config.json`),
 which that server does not do. sentence-transformers does, and so does what is built on it.
 """

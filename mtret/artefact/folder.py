@@ -47,8 +47,8 @@ class Artefact:
         return {**self.encoder.prompts, **(documents.prompts if documents else {})}
 
     def embed(self, texts: Sequence[str], prompt: str = "query") -> Float32[np.ndarray, "n D"]:
-        """Unit vectors of texts as they are deployed: after the prompt of that name, cut at the encoder's limit. A
-        model without prompts takes texts bare.
+        """Vectors of texts as they are deployed: after the prompt of that name, cut at the encoder's limit. They have
+        length 1, unless the encoder's modules end otherwise. A model without prompts takes texts bare.
 
         A call costs a batch of the encoder however few the texts: give all at once.
 
@@ -163,7 +163,7 @@ def _others(folder: Path, model: Retriever, templates: Templates, details: Mappi
         sha256 = file_sha256(folder / DOCUMENTS / "model.safetensors")
         documents = OwnDocuments(sha256, str(details.get("frozen_documents", "")), templates.document_prefix)
     image_size = model.images.config.image_size if model.images else None
-    return Others(documents, image_size, model.encoder.pools_prompt)
+    return Others(documents, image_size, model.encoder.pools_prompt, model.encoder.normalises)
 
 
 def prompts_of(templates: Templates, instructions: Mapping[str, str]) -> dict[str, str]:

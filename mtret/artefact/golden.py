@@ -19,6 +19,7 @@ from mtret.models import hf, hf_images
 
 GOLDEN, VECTORS = "golden.json", "golden.safetensors"
 COSINE = 0.9999  # at least, of a vector to its golden one
+LENGTH = 0.02  # at most, by which it may be longer or shorter
 # Of no task: nobody's data goes into a model folder. Several scripts, code, one short and one past most limits.
 TEXTS = (
     "reset",
@@ -30,7 +31,7 @@ TEXTS = (
     " ".join(f"Step {i}: open the valve, wait, and note the pressure." for i in range(1, 61)),
 )
 
-# (texts, names of prompts) -> unit vectors of every text with each prompt
+# (texts, names of prompts) -> vectors of every text with each prompt
 Encode = Callable[[Sequence[str], Sequence[str]], Float32[np.ndarray, "prompts n D"]]
 
 
@@ -74,7 +75,10 @@ def verify(folder: AnyPath, encode: Encode) -> Agreement:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder / GOLDEN}: damaged ({error}); export the model again") from error
     found = encode(texts, prompts)
-    cosines = (found * expected).sum(axis=-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
+    if found.shape != expected.shape:
+        raise UserError(f"{folder / VECTORS}: vectors {expected.shape}, found {found.shape}; export the model again")
+    lengths = np.linalg.norm(found, axis=-1), np.linalg.norm(expected, axis=-1)
+    cosines = (found * expected).sum(axis=-1) / lengths[0] / lengths[1]
     worst = np.unravel_index(np.argmin(np.nan_to_num(cosines, nan=-1.0)), cosines.shape)
     agreement = Agreement(float(cosines[worst]), prompts[worst[0]], texts[worst[1]], cosines.size)
     if not agreement.cosine >= bar:
@@ -82,6 +86,11 @@ def verify(folder: AnyPath, encode: Encode) -> Agreement:
             f"{folder}: with the prompt '{agreement.prompt}', the text '{agreement.text[:40]}' has cosine "
             f"{agreement.cosine:.6f} to its golden vector, where {bar} is needed: this is not the model that was "
             "exported"
+        )
+    # Where the last module does not normalise, and vectors are compared by their dot product, lengths count.
+    if not (np.abs(lengths[0] / lengths[1] - 1) <= LENGTH).all():
+        raise UserError(
+            f"{folder}: its vectors are longer or shorter than its golden ones; it is not what was exported"
         )
     return agreement
 

@@ -51,6 +51,7 @@ TEI_OF_TYPE: dict[str, dict[str, type]] = {
         "local_rope_theta": float,
     },
 }
+SERVED_POOLINGS = {"tei": ("cls", "mean", "last"), "elastic": ("cls", "mean")}
 ELASTIC_TYPES = ("bert", "xlm-roberta")
 
 
@@ -61,6 +62,15 @@ def check_target(target: str, encoder: hf.Pretrained) -> None:
             f"--target={target}: this encoder leaves prompts out of the mean (include_prompt in {hf.POOLING}), which "
             "that server does not do; its vectors would be others"
         )
+    head = encoder.config.head
+    if target and (head.poolings[1:] or head.pooling not in SERVED_POOLINGS[target] or head.dense or head.truncate_dim):
+        raise UserError(
+            f"--target={target}: that server reads one pooling of {', '.join(SERVED_POOLINGS[target])}, and Normalize; "
+            f"this encoder pools by {head.pooling}, has {len(head.dense)} Dense modules and truncate_dim "
+            f"{head.truncate_dim}"
+        )
+    if target and encoder.settings.do_lower_case:
+        raise UserError(f"--target={target}: that server does not read do_lower_case in {hf.SETTINGS[0]}")
     if target == "elastic" and encoder.model_type not in ELASTIC_TYPES:
         raise UserError(
             f"--target=elastic: Elasticsearch's importer knows {' and '.join(ELASTIC_TYPES)}, not "

@@ -59,7 +59,7 @@ def encode(values: Flags, overrides: list[str]) -> None:
             done = encode_to_file(config, texts, out, console(), total)
     else:
         done = encode_to_file(config, None, out, console())
-    print(f"wrote {out}: {done.count:,} vectors of {done.features} features, length 1, prompt {done.prompt!r}")
+    print(f"wrote {out}: {done.count:,} vectors of {done.features} features, {done.length}, prompt {done.prompt!r}")
     if done.cut:
         print(f"{done.cut:,} texts are longer than the model reads, so that their ends have no part in their vectors")
     if done.empty:

@@ -56,22 +56,34 @@ def pack(lengths: Int[np.ndarray, "texts"], row_length: int) -> Packing:
 
 def token_weights(
     lengths: Int[np.ndarray, "texts"], pooling: str, skip: Int[np.ndarray, "texts"] | int = 0
-) -> Float32[np.ndarray, "tokens"]:
-    """Pooling weights of texts laid end to end: for each text they sum to 1.
+) -> Float32[np.ndarray, "tokens *modes"]:
+    """Pooling weights of texts laid end to end; of several modes ("cls+mean") side by side.
 
-    `mean`: the same for each token; `cls`: the first one; `last`: the last one. The first `skip` tokens of a text count
-    as not there, but for its last token.
+    `mean`: the same for each token, 1 in sum; `mean_sqrt_len`: the root of their number in sum; `weightedmean`: in
+    proportion to the token's place in its text, from 1, and 1 in sum; `max`: 1 for each that is looked at; `cls`: the
+    first one; `last`: the last one. The first `skip` tokens of a text count as not there, but for its last token.
     """
     skip = np.minimum(skip, lengths - 1)
+    modes = [_mode_weights(lengths, mode, skip) for mode in pooling.split("+")]
+    return modes[0] if len(modes) == 1 else np.stack(modes, axis=-1)
+
+
+def _mode_weights(
+    lengths: Int[np.ndarray, "texts"], mode: str, skip: Int[np.ndarray, "texts"]
+) -> Float32[np.ndarray, "tokens"]:
     ends = np.cumsum(lengths)
-    if pooling == "mean":
-        within = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
-        return np.where(within >= np.repeat(skip, lengths), np.repeat(1.0 / (lengths - skip), lengths), 0).astype(
-            np.float32
-        )
-    weights = np.zeros(int(lengths.sum()), np.float32)
-    weights[ends - lengths + skip if pooling == "cls" else ends - 1] = 1.0
-    return weights
+    if mode in ("cls", "last"):
+        weights = np.zeros(int(lengths.sum()), np.float32)
+        weights[ends - lengths + skip if mode == "cls" else ends - 1] = 1.0
+        return weights
+    within = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
+    counted = lengths - skip
+    if mode == "weightedmean":  # places skip + 1 to length
+        each = (within + 1.0) / np.repeat(counted * (skip + 1.0 + lengths) / 2, lengths)
+    else:
+        of_text = {"mean": 1.0 / counted, "mean_sqrt_len": 1.0 / np.sqrt(counted), "max": np.ones(len(lengths))}[mode]
+        each = np.repeat(of_text, lengths)
+    return np.where(within >= np.repeat(skip, lengths), each, 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -81,14 +93,14 @@ class Rows:
     ids: Int[np.ndarray, "R L"]
     position: Int[np.ndarray, "R L"]
     segment: Int[np.ndarray, "R L"]
-    pool: Float32[np.ndarray, "R L"]
+    pool: Float32[np.ndarray, "R L *modes"]
 
 
 def stack(groups: Sequence[Rows], chunks: int = 1) -> TokenBatch:
     """The groups of a batch, each cut into chunks of equally many rows; NumPy arrays."""
 
-    def cut(array: Shaped[np.ndarray, "rows L"]) -> Shaped[np.ndarray, "chunks R L"]:
-        return array.reshape(chunks, -1, array.shape[1])
+    def cut(array: Shaped[np.ndarray, "rows L *modes"]) -> Shaped[np.ndarray, "chunks R L *modes"]:
+        return array.reshape(chunks, -1, *array.shape[1:])
 
     arrays: Any = (np.stack([cut(getattr(rows, name)) for rows in groups], axis=1) for name in TokenBatch._fields)
     return TokenBatch(*arrays)
@@ -96,7 +108,7 @@ def stack(groups: Sequence[Rows], chunks: int = 1) -> TokenBatch:
 
 def fill(
     flat_ids: Int[np.ndarray, "tokens"],
-    flat_pool: Float32[np.ndarray, "tokens"],
+    flat_pool: Float32[np.ndarray, "tokens *modes"],
     lengths: Int[np.ndarray, "texts"],
     segments: Int[np.ndarray, "texts"],
     packing: Packing,
@@ -110,7 +122,7 @@ def fill(
     ids = np.zeros(rows * row_length, np.int32)
     position = np.zeros(rows * row_length, np.int32)
     segment = np.full(rows * row_length, padding_segment, np.int32)
-    pool = np.zeros(rows * row_length, np.float32)
+    pool = np.zeros((rows * row_length, *flat_pool.shape[1:]), np.float32)
     ids[target], position[target], pool[target] = flat_ids, within, flat_pool
     segment[target] = np.repeat(segments, lengths)
-    return Rows(*(x.reshape(shape) for x in (ids, position, segment, pool)))
+    return Rows(*(x.reshape(*shape, *x.shape[1:]) for x in (ids, position, segment, pool)))

@@ -363,7 +363,9 @@ class Planner:
 
         def tokens(chunks: int, rows: int, length: int) -> TokenBatch:
             of = chunks, self.batch.groups, rows, length
-            ids, pool = jax.ShapeDtypeStruct(of, np.int32), jax.ShapeDtypeStruct(of, np.float32)
+            modes = self.pooling.count("+") + 1
+            ids = jax.ShapeDtypeStruct(of, np.int32)
+            pool = jax.ShapeDtypeStruct(of if modes == 1 else (*of, modes), np.float32)
             return TokenBatch(ids, ids, ids, pool)  # type: ignore[arg-type]
 
         texts, documents = self.array_shapes(shape)

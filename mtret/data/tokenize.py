@@ -1,16 +1,13 @@
 """Texts to token arrays: once, whole, cached under a name made of their content."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
-from mtret.errors import UserError
-from mtret.files import AnyPath, inside, read_arrays, replace_arrays
+from mtret.files import AnyPath, read_arrays, replace_arrays
 
 
 @dataclass(frozen=True)
@@ -21,6 +18,8 @@ class Tokens:
     offsets: Int64[np.ndarray, "bounds"]  # of the texts, one more than there are
     suffix: int  # special tokens at the end of every text, kept by a truncation
     skip: Int32[np.ndarray, "texts"] | None = None  # of each text, tokens at its start that pooling leaves out
+    # Special tokens at the start of every text, where a truncation keeps the text's end; None: it keeps the start.
+    prefix: int | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -40,9 +39,8 @@ class Tokens:
         within = ranges(lengths)
         # The last `suffix` ids of a text come from its own end, so that a truncated text still closes properly.
         from_end = np.repeat(lengths, lengths) - within
-        index = np.where(
-            from_end <= self.suffix, np.repeat(ends, lengths) - from_end, np.repeat(starts, lengths) + within
-        )
+        last = from_end <= self.suffix if self.prefix is None else within >= self.prefix
+        index = np.where(last, np.repeat(ends, lengths) - from_end, np.repeat(starts, lengths) + within)
         return self.ids[index]
 
     def distinct(self, limit: int) -> tuple[Int64[np.ndarray, "distinct"], Int32[np.ndarray, "texts"]]:
@@ -65,7 +63,7 @@ class Tokens:
         """The chosen texts, whole."""
         lengths = self.offsets[texts + 1] - self.offsets[texts]
         whole = int(lengths.max(initial=0))
-        return Tokens(self.take(texts, whole), offsets_of(lengths), self.suffix, self.skipped(texts))
+        return Tokens(self.take(texts, whole), offsets_of(lengths), self.suffix, self.skipped(texts), self.prefix)
 
 
 def ranges(lengths: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "total"]:
@@ -83,21 +81,27 @@ def concatenate(parts: Sequence[Tokens]) -> Tokens:
     """All texts of all parts (of one tokenizer), in order."""
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
     skip = np.concatenate([part.skipped(np.arange(len(part))) for part in parts])
-    return Tokens(np.concatenate([part.ids for part in parts]), offsets_of(lengths), parts[0].suffix, skip)
+    ids = np.concatenate([part.ids for part in parts])
+    return Tokens(ids, offsets_of(lengths), parts[0].suffix, skip, parts[0].prefix)
 
 
 class Tokenizer:
-    """A published fast tokenizer, without truncation or padding, and with a cache of what it has done.
+    """An encoder folder's tokenizer, as its settings say, and with a cache of what it has done. It truncates nothing:
+    that is done where texts are read.
 
     With `pools_prompt` False, the prompt before a text is read by the encoder, but left out of the text's vector.
     """
 
     def __init__(self, folder: AnyPath, cache: AnyPath | None = None, pools_prompt: bool = True):
         self.cache, self.pools_prompt = cache, pools_prompt
-        self._backend, content = _load(folder)
+        from mtret.data.tokenizer_backend import open_backend
+
+        self._backend, content, side = open_backend(folder)
         self._fingerprint = hashlib.sha256(content).digest()
         mask = self._backend.encode("a").special_tokens_mask
         self._suffix = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
+        prefix = next((i for i, special in enumerate(mask) if not special), 0)
+        self._prefix = prefix if side == "left" else None
 
     def after(self, prompt: str, texts: Sequence[str]) -> Tokens:
         """Token arrays of texts with a prompt before each."""
@@ -126,7 +130,7 @@ class Tokenizer:
             if on_progress:
                 on_progress(len(encoded))
         ids = np.concatenate(parts) if parts else np.empty(0, np.int32)
-        tokens = Tokens(ids, offsets_of(np.array(lengths, np.int64)), self._suffix)
+        tokens = Tokens(ids, offsets_of(np.array(lengths, np.int64)), self._suffix, None, self._prefix)
         if path is not None:
             replace_arrays(path, {"ids": tokens.ids, "offsets": tokens.offsets})
         return tokens
@@ -141,35 +145,4 @@ class Tokenizer:
 
     def _read(self, path: AnyPath) -> Tokens | None:
         arrays = read_arrays(path)
-        return Tokens(arrays["ids"], arrays["offsets"], self._suffix) if arrays else None
-
-
-def _load(folder: AnyPath):
-    from tokenizers import Tokenizer as Backend
-
-    path = folder / "tokenizer.json"
-    try:
-        if path.exists():
-            content = path.read_bytes()
-            backend = Backend.from_buffer(content)
-        else:  # an older folder, with the vocabulary alone
-            backend = _load_older(folder)
-            content = backend.to_str().encode()
-    except Exception as error:  # the backend raises bare Exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder}: no readable tokenizer ({reason})") from error
-    backend.no_truncation()
-    backend.no_padding()
-    return backend, content
-
-
-def _load_older(folder: AnyPath):
-    """By transformers, which reads local folders only."""
-    from transformers import AutoTokenizer
-
-    with tempfile.TemporaryDirectory() as room:
-        if not isinstance(folder, Path):
-            for path in inside(folder):
-                if path.suffix in (".json", ".txt", ".model"):
-                    (Path(room) / path.name).write_bytes(path.read_bytes())
-        return AutoTokenizer.from_pretrained(folder if isinstance(folder, Path) else room).backend_tokenizer
+        return Tokens(arrays["ids"], arrays["offsets"], self._suffix, None, self._prefix) if arrays else None

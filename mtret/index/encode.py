@@ -141,9 +141,9 @@ def _local_mesh() -> jax.sharding.Mesh:
 def _truncated(part: Texts) -> Tokens:
     every = np.arange(len(part.tokens))
     lengths = part.tokens.lengths(part.limit)
-    return Tokens(
-        part.tokens.take(every, part.limit), offsets_of(lengths), part.tokens.suffix, part.tokens.skipped(every)
-    )
+    tokens = part.tokens
+    ids, skip = tokens.take(every, part.limit), tokens.skipped(every)
+    return Tokens(ids, offsets_of(lengths), tokens.suffix, skip, tokens.prefix)
 
 
 @partial(jax.jit, static_argnums=(0, 3))

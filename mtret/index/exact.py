@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from mtret.data.tasks import Judgements
 from mtret.errors import UserError
+from mtret.models.pooling import unit
 
 NOTHING = -1
 BLOCK_SCORES = 50_000_000  # scores held at once: 200 MB, and as much again while the best are found
@@ -51,10 +52,12 @@ def excluded_pairs(exclude: Judgements | None, query_rows: Int32[np.ndarray, "q"
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def cut(vectors: Float32[np.ndarray, "n D"], features: int) -> Float32[np.ndarray, "n features"]:
-    """The first so many features, of length 1 again."""
+def cut(
+    vectors: Float32[np.ndarray, "n D"], features: int, similarity: str = "cosine"
+) -> Float32[np.ndarray, "n features"]:
+    """The first so many features, of length 1 again where they are compared by cosine; as they are for "dot"."""
     first = vectors[:, :features]
-    return first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
+    return first if similarity == "dot" else unit(first)
 
 
 def search(

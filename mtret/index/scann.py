@@ -48,7 +48,7 @@ class ScannIndex:
         """Builds the index, always the same one from the same documents.
 
         Args:
-          documents: normalised embeddings.
+          documents: embeddings, normalised where the score is to be the cosine.
           depth: the most neighbours that are usually asked for.
           kind: by default what suits the number of documents.
 
@@ -86,7 +86,7 @@ class ScannIndex:
         """Searches deeper until a sample of the queries reaches the recall, or nothing deeper is left.
 
         Args:
-          queries: normalised embeddings.
+          queries: embeddings, likewise.
           exact: their exact run, without exclusions, of at least 10 columns.
           target_recall: share of exact search's first 10 documents to be found.
           sample: queries measured, drawn by the seed.

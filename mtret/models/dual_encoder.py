@@ -1,4 +1,4 @@
-"""Towers for queries and documents: packed tokens or images in, unit vectors out."""
+"""Towers for queries and documents: packed tokens or images in, vectors out."""
 
 from dataclasses import dataclass, field
 
@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from mtret.encoder_folder.modules import Head
 from mtret.models.lora import LoraConfig
-from mtret.models.pooling import normalise, pool
+from mtret.models.pooling import finish, pool
 from mtret.models.vision import VisionConfig
 from mtret.pytrees import Tree
 from mtret.types import TokenBatch
@@ -40,12 +41,18 @@ def encode(
     dropout_key: Key[Array, ""] | None = None,
     first_group: Int[Array, ""] | int = 0,
 ) -> Float[Array, "G slots D"]:
-    """Unit embeddings of a batch's texts or images, by group. Slots without a text hold zeros.
+    """Embeddings of a batch's texts or images, by group: of length 1, unless the tower's head is another. Slots without
+    a text hold zeros.
 
-    `params` are the tower's. With a dropout key every row, or image, draws masks from its own place in the batch, in
-    which these groups are those from `first_group` on.
+    `params` are the tower's, with those of its head. With a dropout key every row, or image, draws masks from its own
+    place in the batch, in which these groups are those from `first_group` on.
     """
-    return normalise(pooled(tower, params, inputs, slots, dropout_key, first_group))
+    return finish(pooled(tower, params, inputs, slots, dropout_key, first_group), params, head_of(tower))
+
+
+def head_of(tower: nn.Module) -> Head:
+    """What makes vectors of a tower's states."""
+    return tower.config.head  # type: ignore[attr-defined]
 
 
 def pooled(
@@ -57,7 +64,7 @@ def pooled(
     first_group: Int[Array, ""] | int = 0,
     first_chunk: Int[Array, ""] | int = 0,
 ) -> Float[Array, "G slots D"]:
-    """What `encode` normalises: sums over tokens, and zeros for images of other chunks, so that chunks add up."""
+    """What `encode` finishes: sums over tokens, and zeros for images of other chunks, so that chunks add up."""
     chunks, groups, rows = jax.tree.leaves(inputs)[0].shape[:3]
     keys = None
     if dropout_key is not None:
@@ -70,7 +77,8 @@ def pooled(
     ids, position, segment = (x.reshape(-1, length) for x in (inputs.ids, inputs.position, inputs.segment))
     states = tower.apply({"params": params}, ids, position, segment, keys)
     assert isinstance(states, jax.Array)
-    return pool(states.reshape(chunks, groups, rows, length, -1), inputs.pool, inputs.segment, slots)
+    states = states.reshape(chunks, groups, rows, length, -1)
+    return pool(states, inputs.pool, inputs.segment, slots, head_of(tower).poolings)
 
 
 def _placed(vectors: Float[Array, "C G R D"], slots: int, first_chunk: Int[Array, ""] | int) -> Float[Array, "G n D"]:

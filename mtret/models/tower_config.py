@@ -1,9 +1,10 @@
 """What the configurations of all text towers have in common."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
+from mtret.encoder_folder.modules import Head
 from mtret.errors import UserError
 
 MOST_LAYERS, LARGEST_SIZE = 1000, 10_000_000
@@ -26,6 +27,7 @@ class TowerConfig:
     operands: str = "float32"  # this and the following as in ModelConfig
     attention: str = "xla"
     remat: bool = False
+    head: Head = field(default_factory=Head)  # what makes vectors of its states
 
     @classmethod
     def from_json(cls, published: Mapping[str, Any], where: str) -> Any:
@@ -39,7 +41,7 @@ class TowerConfig:
             if published.get(key, ours) != ours:
                 raise UserError(f"{where}: {key} is {published[key]!r}; the {cls.TOWER} tower knows {ours!r} only")
         given = {**published, **derived}
-        of_file = [each for each in fields(cls) if each.name not in ("operands", "attention", "remat")]
+        of_file = [each for each in fields(cls) if each.name not in ("operands", "attention", "remat", "head")]
         missing = [each.name for each in of_file if each.name not in given and each.default is MISSING]
         if missing:
             raise UserError(f"{where}: no '{missing[0]}'; is this the config.json of a {cls.TOWER} encoder?")

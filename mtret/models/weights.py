@@ -1,7 +1,6 @@
 """Published tensors: read from safetensors, in one file or several, and matched with a tower's parameters, strictly."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 
+from mtret.encoder_folder.reading import read_json
 from mtret.errors import UserError
 from mtret.files import AnyPath, load_arrays
 from mtret.pytrees import Tree, flatten, unflatten
@@ -19,21 +19,6 @@ INDEX = "model.safetensors.index.json"  # where there are several: tensor -> fil
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}  # ours -> torch's, where they differ
 NAMED = 3  # tensors that a message lists of many
-
-
-def read_json(path: AnyPath, optional: bool = False) -> dict[str, Any]:
-    """An object. Raises UserError where there is none; `optional`: an empty one where there is no file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if optional:
-            return {}
-        raise UserError(f"{path}: missing; a sentence-transformers folder has one") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not an object")
-    return value
 
 
 def file_sha256(path: AnyPath) -> str:
@@ -75,9 +60,9 @@ def _shards(index: AnyPath) -> list[str]:
     return names
 
 
-def sha256(folder: AnyPath) -> str:
+def sha256(*folders: AnyPath) -> str:
     """Of the tensors' file; of several, of their hashes."""
-    hashes = [file_sha256(path) for path in files(folder)]
+    hashes = [file_sha256(path) for folder in folders for path in files(folder)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 

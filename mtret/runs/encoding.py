@@ -17,7 +17,7 @@ from rich.console import Console
 
 from mtret.artefact.folder import Artefact
 from mtret.artefact.retriever import embedder
-from mtret.console import Bar
+from mtret.console import Bar, say_once
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer, Tokens
 from mtret.devices import cache_folder, keep_compilations, keep_memory
@@ -55,6 +55,7 @@ class Encoded:
     prompt: str  # before each text
     cut: int = 0  # longer than the model reads
     empty: int = 0  # left out
+    length: str = "length 1"  # of each vector, in words
 
 
 @dataclass
@@ -83,6 +84,7 @@ def encode_to_file(
     check_writable(cache, "MTRET_CACHE")
     keep_compilations()
     artefact = open_model(config.model)
+    say_once(console, artefact.encoder.remarks)
     whole = artefact.encoder.features
     features = config.dimensions or whole
     if features > whole:
@@ -96,11 +98,14 @@ def encode_to_file(
     count = 0
     with _writer(out, features, about) as write:
         for ids, vectors in blocks:
-            write(ids, cut(vectors, features) if features < whole else vectors)
+            write(ids, cut(vectors, features, artefact.encoder.similarity) if features < whole else vectors)
             count += len(ids)
         if not count:
             raise UserError("nothing to encode: there is no text")
-    return Encoded(count, features, prompt, seen.cut, seen.empty)
+    encoder = artefact.encoder
+    ones = encoder.normalises or (features < whole and encoder.similarity == "cosine")
+    length = "length 1" if ones else f"not of length 1, to be compared by {encoder.similarity}"
+    return Encoded(count, features, prompt, seen.cut, seen.empty, length)
 
 
 def check_out(out: AnyPath) -> None:

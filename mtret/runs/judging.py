@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Int32
 from rich.console import Console
 
 from mtret.artefact.folder import Artefact, load_artefact
-from mtret.console import say, timed
+from mtret.console import say, say_once, timed
 from mtret.data.formats import Suite
 from mtret.data.roles import check_leakage, role_of, seen_document_share
 from mtret.data.tasks import Task
@@ -107,6 +107,7 @@ def judge(
     if sample:
         say(console, f"a sample of the {config.split} splits: {sample}")
     encoders = _encoders(artefact, config)
+    say_once(console, (line for each in encoders.values() for line in each.encoder.remarks))
     too_many = [d for d in config.dimensions if not 0 < d < artefact.encoder.features]
     if too_many:
         raise UserError(
@@ -135,7 +136,7 @@ def judge(
     )
     if config.dimensions:
         with timed(console, "searching cut vectors"):
-            results["dimensions"] = _by_dimension(asked, vectors, config)
+            results["dimensions"] = _by_dimension(asked, vectors, config, artefact.encoder.similarity)
     results = with_query_scores(results, outcomes, folder)
     write_report(results, folder)
     console.print(terminal_table(results))
@@ -209,7 +210,11 @@ def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:
 def _embed(name: str, artefact: Artefact, asked: Sequence[_Asked], cache: AnyPath, console: Console) -> Vectors:
     readable = [one for one in asked if reads(artefact, one.task)]
     found = embed_tasks(name, artefact, [(one.task, one.texts) for one in readable], cache, console)
-    return {one.task.name: vectors for one, vectors in zip(readable, found, strict=True)}
+    comparable = artefact.encoder.comparable
+    return {
+        one.task.name: (comparable(queries), comparable(documents))
+        for one, (queries, documents) in zip(readable, found, strict=True)
+    }
 
 
 def _lexical(one: _Asked, config: JudgeConfig, cache: AnyPath) -> Run:
@@ -272,7 +277,7 @@ def _outcome(
 
 
 def _by_dimension(
-    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig
+    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: JudgeConfig, similarity: str
 ) -> dict[str, dict[str, float]]:
     """{number of features: {task: score}} of the judged model, whole and cut (Matryoshka)."""
     of_model = vectors[list(vectors)[-1]]
@@ -282,7 +287,7 @@ def _by_dimension(
         scores = {}
         for one in asked:
             pairs, order = excluded_pairs(one.task.exclude, one.rows), tie_order(one.task.named_ids)
-            queries, documents = (cut(side, features) for side in of_model[one.task.name])
+            queries, documents = (cut(side, features, similarity) for side in of_model[one.task.name])
             run = search(queries, documents, DEPTH, order=order, exclude=pairs, parents=one.task.parents)
             systems = evaluate_task(one.task, config.split, one.rows, {"cut": run}).systems
             scores[one.task.name] = float(systems["cut"][PRIMARY].mean())

@@ -90,7 +90,7 @@ def _others(artefact: Artefact) -> Any:
 
 
 def _vocabulary(encoder: hf.Pretrained) -> Any:
-    return read_json(encoder.folder / "tokenizer.json", optional=True).get("model")
+    return read_json(encoder.transformer / "tokenizer.json", optional=True).get("model")
 
 
 def _mean(trees: Sequence[Tree], shares: np.ndarray) -> Tree:

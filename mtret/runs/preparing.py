@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mtret.artefact.folder import load_artefact
 from mtret.artefact.retriever import Retriever
-from mtret.console import say, timed
+from mtret.console import say, say_once, timed
 from mtret.data.formats import Suite
 from mtret.data.images import Images
 from mtret.data.planning import Planner
@@ -105,7 +105,8 @@ def start_models(config: RunConfig, tasks: Sequence[Task]) -> Retriever:
     """What the training starts from: the text encoder, a document tower where it is apart, an image tower where a task
     has images."""
     model = load_artefact(config.model.source, config.model).model
-    encoder, documents, images = model.encoder, model.documents, None
+    encoder, images = model.encoder.to_train(), None
+    documents = model.documents.to_train() if model.documents else None
     if config.model.documents != "shared":
         documents = documents or encoder
     elif documents is not None:
@@ -148,6 +149,7 @@ def prepare(
     Raises UserError where configuration, tasks and encoder do not fit together.
     """
     encoder, images = model.encoder, model.images
+    say_once(console, encoder.remarks)
     mesh = make_mesh(config.batch.groups, config.mesh.fsdp)
     tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
     pixels = read_all_pixels(tasks, images.config.image_size, cache, console) if images else {}
@@ -293,7 +295,8 @@ def _dev_evaluator(
         parts.append((Texts(queries, limit), side))
 
     def evaluate(params: Tree) -> dict[str, float]:
-        sides = model.with_params(params).embedders()(parts)
+        comparable = model.encoder.comparable
+        sides = [tuple(map(comparable, pair)) for pair in model.with_params(params).embedders()(parts)]
         mine = {name: sample.ndcg_at_10(*side) for (name, sample), side in zip(own, sides, strict=True)}
         for features in config.dev.dimensions:
             for (name, sample), (queries, documents) in zip(own, sides, strict=True):

@@ -8,6 +8,7 @@ from jaxtyping import Float32, Int32
 from rich.console import Console
 
 from mtret.artefact.retriever import embedder
+from mtret.console import say_once
 from mtret.data.chunks import chunk_rows
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
@@ -26,7 +27,7 @@ class Hit:
     """One document that was found."""
 
     rank: int  # from 1
-    score: float  # cosine
+    score: float  # cosine, or dot product for an encoder that is made for it
     task: str
     id: str
     text: str  # or the path of its image
@@ -56,12 +57,13 @@ def answer(
     tasks = [asked, *others]
     sides = embed_tasks("index", artefact, [(task, ()) for task in tasks], cache, console)
     encoder = artefact.encoder
+    say_once(console, encoder.remarks)
     tokens = Tokenizer(encoder.folder, None, encoder.pools_prompt).after(
         artefact.templates.query_prefix(asked.card.instruction), queries
     )
-    vectors = embedder(encoder)([Texts(tokens, encoder.max_length)])[0]
+    vectors = encoder.comparable(embedder(encoder)([Texts(tokens, encoder.max_length)])[0])
     together = pool(tasks)
-    documents = np.concatenate([each for _, each in sides])[together.kept]
+    documents = encoder.comparable(np.concatenate([each for _, each in sides])[together.kept])
     order, parents = tie_order(together.document_ids), together.parents
     run = search(vectors, documents, min(top, together.n_documents), order=order, parents=parents)
     shown = [(task, row) for task in tasks for row in range(len(task.document_ids))]

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from mtret.models.dual_encoder import pooled
-from mtret.models.pooling import normalise
+from mtret.models.dual_encoder import head_of, pooled
+from mtret.models.pooling import finish
 from mtret.pytrees import Tree
 from mtret.types import TokenBatch
 
@@ -29,7 +29,8 @@ def encode_in_chunks(
     chunks: Int[Array, ""],
 ) -> Float[Array, "G slots D"]:
     """As `encode`, of the first `chunks` chunks, with the activations of one chunk at a time."""
-    return normalise(_pooled(tower, slots, params, inputs, dropout_key, jnp.asarray(first_group), chunks))
+    sums: Any = _pooled(tower, slots, params, inputs, dropout_key, jnp.asarray(first_group), chunks)
+    return finish(sums, params, head_of(tower))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

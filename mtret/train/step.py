@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from mtret.data.planning import Planner
 from mtret.data.shapes import Shape
 from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
-from mtret.models.dual_encoder import encode
+from mtret.models.dual_encoder import encode, head_of
 from mtret.models.lora import LoraConfig, adapted, initial_adapters
 from mtret.models.pooling import normalise
 from mtret.pytrees import Tree, flatten, unflatten
@@ -103,7 +103,8 @@ def batch_loss(
     def of_features(count: int | None) -> tuple[Array, Array]:
         # Kusupati et al., 2205.13147 (Matryoshka): what is cut off a vector is not there when it is searched.
         def kept(side: Float[Array, "G n D"]) -> Float[Array, "Gn d"]:
-            side = side if count is None else normalise(side[..., :count])
+            if count is not None or head_of(config.tower).truncate_dim is not None:
+                side = normalise(side[..., :count])
             return side.reshape(-1, side.shape[-1])
 
         scale = jnp.exp(log_scale)

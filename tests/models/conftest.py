@@ -23,6 +23,11 @@ CONFIG = {
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
 }
+MODULES = [
+    {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{path[2:] or 'Transformer'}"}
+    for i, path in enumerate(("", "1_Pooling", "2_Normalize"))
+]
+POOLING = {"word_embedding_dimension": CONFIG["hidden_size"], "pooling_mode_mean_tokens": True}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
 
 
@@ -84,6 +89,9 @@ def write_model(tmp_path: Path) -> WriteModel:
         tokenizer.save(str(folder / "tokenizer.json"))
         published = {key: value for key, value in {**CONFIG, **config}.items() if value is not None}
         (folder / "config.json").write_text(json.dumps(published), encoding="utf-8")
+        (folder / "modules.json").write_text(json.dumps(MODULES), encoding="utf-8")
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(POOLING), encoding="utf-8")
         named = {prefix + key: value for key, value in (tensors or published_tensors()).items()}
         save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
         for place, content in (files or {}).items():

@@ -246,8 +246,8 @@ def test_pickled_weights_are_never_opened(write_model: Callable[..., Path]) -> N
         ({"files": {"config.json": "{"}}, "config.json: cannot be read as JSON ("),
         ({"files": {"config.json": "[]"}}, "config.json: holds a list, not an object"),
         (
-            {"files": {"1_Pooling/config.json": '{"pooling_mode_max_tokens": true}'}},
-            "1_Pooling/config.json: pooling ['pooling_mode_max_tokens'] is not supported; one of mean, cls, last is",
+            {"files": {"1_Pooling/config.json": '{"pooling_mode": "first"}'}},
+            "1_Pooling/config.json: pooling_mode is 'first'; supported: cls, max, mean, mean_sqrt_len_tokens, ",
         ),
     ],
     ids=[

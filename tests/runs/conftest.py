@@ -79,7 +79,15 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     save_file(_tensors(len(vocabulary), seed), folder / "model.safetensors", metadata={"format": "pt"})
     files: dict[str, Any] = {
         "config.json": config,
-        "modules.json": [],
+        "modules.json": [
+            {
+                "idx": i,
+                "name": str(i),
+                "path": path,
+                "type": f"sentence_transformers.models.{path[2:] or 'Transformer'}",
+            }
+            for i, path in enumerate(("", "1_Pooling", "2_Normalize"))
+        ],
         "sentence_bert_config.json": {"max_seq_length": POSITIONS},
         "1_Pooling/config.json": {"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": True},
     }

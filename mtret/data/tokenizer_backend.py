@@ -1,0 +1,132 @@
+"""The tokenizer of an encoder's folder, as its files and its settings say together."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, normalizers
+
+from mtret.encoder_folder.modules import read_folder
+from mtret.encoder_folder.reading import read_json
+from mtret.encoder_folder.transformer import TransformerSettings, read_settings
+from mtret.errors import UserError
+from mtret.files import AnyPath, inside
+
+
+def open_backend(folder: AnyPath) -> tuple[Tokenizer, bytes, str]:
+    """The tokenizer, without truncation or padding; bytes that tell it from any other; and the side on which a text
+    that is too long is cut, "left" or "right".
+
+    Raises UserError where there is none, its settings cannot be obeyed, or it gives ids that the encoder has no vector
+    for.
+    """
+    encoder = read_folder(folder)
+    settings = read_settings(encoder)
+    backend, content = _load(encoder.transformer)
+    side = settings.tokenizer.get("truncation_side") or (backend.truncation or {}).get("direction") or "right"
+    # sentence-transformers gives a limit of its own, and pads a batch to its longest text.
+    backend.no_truncation()
+    backend.no_padding()
+    config = read_json(encoder.transformer / "config.json", optional=True)
+    changes = _as_set(backend, settings, config, encoder.transformer)
+    _check_ids(backend, config, encoder.transformer)
+    return backend, content + changes.encode(), side.lower()
+
+
+def _load(folder: AnyPath) -> tuple[Tokenizer, bytes]:
+    path = folder / "tokenizer.json"
+    try:
+        if path.exists():
+            content = path.read_bytes()
+            return Tokenizer.from_buffer(content), content
+        backend = _load_older(folder)  # with the vocabulary alone
+        return backend, backend.to_str().encode()
+    except Exception as error:  # the backend raises bare Exception
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder}: no readable tokenizer ({reason})") from error
+
+
+def _as_set(backend: Tokenizer, settings: TransformerSettings, config: Mapping[str, Any], folder: AnyPath) -> str:
+    """Sets a tokenizer as its folder's settings say; returns what was changed. Raises UserError where it cannot be."""
+    changes = _normalizer_of_bert(backend, settings, config, folder)
+    if settings.do_lower_case and not _has_lowercase(backend.normalizer):
+        first = [normalizers.Lowercase()]
+        backend.normalizer = normalizers.Sequence(first + ([backend.normalizer] if backend.normalizer else []))
+        changes += "do_lower_case"
+    if settings.tokenizer.get("split_special_tokens"):
+        backend.encode_special_tokens = True
+        changes += "split_special_tokens"
+    return changes
+
+
+def _check_ids(backend: Tokenizer, config: Mapping[str, Any], folder: AnyPath) -> None:
+    rows = config.get("vocab_size")
+    token, largest = max(backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1], default=("", -1))
+    if isinstance(rows, int) and largest >= rows:
+        raise UserError(
+            f"{folder / 'tokenizer.json'}: gives the token {token!r} the id {largest}, but the encoder has {rows} word "
+            "embeddings (vocab_size in config.json); they are not of one model"
+        )
+
+
+def _normalizer_of_bert(
+    backend: Tokenizer, settings: TransformerSettings, config: Mapping[str, Any], folder: AnyPath
+) -> str:
+    """What transformers' BertTokenizer does: it takes these three from tokenizer_config.json, or their defaults, and
+    not from tokenizer.json. Any other takes tokenizer.json as it is."""
+    given = settings.tokenizer
+    kind = given.get("tokenizer_class") or config.get("tokenizer_class")
+    if kind is None and config.get("model_type") == "bert":
+        kind = "BertTokenizer"
+    if str(kind).removesuffix("Fast") != "BertTokenizer":
+        return ""
+    found, path = backend.normalizer, folder / "tokenizer_config.json"
+    wanted = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+    wanted = {key: given.get(key, default) for key, default in wanted.items()}
+    if not isinstance(found, normalizers.BertNormalizer):
+        lowers = found is not None and found.normalize_str("A") == "a"
+        if "do_lower_case" in given and bool(given["do_lower_case"]) != lowers:
+            raise UserError(
+                f"{path}: do_lower_case is {given['do_lower_case']!r}, but the normalizer of tokenizer.json, which is "
+                "no BertNormalizer, does otherwise; change one of them"
+            )
+        return ""
+    ours = {
+        "do_lower_case": found.lowercase,
+        "strip_accents": found.strip_accents,
+        "tokenize_chinese_chars": found.handle_chinese_chars,
+    }
+    for key, value in ours.items():
+        if value != wanted[key] and key not in given:
+            raise UserError(
+                f"{path}: says nothing of {key}, for which sentence-transformers takes {wanted[key]!r}, but "
+                f"tokenizer.json has {value!r}; write the right one into {path.name}"
+            )
+    if ours == wanted:
+        return ""
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=found.clean_text,
+        handle_chinese_chars=wanted["tokenize_chinese_chars"],
+        strip_accents=wanted["strip_accents"],
+        lowercase=wanted["do_lower_case"],
+    )
+    return repr(sorted(wanted.items()))
+
+
+def _has_lowercase(normalizer: Any) -> bool:
+    """As sentence-transformers looks for one."""
+    parts = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    return any(isinstance(part, normalizers.Lowercase) for part in parts)
+
+
+def _load_older(folder: AnyPath):
+    """By transformers, which reads local folders only."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as room:
+        if not isinstance(folder, Path):
+            for path in inside(folder):
+                if path.suffix in (".json", ".txt", ".model"):
+                    (Path(room) / path.name).write_bytes(path.read_bytes())
+        return AutoTokenizer.from_pretrained(folder if isinstance(folder, Path) else room).backend_tokenizer

@@ -1,0 +1,1 @@
+"""What the folder of a sentence-transformers encoder says of itself, read strictly: no arrays, no models."""
