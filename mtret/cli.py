@@ -17,14 +17,15 @@ from typing import Any
 from absl import flags
 
 from mtret.commands import completion, data, encoding, judging, models, results, system, training
-from mtret.commands.common import Command, Flags, define_suite, of_a_library, of_the_system
+from mtret.commands.common import Command, Flags, define_suite, mistake_of
 from mtret.errors import UserError, nearest
 
 OVERRIDE = re.compile(r"--?config\.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0, 2 for the user's mistakes, 128 + n when stopped by signal n."""
+    """Runs one command and returns the exit code: 0, 2 for the user's mistakes, 3 where a training is finished but its
+    verdict failed, 128 + n when stopped by signal n."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # XLA's C++ log tells of matters that no user can act on.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -108,14 +109,10 @@ def _dispatch(arguments: list[str]) -> int:
     values = _parse(name, command, [argument for argument in rest if not OVERRIDE.match(argument)])
     try:
         return command.run(values, overrides) or 0
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise of_the_system(error) from error
-    except UserError:
+    except (BrokenPipeError, UserError):
         raise
     except Exception as error:
-        if (mistake := of_a_library(error)) is None:
+        if (mistake := mistake_of(error)) is None:
             raise
         raise mistake from error
 

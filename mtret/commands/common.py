@@ -1,6 +1,7 @@
 """What every command is made of: flags, and the answers to missing ones."""
 
 import io
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,17 @@ def required(values: Flags, name: str) -> Any:
     return value
 
 
+def next_line(*words: str) -> str:
+    """`next: mtret ...`, to be copied into a shell as it is."""
+    return f"next: mtret {' '.join(map(_quoted, words))}"
+
+
+def _quoted(word: str) -> str:
+    """As a shell reads it; a sentence in double quotes, as people write it."""
+    together = word.replace(" ", "")
+    return f'"{word}"' if together and word != together == shlex.quote(together) else shlex.quote(word)
+
+
 def console(shown: bool = True) -> "Console":
     """Where lines and bars go; nowhere unless `shown`."""
     from rich.console import Console
@@ -67,6 +79,13 @@ def define_model(values: Flags) -> None:
         "a run's folder, a checkpoint in it (best.safetensors, weights/...), a model folder, a hub id, or 'minilm'",
         flag_values=values,
     )
+
+
+def mistake_of(error: Exception) -> UserError | None:
+    """What a person is told of an error that is theirs, the system's or a library's; None for one of ours."""
+    if isinstance(error, UserError):
+        return error
+    return of_the_system(error) if isinstance(error, OSError) else of_a_library(error)
 
 
 def of_the_system(error: OSError) -> UserError:

@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, define_suite, no_overrides, required
+from mtret.commands.common import Flags, console, define_suite, next_line, no_overrides, required
 from mtret.errors import UserError
 
 
@@ -21,10 +21,10 @@ def check(values: Flags, overrides: list[str]) -> None:
         *check(suite), "families, and what leaving one out of the training makes of it:", *holding_out(suite), sep="\n"
     )
     if any("train" in task.splits for task in suite.tasks.values()):
-        print(f"next: mtret train --suite={name} --workdir=runs/first")
+        print(next_line("train", f"--suite={name}", "--workdir=runs/first"))
     else:
         split = "dev" if any("dev" in task.splits for task in suite.tasks.values()) else "test"
-        print(f"next: mtret evaluate --model=minilm --suite={name} --split={split} --out=runs/untuned")
+        print(next_line("evaluate", "--model=minilm", f"--suite={name}", f"--split={split}", "--out=runs/base"))
 
 
 def stats(values: Flags, overrides: list[str]) -> None:
@@ -36,7 +36,7 @@ def stats(values: Flags, overrides: list[str]) -> None:
     page = console()
     page.print(stats_table(stats(load_suite(name))))
     page.print(f"\n{LEGEND}", highlight=False)
-    print(f"next: mtret data check {name}")
+    print(next_line("data", "check", name))
 
 
 IMPORT_COLUMNS = {
@@ -119,7 +119,7 @@ def import_tables(values: Flags, overrides: list[str]) -> None:
     given: dict[str, Any] = {name: values[name].value for name in own.split()}
     given["quotes"] = values["quotes"].value or ""
     run_import(ImportConfig(columns=columns, **given), out, console())
-    print(f"wrote {out}\nnext: mtret data check --suite={out.parent}")
+    print(f"wrote {out}\n{next_line('data', 'check', f'--suite={out.parent}')}")
 
 
 def define_write(values: Flags) -> None:
@@ -139,7 +139,7 @@ def write_enterprise(values: Flags, overrides: list[str]) -> None:
     with folder_draft(out) as draft:
         write_suite(draft)
         replace_folder(draft, out)
-    print(f"wrote {out}\nnext: mtret data check --suite={out}")
+    print(f"wrote {out}\n{next_line('data', 'check', f'--suite={out}')}")
 
 
 def define_tfds(values: Flags) -> None:
@@ -167,4 +167,4 @@ def write_tfds(values: Flags, overrides: list[str]) -> None:
     suite = load_suite(name)
     with Bar(console(), "writing records", count_records(suite)) as bar:
         write_dataset(suite, folder, bar.advance)
-    print(f"wrote {folder}\nnext: mtret data check --suite={PREFIX}{folder}")
+    print(f"wrote {folder}\n{next_line('data', 'check', f'--suite={PREFIX}{folder}')}")

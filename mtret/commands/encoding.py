@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, define_model, no_overrides, required
+from mtret.commands.common import Flags, console, define_model, next_line, no_overrides, required
 from mtret.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,11 +64,12 @@ def encode(values: Flags, overrides: list[str]) -> None:
         print(f"{done.cut:,} texts are longer than the model reads, so that their ends have no part in their vectors")
     if done.empty:
         print(f"{done.empty:,} without text were left out")
-    if task and config.side == "documents":
-        suite = f" --suite={config.suite}" if config.suite else ""
-        print(f"next: mtret encode --model={model} --task={task}{suite} --side=queries --out=queries{out.suffix}")
-    elif config.side == "documents" and not config.prompt:
-        print(f"next: mtret encode --model={model} --texts=- --side=queries --out=queries{out.suffix}")
+    if config.side == "queries" or (config.prompt and not task):
+        return
+    of = [f"--task={task}", *([f"--suite={config.suite}"] if config.suite else [])] if task else ["--texts=-"]
+    alike = [f"--dimensions={dimensions}"] if dimensions else []
+    other = f"--out={'queries' if out.stem != 'queries' else 'asked'}{out.suffix}"
+    print(next_line("encode", f"--model={model}", *of, "--side=queries", *alike, other))
 
 
 @contextmanager

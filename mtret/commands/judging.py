@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, define_model, no_overrides, required
+from mtret.commands.common import Flags, console, define_model, next_line, no_overrides, required
 from mtret.errors import UserError, nearest_folder
 
 
@@ -72,7 +72,7 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     results = judge(model, suite, config, folder, console())
     print(f"wrote {folder}/results.json, queries.jsonl, report.md and results.png")
     example = next(iter(results["tasks"]))
-    print(f'next: mtret search {model} {example} "a query"')
+    print(next_line("search", model, example, "a query", *([f"--suite={suite}"] if suite else [])))
 
 
 def define_search(values: Flags) -> None:

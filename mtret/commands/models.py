@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, no_overrides, required
+from mtret.commands.common import Flags, next_line, no_overrides, required
 from mtret.errors import UserError
 
 
@@ -31,7 +31,7 @@ def export(values: Flags, overrides: list[str]) -> None:
 
     target: Any = values["target"].value
     written = export(model, out, values["step"].value, target, values["license"].value or "")
-    print(f"wrote {written}\nnext: mtret verify {out}")
+    print(f"wrote {written}\n{next_line('verify', str(out))}")
 
 
 def define_verify(values: Flags) -> None:
@@ -77,4 +77,4 @@ def merge(values: Flags, overrides: list[str]) -> None:
     from mtret.runs.merging import merge
 
     merge(models, weights, out)
-    print(f"wrote {out}\nnext: mtret evaluate --model={out} --suite=... --out=...")
+    print(f"wrote {out}\n{next_line('evaluate', f'--model={out}')}")

@@ -1,12 +1,11 @@
 """`mtret report` and `compare`."""
 
 import json
-import shlex
 from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, no_overrides
+from mtret.commands.common import Flags, console, next_line, no_overrides
 from mtret.errors import UserError
 
 FORMATS = ["terminal", "markdown", "latex", "csv"]
@@ -143,5 +142,5 @@ def compare(values: Flags, overrides: list[str]) -> None:
         say(page, line)
     if out is not None:
         print(f"wrote {out}/compare.json and compare.md")
-    of_groups = " --only_groups" if any(len(found[side]["runs"]) > 1 for side in SIDES) else ""
-    print(f"next: mtret report {shlex.join(words)}{of_groups} --format=latex")
+    of_groups = ["--only_groups"] if any(len(found[side]["runs"]) > 1 for side in SIDES) else []
+    print(next_line("report", *words, *of_groups, "--format=latex"))

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, no_overrides
+from mtret.commands.common import Flags, console, next_line, no_overrides
 
 
 def define_doctor(values: Flags) -> None:
@@ -36,6 +36,6 @@ def doctor(values: Flags, overrides: list[str]) -> int:
     print(verdict(found))
     if code == 0:
         without = any(finding.part == "minilm" and finding.state != "ok" for finding in found)
-        source = " --config.model.source=FOLDER" if without else ""
-        print(f"next: mtret train --suite=enterprise --workdir=runs/first{source}")
+        source = ["--config.model.source=FOLDER"] if without else []
+        print(next_line("train", "--suite=enterprise", "--workdir=runs/first", *source))
     return code

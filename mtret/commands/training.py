@@ -1,6 +1,7 @@
 """`mtret train`, in one process or as one of several."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from absl import flags
 from mtret.errors import UserError
 
 if TYPE_CHECKING:
+    from mtret.data.formats import Suite
     from mtret.files import AnyPath
     from mtret.processes import Peers
     from mtret.run_config import RunConfig
@@ -18,11 +20,13 @@ from mtret.commands.common import (
     Flags,
     console,
     define_suite,
+    mistake_of,
+    next_line,
     no_overrides,
-    of_a_library,
-    of_the_system,
     required,
 )
+
+UNJUDGED = 3  # exit code: the training is finished, its verdict failed
 
 
 def define_train(values: Flags) -> None:
@@ -71,7 +75,8 @@ def train(values: Flags, overrides: list[str]) -> int | None:
 
         config = _config(values, overrides, workdir)
         rehearse(config, console())
-        print("nothing was written\nnext: the same command without --dry_run")
+        needed = "" if workdir else " and with --workdir=FOLDER"
+        print(f"nothing was written\nnext: the same command without --dry_run{needed}")
         return None
     assert workdir is not None
     from mtret.run_config import RunConfig, as_json, build
@@ -89,21 +94,55 @@ def train(values: Flags, overrides: list[str]) -> int | None:
             if peers.first:
                 print(f"stopped at step {stopped.step}, state saved; the same command goes on from there")
             return 128 + stopped.signal_number
-    if peers.first and peers.count == 1 and values["judge"].value:
-        from mtret.runs.judging import judge_dev_samples
+    if not peers.first:
+        return None
+    code, then = 0, ["evaluate", f"--model={workdir}", f"--suite={config.suite}", "--split=test"]
+    if peers.count == 1 and values["judge"].value:
+        code, then = _judge(workdir, model, config, then)
+    if (workdir / "curves.png").exists():
+        print(f"curves: {workdir}/curves.png")
+    print(f"model: {model}\n{next_line(*then)}")
+    return code
 
-        try:
-            judged = judge_dev_samples(workdir, config, console())
-        except KeyboardInterrupt:
-            print(f"the model is there, {model}; the same command judges it")
-            raise
-        if judged is not None:
+
+def _judge(workdir: "AnyPath", model: "AnyPath", config: "RunConfig", then: list[str]) -> tuple[int, list[str]]:
+    """The verdict on a finished model: the exit code, and the command to give next, `then` where the suite has a test
+    split. Whatever goes wrong, the training is finished and its model is there."""
+    from mtret.runs.judging import judge_dev_samples
+    from mtret.runs.setting import load_suite
+
+    try:
+        suite = load_suite(config.suite)
+        then = _evaluation(workdir, suite, then)
+        if judge_dev_samples(workdir, suite, config, console()) is not None:
             print(f"wrote {workdir}/dev_sample/results.json, queries.jsonl, report.md and results.png")
-    if peers.first:
-        if (workdir / "curves.png").exists():
-            print(f"curves: {workdir}/curves.png")
-        print(f"model: {model}\nnext: mtret evaluate --model={workdir} --suite={config.suite} --split=test")
-    return None
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        print(f"the model is there, {model}; the same command judges it")
+        raise
+    except Exception as error:
+        if (mistake := mistake_of(error)) is None:
+            raise
+        said = " ".join(str(mistake).split())
+        print(
+            f"mtret: the training is finished, but its verdict failed: {said}; the same command gives it when that is "
+            "fixed, and trains nothing",
+            file=sys.stderr,
+        )
+        return UNJUDGED, then
+    return 0, then
+
+
+def _evaluation(workdir: "AnyPath", suite: "Suite", then: list[str]) -> list[str]:
+    """The command that judges a model on a whole split: test, or dev where no task has a test split. Where no task has
+    either, one that asks the model something."""
+    splits = {split for task in suite.tasks.values() for split in task.splits}
+    if "test" in splits:
+        return then
+    if "dev" in splits:
+        return [*then[:-1], "--split=dev"]
+    return ["search", str(workdir), next(iter(suite.tasks)), "a query", then[2]]
 
 
 def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "RunConfig":
@@ -160,7 +199,7 @@ def init(values: Flags, overrides: list[str]) -> None:
     if out.exists():
         raise UserError(f"{out}: exists already and is never overwritten; give another --out")
     write_config(_config(values, overrides, None), out)
-    print(f"wrote {out}\nnext: mtret train --config={out} --workdir=runs/first")
+    print(f"wrote {out}\n{next_line('train', f'--config={out}', '--workdir=runs/first')}")
 
 
 @contextmanager
@@ -192,14 +231,10 @@ def _processes(values: Flags) -> Iterator["Peers"]:
     try:
         yield peers
         peers.finish()
-    except UserError as error:
-        peers.abandon(error, 2)
-    except OSError as error:
-        peers.abandon(of_the_system(error), 2)
     except KeyboardInterrupt as error:
         peers.abandon(error, 128 + signal.SIGINT)
     except Exception as error:
-        mistake = of_a_library(error)
+        mistake = mistake_of(error)
         peers.abandon(mistake or error, 2 if mistake else 1)
     except BaseException as error:
         peers.abandon(error, 1)

@@ -15,7 +15,7 @@ from mtret.data.mixture import MixtureConfig, schedule, shares
 from mtret.data.packing import Packing, Rows, fill, pack, stack, token_weights
 from mtret.data.shapes import Kind, Shape, best_row_length, declared_rows, kind_of
 from mtret.data.tokenize import Tokens, ranges
-from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
+from mtret.data.training_tasks import BatchConfig, TrainingTask
 from mtret.errors import UserError, nearest
 from mtret.types import PairBatch, TokenBatch
 
@@ -151,10 +151,10 @@ class Planner:
         task = self.tasks[task_index]
         queries = self._queries(task_index, int(self.occurrence_at[step]))
         random = np.random.default_rng((self.seed, 2, step))
-        positive = _sample(task.positives, queries, self.batch.positives, random)
+        positive = task.positives.sample(queries, self.batch.positives, random)
         wanted = [positive]
         if task.negatives is not None:
-            wanted.append(_sample(task.negatives, queries, task.config.negatives, random))
+            wanted.append(task.negatives.sample(queries, task.config.negatives, random))
         documents = np.unique(np.concatenate([x[x >= 0] for x in wanted]))
         generic = bool(np.random.default_rng((self.seed, 3, step)).random() < self.generic)
         query_lengths = task.query_tokens(generic).lengths(task.config.query_length)
@@ -198,7 +198,7 @@ class Planner:
         """Of a task's texts, and of its documents where they stand apart."""
         task = self.tasks[task_index]
         queries = self._queries(task_index, 0)
-        documents = np.unique(_sample(task.positives, queries, self.batch.positives, np.random.default_rng(self.seed)))
+        documents = np.unique(task.positives.sample(queries, self.batch.positives, np.random.default_rng(self.seed)))
         query_lengths, document_lengths = task.queries.lengths(task.config.query_length), task.document_lengths()
         first, first_documents = query_lengths[queries], document_lengths[documents[documents >= 0]]
         longest = int(max(query_lengths.max(), task.query_tokens(True).lengths(task.config.query_length).max()))
@@ -402,19 +402,6 @@ def _fill_images(
         there = np.flatnonzero(slots >= 0)
         filled[group, there] = images.take(slots[there])
     return filled.reshape(len(chosen), chunks, rows, *filled.shape[2:]).swapaxes(0, 1)
-
-
-def _sample(
-    relation: Relation, queries: Int[np.ndarray, "q"], count: int, random: np.random.Generator
-) -> Int64[np.ndarray, "q count"]:
-    """`count` documents of each query, without repetition; -1 where it has fewer."""
-    sizes = relation.sizes()[queries]
-    row, rank = np.repeat(np.arange(len(queries)), sizes), ranges(sizes)
-    shuffled = relation.of(queries)[np.lexsort((random.random(len(row)), row))]
-    chosen = rank < count
-    sampled = np.full((len(queries), count), -1, np.int64)
-    sampled[row[chosen], rank[chosen]] = shuffled[chosen]
-    return sampled
 
 
 def _deal(

@@ -59,6 +59,16 @@ class Tokens:
             identity[i] = found
         return np.array(rows, np.int64), identity
 
+    def cut_alike(self, limit: int) -> int:
+        """How many distinct texts read like another one when they are truncated to `limit`."""
+        longer = np.flatnonzero(np.diff(self.offsets) > limit)
+        if not len(longer):
+            return 0
+        some = self.subset(longer)
+        whole, _ = some.distinct(int(np.diff(some.offsets).max()))
+        truncated, _ = some.distinct(limit)
+        return len(whole) - len(truncated)
+
     def subset(self, texts: Int[np.ndarray, "n"]) -> "Tokens":
         """The chosen texts, whole."""
         lengths = self.offsets[texts + 1] - self.offsets[texts]
@@ -111,6 +121,10 @@ class Tokenizer:
         # As sentence-transformers counts it: with the special token before it, without the one behind.
         length = len(self._backend.encode(prompt).ids) - min(self._suffix, 1)
         return replace(tokens, skip=np.full(len(texts), length, np.int32))
+
+    def length(self, text: str) -> int:
+        """Tokens of a text, special ones included."""
+        return len(self._backend.encode(text).ids)
 
     def places(self, text: str) -> Int64[np.ndarray, "tokens 2"]:
         """First character of every token of a text, and the one behind its last; none of what is added to a text."""

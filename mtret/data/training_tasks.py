@@ -62,6 +62,18 @@ class Relation:
         sizes = self.sizes()[queries]
         return self.documents[np.repeat(self.offsets[queries], sizes) + ranges(sizes)]
 
+    def sample(
+        self, queries: Int[np.ndarray, "q"], count: int, random: np.random.Generator
+    ) -> Int64[np.ndarray, "q count"]:
+        """`count` documents of each chosen query, without repetition; -1 where it has fewer."""
+        sizes = self.sizes()[queries]
+        row, rank = np.repeat(np.arange(len(queries)), sizes), ranges(sizes)
+        shuffled = self.of(queries)[np.lexsort((random.random(len(row)), row))]
+        chosen = rank < count
+        sampled = np.full((len(queries), count), -1, np.int64)
+        sampled[row[chosen], rank[chosen]] = shuffled[chosen]
+        return sampled
+
 
 @dataclass(frozen=True)
 class TrainingTask:
@@ -77,6 +89,8 @@ class TrainingTask:
     query_rows: Int64[np.ndarray, "q"] | None = None  # in the task, of the first of the equal ones; None: as they are
     document_rows: Int64[np.ndarray, "d"] | None = None
     generic: Tokens | None = None  # the queries, with the generic instruction
+    queries_cut_alike: int = 0  # distinct ones that became another's by truncation
+    documents_cut_alike: int = 0
 
     def query_tokens(self, generic: bool) -> Tokens:
         """The queries, with their task's instruction or with the generic one."""
@@ -126,10 +140,12 @@ def training_task(
     query_rows, query_identity = whole_queries.distinct(config.query_length)
     corpus_rows = np.unique(np.concatenate([relation.documents for relation in relations]))
     documents: Tokens | Images
+    documents_cut_alike = 0
     if pixels is None:
         whole_documents = tokenizer.after(templates.document_prefix, [task.document_texts[i] for i in corpus_rows])
         document_rows, document_identity = whole_documents.distinct(config.document_length)
         documents = whole_documents.subset(document_rows)
+        documents_cut_alike = whole_documents.cut_alike(config.document_length)
     else:
         keys = np.array([task.document_keys[i] for i in corpus_rows])
         _, document_rows, document_identity = np.unique(keys, return_index=True, return_inverse=True)
@@ -154,22 +170,24 @@ def training_task(
         known = np.unique(np.concatenate([known, excluded], axis=1), axis=1)
     negatives = None
     if config.negatives:
-        negatives = _by_query(_without(over_distinct(trained(relations[1])), known), len(query_rows))
+        negatives = relation_of(_without(over_distinct(trained(relations[1])), known), len(query_rows))
     return TrainingTask(
         task.name,
         whole_queries.subset(query_rows),
         documents,
-        _by_query(positives, len(query_rows)),
-        _by_query(known, len(query_rows)),
+        relation_of(positives, len(query_rows)),
+        relation_of(known, len(query_rows)),
         negatives,
         config,
         train.queries[query_rows].astype(np.int64),
         corpus_rows[document_rows].astype(np.int64),
         generic.subset(query_rows),
+        whole_queries.cut_alike(config.query_length),
+        documents_cut_alike,
     )
 
 
-def _by_query(pairs: Int64[np.ndarray, "2 pairs"], n_queries: int) -> Relation:
+def relation_of(pairs: Int64[np.ndarray, "2 pairs"], n_queries: int) -> Relation:
     """Distinct (query, document) pairs, sorted, as a relation of `n_queries` queries."""
     return Relation(offsets_of(np.bincount(pairs[0], minlength=n_queries)), pairs[1].astype(np.int32))
 

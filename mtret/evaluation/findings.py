@@ -25,12 +25,14 @@ def tasks_by_role(tasks: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def findings(results: Mapping[str, Any]) -> list[str]:
-    """A sentence on the whole, one for the tasks that training made worse, and one where nothing was held out."""
+    """A sentence on the whole, one for what was left out, one for the tasks that training made worse, and one where
+    nothing was held out."""
     systems = results["systems"]
     other = reference_system(systems)
     if other is None or results["mixture"] is None:
-        return []
-    return [_summary(results, other), *_dropped(results), *_hurt(results), *_nothing_unseen(results)]
+        return _skipped(results)
+    left_out = [*_dropped(results), *_skipped(results)]
+    return [_summary(results, other), *left_out, *_hurt(results), *_nothing_unseen(results)]
 
 
 def hurt_tasks(results: Mapping[str, Any]) -> list[str]:
@@ -63,16 +65,20 @@ def _dropped(results: Mapping[str, Any]) -> list[str]:
     return [f"Queries that were trained on, and are therefore left out: {listed}."]
 
 
+def _skipped(results: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: not evaluated: {reason}." for name, reason in results["skipped"].items()]
+
+
 def _hurt(results: Mapping[str, Any]) -> list[str]:
     mixture = set(results["mixture"]["tasks"])
     hurt = hurt_tasks(results)
     own, others = [name for name in hurt if name in mixture], [name for name in hurt if name not in mixture]
     lines = []
     if own:
-        lines.append(
-            f"Hurt by the mixture, WORSE than the untuned encoder: {', '.join(own)}. "
-            f"The same training with `--hold_out={','.join(own)}` and another --workdir does without."
-        )
+        remedy = f"The same training with `--hold_out={','.join(own)}` and another --workdir does without."
+        if len(own) == len(mixture):
+            remedy = "These are all that was trained on: a smaller --config.optim.learning_rate may hurt less."
+        lines.append(f"Hurt by the mixture, WORSE than the untuned encoder: {', '.join(own)}. {remedy}")
     if others:
         lines.append(
             f"Not in the mixture, and WORSE than by the untuned encoder: {', '.join(others)}. Serve those untuned, or "

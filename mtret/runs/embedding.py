@@ -1,6 +1,6 @@
 """Whole tasks to vectors, by all towers of a model, with a cache and a bar."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,6 +13,7 @@ from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
 from mtret.files import AnyPath
 from mtret.index.encode import Embedder, Texts, cached
+from mtret.runs.learnable import no_room
 from mtret.runs.setting import read_all_pixels
 
 NEEDS_TOWER = "its documents are images, and the model has no image tower"
@@ -21,6 +22,21 @@ NEEDS_TOWER = "its documents are images, and the model has no image tower"
 def reads(artefact: Artefact, task: Task) -> bool:
     """Whether a model can read the documents of a task."""
     return task.images is None or artefact.model.images is not None
+
+
+def unreadable(artefact: Artefact, tasks: Iterable[Task]) -> dict[str, str]:
+    """By name those tasks that a model cannot be asked, with the reason: it cannot read their documents, or their
+    instruction leaves no room for a query."""
+    encoder = artefact.encoder
+    tokenizer = Tokenizer(encoder.folder, None, encoder.pools_prompt)
+    found = {}
+    for task in tasks:
+        prompt = artefact.templates.query_prefix(task.card.instruction)
+        if not reads(artefact, task):
+            found[task.name] = NEEDS_TOWER
+        elif reason := no_room(tokenizer, prompt, encoder.max_length):
+            found[task.name] = f"{reason}; shorten its instruction in task.json"
+    return found
 
 
 def embed_tasks(

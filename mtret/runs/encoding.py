@@ -26,8 +26,9 @@ from mtret.files import AnyPath, locate, parents_of, replace_bytes
 from mtret.index.encode import Texts
 from mtret.index.exact import cut
 from mtret.models.hf import Pretrained
-from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
+from mtret.runs.learnable import no_room
 from mtret.runs.setting import check_writable
 
 BLOCK = 4096  # texts embedded between two writes
@@ -127,6 +128,8 @@ def _task_blocks(
     if config.task not in suite.tasks:
         raise UserError(f"no task '{config.task}' in {suite.folder}.{nearest(config.task, suite.tasks)}")
     task = suite.tasks[config.task]
+    if config.side == "queries" and (reasons := unreadable(artefact, [task])):
+        raise UserError(f"'{config.task}' cannot be encoded: {reasons[config.task]}")
     if not reads(artefact, task):
         raise UserError(f"'{config.task}' cannot be encoded: {NEEDS_TOWER}")
     if config.prompt:
@@ -160,6 +163,8 @@ def _text_blocks(
         encoder = artefact.model.documents
     prompt = _prompt(artefact, config)
     tokenizer = Tokenizer(encoder.folder, None, encoder.pools_prompt)
+    if reason := no_room(tokenizer, prompt, encoder.max_length):
+        raise UserError(f"--texts cannot be encoded as {config.prompt or config.side}: {reason}; give another --prompt")
 
     def tokenised() -> Iterator[tuple[Sequence[str], Tokens]]:
         while block := list(islice(texts, BLOCK)):

@@ -34,7 +34,7 @@ from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.run_config import RunConfig
-from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.preparing import mixture_tasks
 from mtret.runs.setting import check_writable, content_sha256, load_suite, versions
@@ -98,7 +98,7 @@ def judge(
     artefact = open_model(model, ModelConfig(model, operands=config.operands))
     if isinstance(suite, str):
         suite = load_suite_of(artefact, suite)
-    asked = _asked(suite, artefact, config)
+    asked, skipped = _asked(suite, artefact, config)
     say(
         console,
         f"{len(asked)} tasks, {sum(len(one.rows) for one in asked):,} {config.split} queries, "
@@ -114,11 +114,6 @@ def judge(
             f"--dimensions: {too_many[0]} is not between 0 and the {artefact.encoder.features} features of this model"
         )
     vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
-    skipped = {
-        name: NEEDS_TOWER
-        for name, task in suite.tasks.items()
-        if not reads(artefact, task) and config.split in task.splits and (not config.tasks or name in config.tasks)
-    }
     with timed(console, "searching"):
         lexical = {one.task.name: _lexical(one, config, cache) for one in asked if one.task.images is None}
         outcomes = [_outcome(one, lexical.get(one.task.name), vectors, artefact, config) for one in asked]
@@ -145,10 +140,13 @@ def judge(
     return results
 
 
-def judge_dev_samples(workdir: AnyPath, config: RunConfig, console: Console) -> dict[str, Any] | None:
-    """The verdict at the end of a training: on the dev samples that it was watched by, and on such samples of the tasks
-    that it did not see. Results in `workdir`/dev_sample; None where no task has a dev split."""
-    suite = load_suite(config.suite)
+def judge_dev_samples(
+    workdir: AnyPath, suite: Suite, config: RunConfig, console: Console
+) -> dict[str, Any] | None:
+    """The verdict at the end of a training on `suite`: on the dev samples that it was watched by, and on such samples
+    of the tasks that it did not see. Queries that were trained on are dropped, however many of a sample they are.
+    Results in `workdir`/dev_sample; None where no task has a dev split."""
+    check_writable(workdir / "dev_sample", "--workdir")
     artefact = load_artefact(str(workdir))
     readable = [task for task in suite.tasks.values() if reads(artefact, task)]
     trained = mixture_tasks(suite, config)
@@ -163,34 +161,47 @@ def judge_dev_samples(workdir: AnyPath, config: RunConfig, console: Console) -> 
     words = (
         f"at most {config.dev.queries} queries a task, their gold documents and at most {config.dev.distractors} others"
     )
-    settings = JudgeConfig(pooled=False, scann=False, operands=config.model.operands)
+    settings = JudgeConfig(pooled=False, scann=False, allow_leakage=True, operands=config.model.operands)
     return judge(str(workdir), sampled, settings, workdir / "dev_sample", console, sample=words)
 
 
-def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> list[_Asked]:
+def _asked(suite: Suite, artefact: Artefact, config: JudgeConfig) -> tuple[list[_Asked], dict[str, str]]:
+    """The tasks to judge; and by name those that cannot be judged, with the reason."""
+    reasons = unreadable(artefact, suite.tasks.values())
     for name in config.tasks:
         if name not in suite.tasks:
             raise UserError(f"--tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
-        if not reads(artefact, suite.tasks[name]):
-            raise UserError(f"--tasks: '{name}' cannot be judged: {NEEDS_TOWER}")
+        if name in reasons:
+            raise UserError(f"--tasks: '{name}' cannot be judged: {reasons[name]}")
         suite.tasks[name].split(config.split)
-    chosen = [
-        task
-        for name, task in suite.tasks.items()
-        if config.split in task.splits and (not config.tasks or name in config.tasks) and reads(artefact, task)
-    ]
-    if not chosen:
-        unread = [name for name, task in suite.tasks.items() if config.split in task.splits]
-        why = f"; {unread[0]}: {NEEDS_TOWER}" if unread else ""
-        raise UserError(f"{suite.folder}: no task has a {config.split} split (qrels/{config.split}.tsv){why}")
-    asked = []
-    for task in chosen:
+    asked: list[_Asked] = []
+    skipped: dict[str, str] = {}
+    for name, task in suite.tasks.items():
+        if config.split not in task.splits or (config.tasks and name not in config.tasks):
+            continue
+        if name in reasons:
+            skipped[name] = reasons[name]
+            continue
         rows, dropped = task.splits[config.split].queries, np.zeros(0, np.int32)
         if artefact.record is not None:
             dropped = check_leakage(task, config.split, artefact.record, config.allow_leakage)
+        if len(dropped) == len(rows):
+            skipped[name] = f"all its {len(rows)} {config.split} queries are training queries of the model"
+            continue
         kept = rows[~np.isin(rows, dropped)]
-        asked.append(_Asked(task, suite.task_sha256[task.name], kept, tuple(task.query_ids[row] for row in dropped)))
-    return asked
+        asked.append(_Asked(task, suite.task_sha256[name], kept, tuple(task.query_ids[row] for row in dropped)))
+    if not asked:
+        raise UserError(f"{suite.folder}: {_nothing_to_judge(suite, config.split, skipped)}")
+    return asked, skipped
+
+
+def _nothing_to_judge(suite: Suite, split: str, skipped: Mapping[str, str]) -> str:
+    if skipped:
+        name, reason = next(iter(skipped.items()))
+        return f"no task of the {split} split can be judged; {name}: {reason}. Choose another split or suite"
+    others = [other for other in ("dev", "test") if any(other in task.splits for task in suite.tasks.values())]
+    remedy = f"; give --split={others[0]}" if others else "; add judgements of one to a task"
+    return f"no task has a {split} split (qrels/{split}.tsv){remedy}"
 
 
 def _encoders(artefact: Artefact, config: JudgeConfig) -> dict[str, Artefact]:

@@ -31,6 +31,7 @@ from mtret.models import hf, hf_images
 from mtret.processes import Peers
 from mtret.pytrees import Tree, flatten
 from mtret.run_config import RunConfig
+from mtret.runs.learnable import check_room, check_teaching
 from mtret.runs.setting import read_all_pixels
 from mtret.train.loop import Evaluate
 from mtret.train.optim import frozen_paths, optimizer
@@ -158,6 +159,7 @@ def prepare(
             training_task(task, tokenizer, config.templates, config.batch, pixels.get(task.name)) for task in tasks
         ]
     _check_lengths(training, encoder)
+    remarks = check_room(tasks, training, config, tokenizer, encoder.max_length)
     if any(dimension >= encoder.features for dimension in config.loss.dimensions):
         raise UserError(
             f"loss.dimensions: {config.loss.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
@@ -172,9 +174,12 @@ def prepare(
     patches = images.config.patches if images else 1
     arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, apart, patches
     planner = Planner(training, *arguments)
+    remarks += check_teaching(training, planner.without_steps())
     with timed(console, "planning"):
         shapes = planner.shapes
     _print_plan(planner, shapes, tasks, training, config, console)
+    for line in remarks:
+        say(console, line, style="yellow")
     params = initial_params(
         encoder.params,
         config.loss,

@@ -17,7 +17,7 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation.retrieval import pool
 from mtret.index.encode import Texts
 from mtret.index.exact import NOTHING, search, tie_order
-from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads
+from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.setting import check_writable
 
@@ -51,8 +51,8 @@ def answer(
     if task_name not in suite.tasks:
         raise UserError(f"no task '{task_name}' in {suite.folder}.{nearest(task_name, suite.tasks)}")
     asked = suite.tasks[task_name]
-    if not reads(artefact, asked):
-        raise UserError(f"'{task_name}' cannot be searched: {NEEDS_TOWER}")
+    if reasons := unreadable(artefact, [asked]):
+        raise UserError(f"'{task_name}' cannot be searched: {reasons[task_name]}")
     others = [task for task in suite.tasks.values() if task is not asked and pooled and reads(artefact, task)]
     tasks = [asked, *others]
     sides = embed_tasks("index", artefact, [(task, ()) for task in tasks], cache, console)

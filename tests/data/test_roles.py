@@ -117,12 +117,13 @@ def test_more_than_one_percent_is_refused_until_allowed(write_folder, trained: T
     assert len(check_leakage(task, "test", record, allow_leakage=True)) == 2
 
 
-def test_leakage_of_every_query_is_refused_even_when_allowed(write_folder, trained: Task):
-    task = many(write_folder, total=2, leaked=2)
+def test_leakage_of_every_query_leaves_none(write_folder, trained: Task):
+    task, record = many(write_folder, total=2, leaked=2), training_record([trained])
     with pytest.raises(
-        UserError, match=r"2 of 2 test queries \(100.0%\).* none is left to evaluate. Choose another split"
+        UserError, match=r"2 of 2 test queries \(100.0%\).* Pass --allow_leakage to leave the task out\.$"
     ):
-        check_leakage(task, "test", training_record([trained]), allow_leakage=True)
+        check_leakage(task, "test", record)
+    assert check_leakage(task, "test", record, allow_leakage=True).tolist() == [0, 1]
 
 
 def test_seen_share_is_over_distinct_positives_that_were_training_positives(write_folder, trained: Task):
