@@ -5,13 +5,16 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-FAST := not slow and not parity
+LANE := not system and not parity
+FAST := not slow and $(LANE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+# By file: the tests of a file share what they train.
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PIP = $(BIN)/python -m pip install -qq --no-compile --no-input
 
-.PHONY: help setup quickstart test test-fast fuzz commands lint types format parity constraints clean
+.PHONY: help setup quickstart test test-fast test-system fuzz commands lint types format parity constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -21,19 +24,22 @@ quickstart: $(READY) ## Train a small encoder on the generated enterprise, then 
 	$(BIN)/mtret train --config=configs/quickstart.py --workdir=runs/quickstart
 	$(BIN)/mtret evaluate --model=runs/quickstart --suite=enterprise --split=test --out=runs/quickstart/test
 
-test: lint types ## Lint, types and all tests but those of `make parity`
-	$(BIN)/python -m pytest -n $(JOBS) -m "not parity"
+test: lint types ## Lint, types, the units, and one of each kind from end to end
+	$(PYTEST) -m "$(LANE)"
 
-test-fast: $(READY) ## The tests that take less than five seconds each
-	$(BIN)/python -m pytest -n $(JOBS) -m "$(FAST)"
+test-fast: $(READY) ## Of the tests of `make test` those that take less than five seconds each
+	$(PYTEST) -m "$(FAST)"
+
+test-system: $(READY) ## Stores, more kills, notebooks, full disks, fuzzing
+	$(PYTEST) -m "system and not parity"
 
 # In an environment of its own: PyTorch is large, only ever a reference, and no other test may lean on it.
 parity: ## The tests against PyTorch, sentence-transformers and pytrec_eval
 	@$(MAKE) --no-print-directory setup VENV=.venv-parity EXTRAS=dev,parity
-	.venv-parity/bin/python -m pytest -n $(JOBS) -m parity
+	.venv-parity/bin/python -m pytest -n $(JOBS) --dist loadfile -m parity
 
 fuzz: $(READY) ## 10,000 odd inputs; MTRET_FUZZ_SEED=... for others
-	MTRET_FUZZ_CASES=2000 $(BIN)/python -m pytest -n $(JOBS) tests/test_fuzzed.py
+	MTRET_FUZZ_CASES=2000 $(BIN)/python -m pytest -n $(JOBS) --dist load tests/test_fuzzed.py
 
 commands: $(READY) ## Write docs/commands.md anew
 	$(BIN)/python docs/write_commands.py

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,16 @@ def local_cache() -> Path:
 
 def _own_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mtret"
+
+
+def processor() -> str:
+    """What its instructions are, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() + platform.machine()
+    names = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(names)}))
 
 
 def free_memory() -> int:

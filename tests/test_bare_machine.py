@@ -42,6 +42,7 @@ def test_every_module_can_be_imported() -> None:
     run(BARE + IMPORTS)
 
 
+@pytest.mark.system
 @pytest.mark.slow
 def test_a_step_can_be_trained() -> None:
     assert '"losses": [' in run(BARE + STEP)

@@ -52,6 +52,7 @@ def test_ranks():
 """
 
 
+@pytest.mark.system
 @pytest.mark.slow
 def test_promotion_is_strict_where_our_arithmetic_is_tested(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text(encoding="utf-8"))

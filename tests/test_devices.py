@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,36 @@ def test_memory_that_is_freed_is_kept_for_the_next_step():
 
     assert faults("kept") < 100
     assert faults("left") > 10 * 64 * 2**20 // 2**21  # at least once a large page, each of ten times
+
+
+@pytest.fixture
+def jax_settings() -> Iterator[None]:
+    """Back as they were in the end."""
+    import jax
+
+    names = [
+        "jax_compilation_cache_dir",
+        *(f"jax_persistent_cache_min_{name}" for name in ("compile_time_secs", "entry_size_bytes")),
+    ]
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.usefixtures("jax_settings")
+def test_every_program_is_kept_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    for cache, wanted in ((tmp_path / "own", tmp_path / "own" / "xla"), ("s3://bucket/x", tmp_path / "user/mtret/xla")):
+        monkeypatch.setenv("MTRET_CACHE", str(cache))
+        assert devices.keep_compilations() == jax.config.jax_compilation_cache_dir == str(wanted)
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+    assert jax.config.jax_persistent_cache_min_entry_size_bytes == -1
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "named"))
+    assert devices.keep_compilations() == jax.config.jax_compilation_cache_dir == str(tmp_path / "named")
 
 
 def test_xla_gets_flags_where_there_is_a_gpu_and_keeps_those_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:

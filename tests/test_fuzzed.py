@@ -26,6 +26,8 @@ from mtret.cli import COMMANDS, main
 from mtret.data.formats import read_suite
 from mtret.data.tokenize import Tokenizer
 
+pytestmark = pytest.mark.system
+
 CASES = int(os.environ.get("MTRET_FUZZ_CASES", "60"))
 SEED = int(os.environ.get("MTRET_FUZZ_SEED", "0"))
 

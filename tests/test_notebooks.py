@@ -51,6 +51,7 @@ def test_no_outputs_are_kept(path: Path) -> None:
     assert set(book.metadata) <= {"kernelspec", "language_info"}
 
 
+@pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SMALL))
 def test_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

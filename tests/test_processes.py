@@ -214,6 +214,7 @@ def test_two_processes_tell_each_other_and_end_together() -> None:
         assert (*process.communicate(timeout=60), process.returncode) == ("0 [0, 10]\n", "", 0)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_is_named_by_the_other_though_that_hangs(victim: int) -> None:
     both = pair("hangs", "hangs")
@@ -230,6 +231,7 @@ def test_a_process_that_is_killed_is_named_by_the_other_though_that_hangs(victim
     both[victim].communicate()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_process_that_ends_by_an_error_takes_the_other_with_it(failing: int) -> None:
     both = pair(*("fails" if process == failing else "hangs" for process in (0, 1)))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from mtret.devices import local_cache
+from mtret.devices import local_cache, processor
 from mtret.errors import UserError
 from mtret.models.masks import dropout_words
 
@@ -121,7 +121,7 @@ def _compiled() -> Path:
     flags = ["-std=c++17", "-O3", native, "-fno-math-errno", "-DNDEBUG", "-shared", "-fPIC"]
     command = [*compiler, *flags, "-isystem", jax.ffi.include_dir(), str(SOURCE)]
     # Not for the source alone: a cache may be shared by machines that differ.
-    depends = [SOURCE.read_text(encoding="utf-8"), jax.__version__, _run([*compiler, "--version"]), _processor()]
+    depends = [SOURCE.read_text(encoding="utf-8"), jax.__version__, _run([*compiler, "--version"]), processor()]
     key = hashlib.sha256("\n".join([*flags, *depends]).encode()).hexdigest()[:16]
     library = local_cache() / "native" / f"attention-{key}.so"
     if not library.exists():
@@ -155,14 +155,3 @@ def _run(command: list[str]) -> str:
         )
         raise _NotHere(f"{command[0]} fails ({lines[0].strip()})")
     return done.stdout
-
-
-def _processor() -> str:
-    """What its instructions are, as far as the system says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() + platform.machine()
-    return "\n".join(
-        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    )

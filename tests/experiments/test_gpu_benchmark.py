@@ -98,6 +98,7 @@ def benchmark(out: Path, *flags: str) -> dict[str, Any]:
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.system
 @pytest.mark.slow
 def test_the_kernel_is_checked_and_timed(tmp_path: Path) -> None:
     found = benchmark(tmp_path / "out.json", "--steps=1", "--only=pallas", "--chunk-tokens=256")

@@ -223,6 +223,7 @@ def test_without_a_compiler_xla_serves(anew: pytest.MonkeyPatch, variable: str, 
         choose("cpu")
 
 
+@pytest.mark.system
 def test_what_was_compiled_is_used_again(tmp_path: Path) -> None:
     """And made anew where it is damaged. In processes of their own: JAX takes each name once."""
 

@@ -16,6 +16,8 @@ import pytest
 
 from mtret.files import AnyPath, inside, load_arrays, locate, replace_bytes
 
+pytestmark = [pytest.mark.slow, pytest.mark.system]
+
 CLOCK = ("pairs_per_s", "tokens_per_s", "wait")
 STEPS = 120
 # Large batches of one shape, or steps would pass faster than they can be watched.
@@ -75,7 +77,6 @@ def killed_after_a_checkpoint(line: list[str], environment: Mapping[str, str], w
     return max(int(path.name.removesuffix(".safetensors")) for path in inside(workdir / "checkpoints"))
 
 
-@pytest.mark.slow
 def test_a_killed_run_in_a_store_ends_as_a_local_one(
     tmp_path: Path, store: str, tiny_config: Path, tiny_suite: Path, tiny_model: Path,
     environment: Mapping[str, str], command: Callable[..., subprocess.CompletedProcess[str]],
@@ -89,9 +90,7 @@ def test_a_killed_run_in_a_store_ends_as_a_local_one(
     done = command("train", f"--config={tiny_config}", f"--workdir={alone}", *settings)
     assert (done.returncode, done.stderr) == (0, "")
 
-    programs = f"{os.environ['MTRET_CACHE']}/xla"  # those of the run before
     monkeypatch.setenv("MTRET_CACHE", f"{place}/cache")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", programs)
     remote = {**environment, **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}}
     remote |= {"PYTHONPATH": environment["PYTHONPATH"]}
     line = [
@@ -150,7 +149,6 @@ def test_a_killed_run_in_a_store_ends_as_a_local_one(
     )
 
 
-@pytest.mark.slow
 def test_steps_that_are_not_finite_end_a_run_in_a_store_with_their_texts_listed(
     store: str, tiny_config: Path, tiny_suite: Path, mtret: Callable[..., tuple[int, str, str]]
 ) -> None:

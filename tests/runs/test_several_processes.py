@@ -116,6 +116,7 @@ def test_two_processes_train_as_one(
             np.testing.assert_allclose(array, theirs[name], atol=5e-5, err_msg=name)
 
 
+@pytest.mark.system
 def test_two_processes_train_into_a_store_and_one_goes_on(
     store: str, tiny_config: Path, finished: Path, environment: Mapping[str, str]
 ) -> None:
@@ -140,6 +141,7 @@ def test_two_processes_train_into_a_store_and_one_goes_on(
     assert [(one["devices"]["processes"], one["mesh"]["fsdp"]) for one in starts] == [(2, 8), (1, 1)]
 
 
+@pytest.mark.system
 def test_a_signal_to_one_stops_all_after_one_step_and_a_killed_one_is_named(
     tmp_path: Path, tiny_config: Path, environment: Mapping[str, str]
 ) -> None:
@@ -183,6 +185,7 @@ def test_processes_that_train_different_things_are_told_in_which_part() -> None:
     check_same(Peers(), identity)
 
 
+@pytest.mark.system
 def test_a_run_goes_on_with_other_devices(
     tmp_path: Path, tiny_config: Path, environment: Mapping[str, str], console: Console
 ) -> None:
