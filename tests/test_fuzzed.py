@@ -1,9 +1,10 @@
 """Whatever stands in a file or on the command line: a result or one line, never a traceback, never half an output.
 
-Each of five kinds of input is tried MTRET_FUZZ_CASES times (60 if that is not set; `make fuzz` tries 2,000, 10,000 in
+Each of six kinds of input is tried MTRET_FUZZ_CASES times (60 if that is not set; `make fuzz` tries 2,000, 12,000 in
 all), from the seed in MTRET_FUZZ_SEED (0). A case that fails is shown whole, and as small as it can be made.
 """
 
+import contextlib
 import csv
 import functools
 import io
@@ -11,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -21,10 +23,14 @@ import pytest
 from absl.flags import FlagValues
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from mtret.cli import COMMANDS, main
 from mtret.data.formats import read_suite
+from mtret.data.importing import Columns
 from mtret.data.tokenize import Tokenizer
+from mtret.errors import UserError
+from mtret.runs.importing import ImportConfig, run_import
 
 pytestmark = pytest.mark.system
 
@@ -148,6 +154,9 @@ IMPORT_FLAGS = st.lists(
             "--score=id",
             "--seed=7",
             "--title=id",
+            "--quotes=none",
+            "--quotes=csv",
+            "--missing=NaN,null",
         ]
     ),
     max_size=3,
@@ -164,6 +173,136 @@ def test_tables(content: bytes, flags: list[str]) -> None:
 @given(content=json_lines(), flags=IMPORT_FLAGS)
 def test_json_lines(content: bytes, flags: list[str]) -> None:
     imported("rows.jsonl", content, flags)
+
+
+# Judged pairs: tables of few ids and texts, so that many are the same, and some that lead nowhere.
+ID = st.sampled_from(["a", "b", "c", "1", "01", " a", "nowhere", "", "NaN"])
+TEXT = st.sampled_from(["one", "One?", "two", "two words", 'a "quoted", one', "x\ny", "", "None"]) | WORD
+SCORE = st.sampled_from(["1", "1", "2", "0", "-1", "0.5", "", "much", "nan"])
+TABLE_KINDS = ("csv", "tsv", "jsonl", "parquet")
+
+
+def table(kind: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    if kind == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        out = io.BytesIO()
+        columns = zip(*rows, strict=True) if rows else [[] for _ in header]
+        parquet.write_table(
+            pyarrow.table([pyarrow.array(each, pyarrow.string()) for each in columns], list(header)), out
+        )
+        return out.getvalue()
+    if kind == "jsonl":
+        return "".join(json.dumps(dict(zip(header, row, strict=True))) + "\n" for row in rows).encode()
+    if kind == "tsv":  # which has no quotes
+        return "".join("\t".join(map(" ".join, map(str.split, row))) + "\n" for row in [header, *rows]).encode()
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    return text.getvalue().encode()
+
+
+def pairs_of(path: Path, listed: str = "") -> int:
+    """Judged pairs of a file, counted without mtret: a row each, or one for every id in its column `listed`."""
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        rows = parquet.read_table(path).to_pylist()
+    elif path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    elif path.suffix == ".tsv":
+        lines = path.read_text(encoding="utf-8").split("\n")
+        rows = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:] if line]
+    else:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    if not listed:
+        return len(rows)
+    cells = [row[listed] for row in rows]
+    ids = [[one for one in cell.split("|") if one.strip()] if isinstance(cell, str) else cell for cell in cells]
+    return sum(max(len(each), 1) for each in ids)
+
+
+Case = tuple[dict[str, bytes], dict[str, Any], list[str]]
+
+
+@st.composite
+def judged(draw: st.DrawFn) -> Case:
+    """Files of one of the layouts that are imported, how the import is told of them, and which of them judge."""
+
+    def rows(*cells: st.SearchStrategy[Any]) -> list[list[Any]]:
+        return draw(st.lists(st.tuples(*cells).map(list), min_size=1, max_size=8))
+
+    def of_its_kind(name: str, header: Sequence[str], cells: Sequence[Sequence[Any]]) -> dict[str, bytes]:
+        return {name: table(name.rpartition(".")[2], header, cells)}
+
+    splits = draw(st.sampled_from([("",), ("train", "test"), ("dev",), ("test", "train", "dev")]))
+    layout, kind = draw(st.sampled_from(["pairs", "lists", "labels", "beir"])), draw(st.sampled_from(TABLE_KINDS))
+    docs, asked = [["a", "T", "one"], *rows(ID, TEXT, TEXT)], [["a", "how"], *rows(ID, TEXT)]
+    if layout == "beir":
+        names = [f"qrels/{split or 'validation'}.tsv" for split in splits]
+        files = of_its_kind("corpus.jsonl", ["_id", "title", "text"], docs)
+        files |= of_its_kind("queries.jsonl", ["_id", "text"], asked)
+        for name in names:
+            files |= of_its_kind(name, ["query-id", "corpus-id", "score"], rows(ID, ID, SCORE))
+        return files, {"rows": ["."]}, names
+    names = [f"{split or 'all'}.{kind}" for split in splits]
+    given = [f"{split}={name}" if split else name for split, name in zip(splits, names, strict=True)]
+    words: dict[str, Any] = {"quotes": "none"} if kind == "tsv" else {}
+    if layout == "pairs":
+        columns = Columns("q", "a", title="t", query_id="qid", doc_id="did", score="s")
+        files = {}
+        for name in names:
+            files |= of_its_kind(name, ["q", "a", "t", "qid", "did", "s"], rows(TEXT, TEXT, TEXT, ID, ID, SCORE))
+        return files, words | {"rows": given, "columns": columns}, names
+    files = of_its_kind(f"docs.{kind}", ["did", "t", "a"], docs)
+    words["docs"] = f"docs.{kind}"
+    if layout == "lists":
+        ids = st.lists(ID, max_size=3)
+        for name in names:
+            files |= of_its_kind(name, ["q", "did"], rows(TEXT, ids if kind == "jsonl" else ids.map("|".join)))
+        columns = Columns("q", "a", title="t", doc_id="did")
+        return files, words | {"rows": given, "columns": columns, "separator": "|"}, names
+    files |= of_its_kind(f"queries.{kind}", ["qid", "q"], asked)
+    for name in names:
+        files |= of_its_kind(name, ["qid", "did", "s"], rows(ID, ID, SCORE))
+    columns = Columns("q", "a", title="t", query_id="qid", doc_id="did", score="s")
+    return files, words | {"rows": [f"queries.{kind}"], "labels": given, "columns": columns}, names
+
+
+def ledger(said: str) -> tuple[int, Counter[str]]:
+    """What the import says of judged pairs: how many, and what became of them."""
+    whole, parts = next(line for line in said.split("\n") if " judged pairs: " in line).split(" judged pairs: ")
+    return int(whole), Counter({what: int(count) for count, what in (one.split(" ", 1) for one in parts.split(", "))})
+
+
+@fuzzed
+@given(case=judged())
+def test_every_judged_pair_is_somewhere(case: Case) -> None:
+    """Pairs in = in the task + rejected + repeated + of queries without a positive."""
+    files, words, judging = case
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
+        for name, content in files.items():
+            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).write_bytes(content)
+        total = sum(pairs_of(Path(name), "did" if "separator" in words else "") for name in judging)
+        out = Path("tasks", "one")
+        try:
+            config = ImportConfig(family="kind", instruction="Find it.", **words)
+            run_import(config, out, Console(file=said, width=200))
+        except UserError as error:
+            assert "no query with a positive document is left" in str(error), error
+            assert not out.exists()
+            return
+        inside = sum(len(path.read_text().split("\n")) - 2 for path in (out / "qrels").iterdir())
+        rejected = (out / "rejected.jsonl").read_text(encoding="utf-8") if (out / "rejected.jsonl").exists() else ""
+        names = [json.loads(line)["file"] for line in rejected.split("\n") if line]
+        refused = sum(name in [Path(one).name for one in judging] for name in names)
+        read, became = ledger(said.getvalue())
+        assert total == read == inside + refused + became["repeated"] + became["of queries without a positive"]
+        assert (became["in the task"], became["rejected"]) == (inside, refused)
+        assert read_suite(out.parent).tasks["one"].query_texts
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,7 @@ def test_windows_lines_empty_last_lines_and_other_keys_are_accepted(write_folder
         (b'{"_id": "x\\ty", "text": "b"}', "2: the _id holds a tab", "Remove it."),
         (b'{"_id": 7, "text": "b"}', "2: '_id' must be a string, is a number", "Put it in quotes."),
         (b'{"_id": "x"}', "2: 'text' is missing; the line has _id", "Add it."),
+        (b'{"_id": "x", "text": "b", "text": "c"}', "2: not valid JSON (two values of 'text')", "one JSON object per"),
         (b'{"_id": "x", "text": null}', "2: 'text' must be a string, is null", "Put it in quotes."),
         (b'{"_id": "x", "text": ["b"]}', "2: 'text' must be a string, is a list", "Put it in quotes."),
         (b'{"_id": "x", "text": "\\ud800"}', "2: 'text' holds half of a surrogate pair", "Remove"),
@@ -181,6 +182,10 @@ def test_a_file_without_permission_is_named(write_folder, monkeypatch: pytest.Mo
         (
             {"qrels/tests.tsv": HEADER},
             "qrels/tests.tsv: not a split; the files here are train.tsv, dev.tsv, test.tsv. Did you mean 'test.tsv'?",
+        ),
+        (
+            {"qrels/validation.tsv": HEADER},
+            "qrels/validation.tsv: not a split; the files here are train.tsv, dev.tsv, test.tsv. Rename it to dev.tsv.",
         ),
         (
             {"qrels/test.tsv": ""},

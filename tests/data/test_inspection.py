@@ -131,3 +131,54 @@ def test_an_image_that_cannot_be_decoded_is_named(write_folder):
     suite = read_suite(write_folder("icons", files, modality="image").parent)
     with pytest.raises(UserError, match=r"a\.png: no readable image"):
         check(suite)
+
+
+def test_what_lies_in_the_folder_and_is_not_read_is_named(write_folder):
+    files = {
+        "corpus.jsonl": '{"_id": "kb1", "Title": "T", "text": "a"}\n'
+        + "".join(f'{{"_id": "kb{i}", "text": "{i}"}}\n' for i in (2, 3)),
+        "qrels.tsv": "",
+        "merged.tsv": "",
+        "rejected.jsonl": "",
+        "README.md": "",
+        ".cache": "",
+    }
+    remarks = check(read_suite(write_folder("one", files).parent))
+    assert "one: not read: qrels.tsv." in remarks
+    assert "one: keys of corpus.jsonl that are not read: Title (1)." in remarks
+
+
+def test_images_are_read(write_folder):
+    image = {
+        "corpus.jsonl": '{"_id": "kb1", "image": "pictures/a.png"}\n',
+        "pictures/a.png": PNG.getvalue(),
+        "qrels/train.tsv": None,
+        "qrels/test.tsv": HEADER + "q1\tkb1\t1\n",
+    }
+    remarks = check(read_suite(write_folder("icons", image, modality="image").parent))
+    assert not any("not read" in remark for remark in remarks)
+
+
+def test_queries_that_are_documents_are_counted(write_folder):
+    files = {
+        "corpus.jsonl": "".join(
+            f'{{"_id": "{key}", "title": "{title}", "text": "{text}"}}\n'
+            for key, title, text in [
+                ("q1", "", "One"),
+                ("q2", "On", "two."),
+                ("q3", "", "3"),
+                ("q4", "", "4"),
+                ("a", "", "x"),
+            ]
+        ),
+        "queries.jsonl": "".join(
+            f'{{"_id": "q{i}", "text": "{text}"}}\n' for i, text in enumerate(["one?", "two", "3", "four"], start=1)
+        ),
+        "qrels/train.tsv": None,
+        "qrels/test.tsv": HEADER + "q1\ta\t1\nq2\ta\t1\nq3\ta\t1\nq3\tq3\t1\nq4\ta\t1\n",
+    }
+    folder = write_folder("one", files)
+    remark = "one: 2 queries are documents too (same id and text) and found first: name the pairs in exclude.tsv, "
+    assert remark + "as mtret data import does." in check(read_suite(folder.parent))
+    (folder / "exclude.tsv").write_text("query-id\tcorpus-id\nq1\tq1\nq2\tq2\n")
+    assert not any("documents too" in remark for remark in check(read_suite(folder.parent)))

@@ -62,7 +62,10 @@ def test_a_beir_folder_is_imported_as_it_is(mtret: Mtret, tmp_path: Path, tiny_s
         (["--query=q", "--text=label", "--labels=l.csv"], "--query_id is needed with --labels: the name of a column"),
         (["--query=q", "--text=label", "--labels=l.csv", "--query_id=q"], "--docs is needed with --labels"),
         (["--query=q", "--text=label", "--split=80/20"], "--split=80/20: give three shares, for train, dev and test"),
-        (["--query=q", "--text=label", "--split=-1/1/1"], "--split=-1/1/1: shares are numbers, not negative, and not all zero"),
+        (
+            ["--query=q", "--text=label", "--split=-1/1/1"],
+            "--split=-1/1/1: shares are numbers, not negative, and not all zero",
+        ),
         (["none.csv", "--query=q", "--text=label"], "none.csv: no such file"),
     ],
 )
@@ -149,3 +152,137 @@ def test_check_explains_what_leaving_out_means_and_says_what_comes_next(mtret: M
     assert "article: alpha, gamma (not trained)\n  train without article (--hold_out=article) and all of them" in said
     assert "  gamma is judged cross-domain\n" in said
     assert said.endswith(f"\nnext: mtret train --suite={tiny_suite} --workdir=runs/first\n")
+
+
+PAIR = "query-id\tcorpus-id\tscore\n"
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    """A folder of BEIR's layout as others publish it, with a first document that has no title."""
+    files = {
+        "corpus.jsonl": '{"_id": "a", "text": "x"}\n{"_id": "b", "title": "Why", "text": "y", "metadata": {}}\n'
+        '{"_id": "q2", "title": "", "text": "two"}\n',
+        "queries.jsonl": "".join(
+            f'{{"_id": "q{i}", "text": "{word}"}}\n' for i, word in enumerate(["one", "1", "two"])
+        ),
+        "qrels/train.tsv": f"{PAIR}q0\ta\t1\n",
+        "qrels/validation.tsv": f"{PAIR}q1\tb\t1\n",
+        "qrels/test.tsv": f"{PAIR}q2\tb\t1\n",
+        "qrels/test_hard.tsv": f"{PAIR}q2\ta\t1\n",
+        "queries_de.jsonl": "",
+        ".DS_Store": "",
+    }
+    for name, text in files.items():
+        (tmp_path / "beir" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "beir" / name).write_text(text)
+    return tmp_path / "beir"
+
+
+def test_of_a_folder_all_is_read_or_named(mtret: Mtret, tmp_path: Path, beir: Path) -> None:
+    out = tmp_path / "tasks" / "one"
+    code, said, _ = mtret("data", "import", beir, *CARD, f"--out={out}")
+    assert code == 0
+    task = read_task(out)
+    assert task.document_texts == ("x", "Why y", "two")  # titles where there are some, whatever the first line has
+    assert list(task.splits) == ["train", "dev", "test"]
+    assert (out / "exclude.tsv").read_text() == "query-id\tcorpus-id\nq2\tq2\n"
+    assert "\n3 judged pairs: 3 in the task\n" in said
+    assert "1 queries are documents too (same id and text); exclude.tsv keeps them from it\n" in said
+    assert f"not read of {beir}/corpus.jsonl: metadata (1 rows)\n" in said
+    assert "files that are not read: queries_de.jsonl, qrels/test_hard.tsv\n" in said
+    code, said, _ = mtret("data", "check", f"--suite={out.parent}")
+    assert code == 0 and ", 0 remarks;" in said
+
+
+def test_of_two_files_for_dev_that_of_its_name_is_read(mtret: Mtret, tmp_path: Path, beir: Path) -> None:
+    (beir / "qrels/dev.tsv").write_text(f"{PAIR}q1\ta\t1\n")
+    out = tmp_path / "tasks" / "one"
+    code, said, _ = mtret("data", "import", beir, *CARD, f"--out={out}")
+    assert code == 0 and "qrels/test_hard.tsv, qrels/validation.tsv\n" in said
+    assert (out / "qrels/dev.tsv").read_text() == f"{PAIR}q1\ta\t1\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--group_by=x"], "--group_by says nothing of a folder of BEIR's layout, which names its own; leave it out"),
+        (["--docs=x.csv"], "--docs says nothing of a folder of BEIR's layout"),
+        (["rows.csv", "--docs_id=x"], "--docs_id says nothing without --docs; give that too, or leave it out"),
+        (["rows.csv", "--labels_doc_id=x"], "--labels_doc_id says nothing without --labels"),
+        (["rows.csv", "--separator=|"], "--separator says nothing without --docs"),
+        (["rows.csv", "--split=inf/1/1"], "--split=inf/1/1: shares are numbers, not negative, and not all zero"),
+    ],
+)
+def test_a_flag_that_nothing_reads_is_named(
+    mtret: Mtret, tmp_path: Path, rows: Path, beir: Path, flags: list[str], message: str
+) -> None:
+    files, flags = ([rows, "--query=q", "--text=label"], flags[1:]) if flags[0] == "rows.csv" else ([beir], flags)
+    code, _, said = mtret("data", "import", *files, *flags, *CARD, f"--out={tmp_path / 'tasks' / 'one'}")
+    assert code == 2 and message in said and said.count("\n") == 1
+
+
+def test_what_is_doubtful_is_said_with_a_flag_that_settles_it(mtret: Mtret, tmp_path: Path) -> None:
+    table = 'q,a,more\none,"an answer,\nof two lines",1\ntwo,NaN,2\nthree,(null),3\nfour,NaN,4\nfive,\n'
+    (tmp_path / "rows.csv").write_text(table)
+    command = ("data", "import", tmp_path / "rows.csv", "--query=q", "--text=a", *CARD)
+    code, said, _ = mtret(*command, f"--out={tmp_path / 'first'}")
+    assert code == 0
+    assert "\n5 judged pairs: 4 in the task, 1 rejected\n" in said
+    assert (
+        "texts that look like a missing value: 'NaN' in a (2), '(null)' in a (1); '--missing=NaN,(null)' makes them one"
+        in said
+    )
+    assert (
+        "a quoted cell has line breaks and delimiters in it: rows.csv:2; if a stray quote swallowed these lines, give "
+        "--quotes=none" in said
+    )
+    assert f"not read of {tmp_path}/rows.csv: more (5 rows)\n" in said
+    code, said, _ = mtret(*command, "--missing=NaN,(null)", f"--out={tmp_path / 'second'}")
+    assert code == 0
+    assert "\n5 judged pairs: 1 in the task, 4 rejected\n" in said and "look like a missing value" not in said
+
+
+def test_the_remedies_for_quotes_work(mtret: Mtret, tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").write_text('q\ta\none\t"An answer\nof two lines"\ntwo\tplain\n')
+    command = ("data", "import", tmp_path / "rows.tsv", "--query=q", "--text=a", *CARD)
+    code, _, said = mtret(*command, f"--out={tmp_path / 'asked'}")
+    assert code == 2 and "rows.tsv:3: a cell seems to be enclosed in quotes; give --quotes=csv if" in said
+    texts = {}
+    for quotes in ("csv", "none"):
+        code, _, _ = mtret(*command, f"--quotes={quotes}", f"--out={tmp_path / quotes}")
+        assert code == 0
+        texts[quotes] = read_task(tmp_path / quotes).document_texts
+    assert texts == {"csv": ("An answer\nof two lines", "plain"), "none": ('"An answer', "plain")}
+
+
+def test_columns_may_have_another_name_in_every_file(mtret: Mtret, tmp_path: Path) -> None:
+    tables = {
+        "queries.csv": "query_id,query\n0,red\n",
+        "products.csv": "product,name\n00,chair\n01,table\n",
+        "labels.csv": "question,product_id,label\n0,00,2\n0,01,0\n",
+    }
+    for name, text in tables.items():
+        (tmp_path / name).write_text(text)
+    files = [
+        tmp_path / "queries.csv",
+        f"--docs={tmp_path / 'products.csv'}",
+        f"--labels=test={tmp_path / 'labels.csv'}",
+    ]
+    columns = ["--query=query", "--query_id=query_id", "--labels_query_id=question"]
+    columns += ["--text=name", "--docs_id=product", "--labels_doc_id=product_id", "--score=label"]
+    code, _, _ = mtret("data", "import", *files, *columns, *CARD, f"--out={tmp_path / 'one'}")
+    assert code == 0
+    assert (tmp_path / "one/qrels/test.tsv").read_text() == f"{PAIR}0\t00\t2\n0\t01\t0\n"
+    files = [f"validation={tmp_path / 'queries.csv'}", *files[1:2], f"--labels={tmp_path / 'labels.csv'}"]
+    code, _, _ = mtret("data", "import", *files, *columns, *CARD, f"--out={tmp_path / 'two'}")
+    assert code == 0 and (tmp_path / "two/qrels/dev.tsv").exists()
+
+
+def test_where_nothing_is_left_the_first_rejected_row_says_why(mtret: Mtret, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("q,a,label\none,x,Exact\ntwo,y,Partial\n")
+    columns = ("--query=q", "--text=a", "--score=label")
+    code, _, said = mtret("data", "import", tmp_path / "rows.csv", *columns, *CARD, f"--out={tmp_path / 'one'}")
+    assert code == 2
+    assert "2 rows were rejected, most often: score that is no number; the first is rows.csv:2: " in said
+    assert "score that is no number: 'Exact'" in said
