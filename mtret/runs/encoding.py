@@ -24,7 +24,7 @@ from mtret.devices import cache_folder, keep_compilations, keep_memory
 from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, locate, parents_of, replace_bytes
 from mtret.index.encode import Texts
-from mtret.index.exact import cut
+from mtret.index.exact import check_finite, cut
 from mtret.models.hf import Pretrained
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
@@ -99,6 +99,7 @@ def encode_to_file(
     count = 0
     with _writer(out, features, about) as write:
         for ids, vectors in blocks:
+            check_finite(vectors, "text", ids=ids)
             write(ids, cut(vectors, features, artefact.encoder.similarity) if features < whole else vectors)
             count += len(ids)
         if not count:

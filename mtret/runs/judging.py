@@ -140,9 +140,7 @@ def judge(
     return results
 
 
-def judge_dev_samples(
-    workdir: AnyPath, suite: Suite, config: RunConfig, console: Console
-) -> dict[str, Any] | None:
+def judge_dev_samples(workdir: AnyPath, suite: Suite, config: RunConfig, console: Console) -> dict[str, Any] | None:
     """The verdict at the end of a training on `suite`: on the dev samples that it was watched by, and on such samples
     of the tasks that it did not see. Queries that were trained on are dropped, however many of a sample they are.
     Results in `workdir`/dev_sample; None where no task has a dev split."""

@@ -26,7 +26,7 @@ from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.evaluation.wording import ROLE_NAMES
 from mtret.files import AnyPath
 from mtret.index.encode import Texts
-from mtret.index.exact import cut
+from mtret.index.exact import check_finite, cut
 from mtret.models import hf, hf_images
 from mtret.processes import Peers
 from mtret.pytrees import Tree, flatten
@@ -302,6 +302,9 @@ def _dev_evaluator(
     def evaluate(params: Tree) -> dict[str, float]:
         comparable = model.encoder.comparable
         sides = [tuple(map(comparable, pair)) for pair in model.with_params(params).embedders()(parts)]
+        for pair in sides:
+            for name, side in zip(("dev query", "dev document"), pair, strict=True):
+                check_finite(side, name, "the training has diverged; give a lower --config.optim.learning_rate")
         mine = {name: sample.ndcg_at_10(*side) for (name, sample), side in zip(own, sides, strict=True)}
         for features in config.dev.dimensions:
             for (name, sample), (queries, documents) in zip(own, sides, strict=True):

@@ -208,6 +208,70 @@ def test_a_tensor_of_integers_is_refused(write_model: Callable[..., Path], publi
     assert message.endswith(f"tensor '{QUERY}' is int32, not floating point")
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (np.nan, np.float32),
+        (-np.inf, np.float32),
+        (np.nan, np.float16),
+        (np.inf, ml_dtypes.bfloat16),
+        (1e300, np.float64),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_by_name(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray], value: float, dtype: Any
+) -> None:
+    tensor = published[QUERY].astype(dtype)
+    tensor[1, 2], tensor[3, 0] = value, value
+    message = spoiled(write_model, published, **{QUERY: tensor})
+    assert f"model.safetensors: tensor '{QUERY}' holds 2 values that are not finite" in message
+
+
+def test_a_tensor_that_no_vector_needs_may_hold_anything(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray]
+) -> None:
+    pooler = np.full((8, 8), np.nan, np.float32)
+    assert hf.load(str(write_model(tensors={**published, "pooler.dense.weight": pooler}))).features == 8
+
+
+def test_weights_of_several_files_that_are_not_finite_name_their_index(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray]
+) -> None:
+    published[QUERY][0, 0] = np.nan
+    folder = write_model(tensors=published)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(published, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert refusal(folder).startswith(f"{folder}/model.safetensors.index.json: tensor '{QUERY}' holds 1 values")
+
+
+def test_the_names_of_the_first_bert_checkpoints_are_read(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """As bert-base-uncased is published: `LayerNorm.gamma` and `.beta`."""
+    old = {
+        "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): x
+        for name, x in published.items()
+    }
+    old |= {"cls.predictions.transform.LayerNorm.gamma": np.ones(8, np.float32)}
+    loaded, later = hf.load(str(write_model("old", tensors=old))), hf.load(str(write_model("later", tensors=published)))
+    expected = flatten(later.params)
+    found = flatten(loaded.params)
+    assert found.keys() == expected.keys()
+    for path, value in found.items():
+        np.testing.assert_array_equal(value, expected[path])
+    hf.save(tmp_path / "again", loaded, loaded.params, {})
+    saved = load_file(tmp_path / "again" / "model.safetensors")
+    assert saved.keys() == {*("bert." + name for name in published), "cls.predictions.transform.LayerNorm.weight"}
+
+
+def test_a_tensor_under_both_of_its_names_is_refused(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray]
+) -> None:
+    both = {**published, "embeddings.LayerNorm.gamma": np.ones(8, np.float32)}
+    assert "'embeddings.LayerNorm.gamma' and 'embeddings.LayerNorm.weight'" in refusal(write_model(tensors=both))
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_a_truncated_file_is_refused(write_model: Callable[..., Path], keep: int) -> None:
     folder = write_model()
