@@ -39,6 +39,7 @@ IDLE = {
 NORMALIZER = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")  # of BertTokenizer
 TOKENIZER_ARGUMENTS = ("model_max_length", "truncation_side", *NORMALIZER)
 SIDES = ("right", "left")
+SHORTEST = 3  # two of which are special tokens: with less, all texts would have one vector
 ENDLESS = 10**20  # tokenizers without a limit are published with such a number
 
 
@@ -119,6 +120,10 @@ def _tokenizer_config(place: AnyPath, arguments: Mapping[str, Any]) -> dict[str,
 def _length(given: Any, path: str) -> int | None:
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or given < 1 or given != int(given):
-        raise UserError(f"{path}: the longest text is {given!r} tokens; give a whole number of 1 or more")
+    whole = isinstance(given, int | float) and not isinstance(given, bool) and float(given).is_integer()
+    if not whole or given < SHORTEST:
+        raise UserError(
+            f"{path}: the longest text is {given!r} tokens; give a whole number of {SHORTEST} or more, since special "
+            "tokens take two"
+        )
     return int(given) if given < ENDLESS else None

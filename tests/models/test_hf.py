@@ -297,6 +297,11 @@ def test_pickled_weights_are_never_opened(write_model: Callable[..., Path]) -> N
             {"model_type": "bart"},
             "model_type 'bart' is not supported; known: bert, xlm-roberta, new, gte, modernbert. Did you mean 'bert'?",
         ),
+        *(
+            ({key: True}, f"{key} is True, which is not supported; encoders alone are read")
+            for key in ("is_decoder", "add_cross_attention")
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}, which is not supported"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; the BERT tower knows 'gelu' only"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"hidden_size": 10**12}, "hidden_size is 1000000000000, which no encoder has"),
@@ -316,6 +321,9 @@ def test_pickled_weights_are_never_opened(write_model: Callable[..., Path]) -> N
     ],
     ids=[
         "architecture",
+        "decoder",
+        "cross attention",
+        "quantised",
         "activation",
         "positions",
         "huge",
