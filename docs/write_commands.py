@@ -13,7 +13,8 @@ HEAD = """# Every command and flag
 Written by `docs/write_commands.py` from the code. `mtret COMMAND --help` says the same.
 
 Flags are `--name=value`; a switch is `--name` or `--noname`. Lists are separated by commas. Exit codes: 0, 2 after one
-line that says what is wrong and what to do, 128 + n after signal n.
+line that says what is wrong and what to do, 3 where a training is finished but its verdict failed, 128 + n after
+signal n.
 """
 
 

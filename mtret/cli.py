@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 
 from mtret.commands import completion, data, encoding, judging, models, results, system, training
-from mtret.commands.common import Command, Flags, define_suite, mistake_of
+from mtret.commands.common import Command, Flags, define_suite, mistake_of, readable
 from mtret.errors import UserError, nearest
 
 OVERRIDE = re.compile(r"--?config\.")
@@ -32,11 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         with _interrupted_once(ends=argv is None):
+            _check_utf8(arguments)
             code = _dispatch(arguments)
         sys.stdout.flush()  # a reader that went away shows itself here, not in the interpreter's last breath
         return code
     except UserError as error:
-        print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"mtret: {readable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
@@ -83,6 +84,13 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
         sys.unraisablehook = told
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if ends else handler)
+
+
+def _check_utf8(arguments: Sequence[str]) -> None:
+    """Raises UserError for an argument that could not be printed or written down: bytes that are not UTF-8."""
+    for argument in arguments:
+        if (shown := readable(argument)) != argument:
+            raise UserError(f"'{shown}': is not UTF-8; rename the file or folder, or give it by a link that is")
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mtret.errors import UserError
-from mtret.files import AnyPath, locate
+from mtret.files import AnyPath, at_home, locate
 
 
 def device_line() -> str:
@@ -80,7 +80,14 @@ def local_cache() -> Path:
 
 
 def _own_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mtret"
+    """As XDG's rules have it: where XDG_CACHE_HOME is empty or no whole path, it counts as not set."""
+    named = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", ""))
+    if os.path.isabs(named):
+        return Path(named) / "mtret"
+    try:
+        return at_home("~/.cache/mtret")
+    except UserError as error:
+        raise UserError("there is no home folder to keep a cache in; set MTRET_CACHE to a folder") from error
 
 
 def processor() -> str:

@@ -12,9 +12,9 @@ class UserError(Exception):
 
 def nearest_folder(name: str) -> str:
     """As `nearest`, of local paths, level by level; nothing where the path is there."""
-    found = Path(name).expanduser()
-    missing = [path for path in [found, *found.parents] if not path.exists()]
-    with suppress(IndexError, OSError):
+    with suppress(IndexError, OSError, RuntimeError):  # the last: there is no home for `~`
+        found = Path(name).expanduser()
+        missing = [path for path in [found, *found.parents] if not path.exists()]
         first = missing[-1]
         close = get_close_matches(first.name, [one.name for one in first.parent.iterdir()], n=1, cutoff=0.6)
         return f" Did you mean '{first.with_name(close[0])}'?"

@@ -10,8 +10,9 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ CLIENT_PARTS = ("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google
 def locate(name: str) -> AnyPath:
     """The path that a user names. Raises UserError for a kind of place that is unknown, or whose client is missing."""
     scheme, separator, _ = name.partition("://")
+    if "\0" in name:
+        raise UserError(f"{name!r}: a path cannot hold the character \\0; correct it")
     if not separator:
-        return Path(name).expanduser()
+        return at_home(name)
     if scheme not in CLIENTS:
         raise UserError(f"{name}: '{scheme}://' is not known; give a local path, gs://BUCKET/... or s3://BUCKET/...")
     if importlib.util.find_spec(CLIENTS[scheme]) is None:
@@ -42,6 +45,36 @@ def locate(name: str) -> AnyPath:
         "EPATH_USE_TF", "false"
     )  # else an installed TensorFlow would be imported, which knows no s3://
     return epath.Path(name)
+
+
+def at_home(name: str) -> Path:
+    """A local path, with `~` as the user's home. Raises UserError where there is no home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name}: there is no home folder for '~' here; set HOME, or write the whole path") from error
+
+
+def split_places(text: str) -> list[str]:
+    """The places between commas; a comma is a part of a name where something local is called so (`FAQ, final.csv`).
+    A place may hold `*`, and have a name before it (`dev=FAQ, final.csv`)."""
+    return split_known(text, _is_there)
+
+
+def split_known(text: str, is_known: Callable[[str], bool]) -> list[str]:
+    """The parts between commas; the longest that is known as a whole goes before its parts."""
+    parts, found = text.split(","), []
+    while parts:
+        end = next((end for end in range(len(parts), 1, -1) if is_known(",".join(parts[:end]))), 1)
+        found.append(",".join(parts[:end]))
+        parts = parts[end:]
+    return [part for part in found if part]
+
+
+def _is_there(place: str) -> bool:
+    named = place.partition("=")[2]
+    local = [at_home(one) for one in (place, named) if one and "://" not in one]
+    return any(one.exists() or glob(str(one)) for one in local)
 
 
 def inside(folder: AnyPath) -> list[AnyPath]:

@@ -27,6 +27,7 @@ from mtret.train.loop import LoopConfig
 from mtret.train.optim import OptimConfig
 from mtret.train.sharding import MeshConfig
 
+LARGEST = 2**62  # no whole number of a configuration has to be beyond
 # What a type cannot say, and what would show itself late or not at all. Batches and shares are checked where they are
 # planned, templates where they are made.
 LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
@@ -178,9 +179,28 @@ def _put(values: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"--config.{path}: '{parent}' is a value, it has no keys")
     try:
-        node[name] = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
+        node[name] = _meant(ast.literal_eval(text), text, _wanted(path))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         node[name] = {"true": True, "false": False}.get(text, text)
+
+
+def _wanted(path: str) -> Any:
+    """The type of a key; None where no such key is known."""
+    kind: Any = RunConfig
+    for name in path.split("."):
+        if not is_dataclass(kind):
+            return None
+        kind = typing.get_type_hints(kind).get(name)
+    return kind
+
+
+def _meant(value: Any, text: str, wanted: Any) -> Any:
+    """The text that was given, where text is wanted: a folder may be called 2024, a family 404."""
+    if wanted is str and not isinstance(value, str):
+        return text
+    if wanted == tuple[str, ...] and isinstance(value, tuple | list) and text[0] in "([":
+        return tuple(map(str, value))
+    return text if wanted == tuple[str, ...] and not isinstance(value, str) else value
 
 
 def _keys(kind: type, path: str = "") -> Iterator[str]:
@@ -257,6 +277,8 @@ def _tuple(value: Any, arguments: tuple[Any, ...], path: str) -> tuple[Any, ...]
 
 
 def _scalar(value: Any, wanted: type, path: str) -> Any:
+    if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        raise UserError(f"config {path}: must be between -2^62 and 2^62, is {value}")
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):

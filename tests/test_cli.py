@@ -246,3 +246,45 @@ def test_the_version_and_the_commands_on_data(capsys: pytest.CaptureFixture[str]
         code, out, err = answer(capsys, *arguments)
         assert (code, err) == (0, "")
         assert "  data import " in out and "  train " not in out
+
+
+@pytest.mark.parametrize("arguments", [("data", "check", "caf\udce9"), ("train", "--workdir=\ud83d"), ("\udcff",)])
+def test_an_argument_that_is_not_utf_8_is_a_mistake(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    code, _, err = answer(capsys, *arguments)
+    assert code == 2 and err.count("\n") == 1 and "': is not UTF-8; rename the file or folder" in err
+
+
+def test_a_text_that_is_not_utf_8_is_a_mistake_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the name of a file that is listed, or half of a character in JSON."""
+    monkeypatch.setattr("mtret.runs.setting.load_suite", lambda name: "half \ud83d of it".encode())
+    code, _, err = answer(capsys, "data", "check", "--suite=x")
+    assert (code, err) == (
+        2,
+        "mtret: 'half \\ud83d of it': a name or a text that is not UTF-8; correct it and try again\n",
+    )
+
+
+def test_a_home_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a user without an entry, which containers run as."""
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    code, _, err = answer(capsys, "data", "check", "~/tasks")
+    assert (code, err) == (
+        2,
+        "mtret: ~/tasks: there is no home folder for '~' here; set HOME, or write the whole path\n",
+    )
+    code, _, err = answer(capsys, "evaluate", "--model=~nobody_of_this_name/x", "--suite=x")
+    assert code == 2 and err.startswith("mtret: ~nobody_of_this_name/x: there is no home folder")
+
+
+def test_a_path_with_a_zero_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = answer(capsys, "data", "check", "a\0b")
+    assert (code, err) == (2, "mtret: 'a\\x00b': a path cannot hold the character \\0; correct it\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mtret import devices
+from mtret.errors import UserError
 
 FAULTS = """
 import ctypes, resource, sys
@@ -94,3 +95,30 @@ def test_xla_knows_every_flag() -> None:
     environment = os.environ | {"XLA_FLAGS": " ".join(devices.GPU_FLAGS), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("given", ["", "relative/place", None])
+def test_a_cache_folder_that_is_no_whole_path_counts_as_not_set(monkeypatch: pytest.MonkeyPatch, given: str | None):
+    monkeypatch.delenv("MTRET_CACHE")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    if given is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+    assert str(devices.cache_folder()) == "/home/somebody/.cache/mtret"
+
+
+def test_a_cache_without_a_home(monkeypatch: pytest.MonkeyPatch):
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("MTRET_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(UserError, match=r"there is no home folder to keep a cache in; set MTRET_CACHE to a folder"):
+        devices.cache_folder()
+    monkeypatch.setenv("MTRET_CACHE", "/somewhere/else")
+    assert str(devices.cache_folder()) == "/somewhere/else"
+    monkeypatch.delenv("MTRET_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/whole")
+    assert str(devices.cache_folder()) == "/whole/mtret"

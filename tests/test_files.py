@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtret.files import read_arrays, read_metadata, replace_arrays, replace_bytes, replace_json, replace_text
+from mtret.files import (
+    read_arrays,
+    read_metadata,
+    replace_arrays,
+    replace_bytes,
+    replace_json,
+    replace_text,
+    split_places,
+)
 
 
 def test_text_is_written_in_utf8_into_folders_that_are_made(tmp_path: Path):
@@ -81,3 +89,24 @@ def test_an_unreadable_cache_is_no_cache(tmp_path: Path, spoil: str):
     else:
         path.write_bytes({"empty": b"", "garbage": b"\xff" * 64, "cut": whole[:-100]}[spoil])
     assert read_arrays(path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("FAQ, final.csv", ["FAQ, final.csv"]),
+        ("other.csv,FAQ, final.csv", ["other.csv", "FAQ, final.csv"]),
+        ("dev=FAQ, final.csv,test=other.csv", ["dev=FAQ, final.csv", "test=other.csv"]),
+        ("FAQ, f*,x", ["FAQ, f*", "x"]),
+        ("minilm,hub/id", ["minilm", "hub/id"]),
+        ("other.csv,,x,", ["other.csv", "x"]),
+        ("s3://a,s3://b", ["s3://a", "s3://b"]),
+    ],
+)
+def test_a_comma_may_be_a_part_of_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, places: list[str]
+) -> None:
+    for name in ("FAQ, final.csv", "other.csv"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert split_places(text) == places

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -91,12 +92,9 @@ def test_the_last_override_counts(file: str) -> None:
         ("optim.learning_rate=fast", r"config optim\.learning_rate: needs a number, got 'fast'"),
         ("optim.learning_rate=True", r"config optim\.learning_rate: needs a number, got True"),
         ("loss.symmetric=1", r"config loss\.symmetric: needs True or False, got 1"),
-        ("model.source=7", r"config model\.source: needs a text, got 7"),
         ("mixture.weights=alpha", r"config mixture\.weights: 'alpha' is not of the form name:number,name:number"),
         ("mixture.weights=alpha:much", r"config mixture\.weights: 'alpha:much' is not of the form"),
         ("mixture.weights=3", r"config mixture\.weights: needs names and values, got 3"),
-        ("mixture.tasks=3", r"config mixture\.tasks: needs a list, got 3"),
-        ("mixture.tasks=('alpha', 3)", r"config mixture\.tasks\[1\]: needs a text, got 3"),
         ("optim.decay=('x',)", r"config optim\.decay\[0\]: needs 2 entries, got \['x'\]"),
         ("optim.decay=(('(', True),)", r"config optim\.decay: '\(' is no regular expression"),
         ("loop=3", r"config loop: needs keys and values, got 3"),
@@ -111,6 +109,22 @@ def test_the_last_override_counts(file: str) -> None:
 def test_what_is_not_of_the_schema_is_refused(file: str, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_config(file, [override])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"source": 7}}, r"config model\.source: needs a text, got 7"),
+        ({"seed": 10**30}, r"config seed: must be between -2\^62 and 2\^62, is 1000"),
+        ({"optim": {"learning_rate": 10**400}}, r"config optim\.learning_rate: must be between"),
+        ({"suite": None}, r"config suite: needs a text, got None"),
+        ({"mixture": {"tasks": 3}}, r"config mixture\.tasks: needs a list, got 3"),
+        ({"mixture": {"tasks": ("alpha", 3)}}, r"config mixture\.tasks\[1\]: needs a text, got 3"),
+    ],
+)
+def test_a_number_is_no_text_in_a_file(tmp_path: Path, values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_config(write(tmp_path / "numbers.py", f"def get_config():\n    return {values!r}\n"))
 
 
 @pytest.mark.parametrize(
@@ -175,3 +189,23 @@ def test_differences_name_the_key_and_both_values() -> None:
     theirs["loop"]["steps"] = 5
     del theirs["dev"]["queries"]
     assert differences(ours, theirs) == ["dev.queries: 100, there None", "loop.steps: 200, there 5", "seed: 0, there 3"]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("suite=2024", "suite", "2024"),
+        ("suite=007", "suite", "007"),
+        ("suite=1e5", "suite", "1e5"),
+        ("suite='2024'", "suite", "2024"),
+        ("suite=True", "suite", "True"),
+        ("mixture.hold_out=404", "mixture.hold_out", ("404",)),
+        ("mixture.hold_out=404,article,1e2", "mixture.hold_out", ("404", "article", "1e2")),
+        ("mixture.hold_out=(404, 'article')", "mixture.hold_out", ("404", "article")),
+        ("mixture.tasks=()", "mixture.tasks", ()),
+        ("model.attention=None", "model.attention", None),
+    ],
+)
+def test_a_number_is_a_text_where_a_text_belongs(file: str, override: str, key: str, value: object) -> None:
+    """A folder may be called 2024, and a family 404."""
+    assert reduce(getattr, key.split("."), read_config(file, [override])) == value

@@ -71,6 +71,21 @@ def define_suite(values: Flags) -> None:
     )
 
 
+class _Places(flags.ListParser):
+    """Of a list of places, in whose names a comma may be."""
+
+    def parse(self, argument: Any) -> list[str]:
+        from mtret.files import split_places
+
+        quoted = not isinstance(argument, str) or '"' in argument  # as CSV has it
+        return super().parse(argument) if quoted else [place.strip() for place in split_places(argument)]
+
+
+def define_places(name: str, words: str, values: Flags) -> None:
+    """A flag that takes several files or folders, with commas between them."""
+    flags.DEFINE(_Places(), name, [], words, values, flags.CsvListSerializer(","))
+
+
 def define_model(values: Flags) -> None:
     """--model."""
     flags.DEFINE_string(
@@ -81,10 +96,20 @@ def define_model(values: Flags) -> None:
     )
 
 
+def readable(text: str) -> str:
+    """What is not UTF-8 in it written out, so that it can be printed."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def mistake_of(error: Exception) -> UserError | None:
     """What a person is told of an error that is theirs, the system's or a library's; None for one of ours."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, MemoryError):
+        return UserError(f"not enough memory ({error}); give it less at once: smaller batches, fewer steps or texts")
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        around = error.object[max(error.start - 20, 0) : error.end + 20]
+        return UserError(f"'{readable(around)}': a name or a text that is not UTF-8; correct it and try again")
     return of_the_system(error) if isinstance(error, OSError) else of_a_library(error)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, define_suite, next_line, no_overrides, required
+from mtret.commands.common import Flags, console, define_places, define_suite, next_line, no_overrides, required
 from mtret.errors import UserError
 
 
@@ -54,15 +54,14 @@ IMPORT_COLUMNS = {
 
 
 def define_import(values: Flags) -> None:
-    flags.DEFINE_list(
+    define_places(
         "rows",
-        [],
         "files of queries (CSV, TSV, JSON Lines, Parquet), also without this flag; SPLIT=FILE where a file is a split; "
         "or one folder of BEIR's layout",
-        flag_values=values,
+        values,
     )
     flags.DEFINE_string("docs", "", "a file of documents, where they stand apart from the queries", flag_values=values)
-    flags.DEFINE_list("labels", [], "files of query, document and score, where these stand apart", flag_values=values)
+    define_places("labels", "files of query, document and score, where these stand apart", values)
     for name, words in IMPORT_COLUMNS.items():
         flags.DEFINE_string(name, "", words, flag_values=values)
     flags.DEFINE_string("encoding", "", "of CSV and TSV, such as cp1252 (default: utf-8)", flag_values=values)

@@ -62,7 +62,7 @@ def evaluate(values: Flags, overrides: list[str]) -> None:
     names = ("split", "pooled", "scann", "allow_leakage", "operands", "seed")
     given: dict[str, Any] = {name: values[name].value for name in names}
     dimensions: Any = values["dimensions"].value or ()
-    if any(not text.isdigit() for text in dimensions):
+    if any(not (text.isascii() and text.isdigit()) for text in dimensions):
         raise UserError(f"--dimensions: '{','.join(dimensions)}' is no list of whole numbers")
     tasks = tuple(values["tasks"].value or ())
     config = JudgeConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
@@ -107,7 +107,10 @@ def search(values: Flags, overrides: list[str]) -> None:
     for name, value in zip(("model", "task"), given, strict=True):
         if not value:
             raise UserError(f"search: no {name}; mtret search MODEL TASK 'the query'")
-    lines = [" ".join(words)] if words else [_query_of(line) for line in sys.stdin]
+    try:
+        lines = [" ".join(words)] if words else [_query_of(line) for line in sys.stdin]
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: not UTF-8 ({error.reason}); convert it") from error
     queries = [line for line in lines if line]
     if not queries:
         raise UserError("search: no query; give one after the task, or lines on standard input")

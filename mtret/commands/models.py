@@ -4,12 +4,17 @@ from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, next_line, no_overrides, required
+from mtret.commands.common import Flags, define_places, next_line, no_overrides, required
 from mtret.errors import UserError
 
 
 def define_export(values: Flags) -> None:
-    flags.DEFINE_string("model", "", "a run's folder, finished or not", flag_values=values)
+    flags.DEFINE_string(
+        "model",
+        "",
+        "a run's folder, finished or not, or a checkpoint in it (best.safetensors, weights/...)",
+        flag_values=values,
+    )
     flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
     flags.DEFINE_integer(
         "step", None, "one that loop.keep_weights kept (default: the best)", lower_bound=0, flag_values=values
@@ -60,7 +65,7 @@ def verify(values: Flags, overrides: list[str]) -> None:
 
 
 def define_merge(values: Flags) -> None:
-    flags.DEFINE_list("models", [], "runs, model folders, hub ids or 'minilm'; two or more", flag_values=values)
+    define_places("models", "runs, checkpoints in them, model folders, hub ids or 'minilm'; two or more", values)
     flags.DEFINE_list("weights", [], "one for each model (default: all the same)", flag_values=values)
     flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
 

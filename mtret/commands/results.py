@@ -1,6 +1,7 @@
 """`mtret report` and `compare`."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -58,11 +59,9 @@ def report(values: Flags, overrides: list[str]) -> None:
     from mtret.runs.reporting import open_runs, rebuild_report, side_of, table_text, write_table
 
     out = locate(values["out"].value) if values["out"].value else None
-    groups: dict[str, list[str]] = {}
-    for text in values["group"].value or ():
-        _add_group(groups, *_group(text))
+    given: list[str] = list(values["group"].value or ())
     asked: dict[str, Any] = {name: values[name].value for name in ("metric", "per_task", "only_groups", "intervals")}
-    plain = not form and not groups and all(asked[name] == values[name].default for name in asked)
+    plain = not form and not given and all(asked[name] == values[name].default for name in asked)
     label, places = side_of(names[0]) if len(names) == 1 else ("", [])
     if plain and not label and len(places) == 1:
         from mtret.evaluation.report import terminal_table
@@ -72,6 +71,9 @@ def report(values: Flags, overrides: list[str]) -> None:
         print(f"wrote {folder}/results.json, report.md and results.png")
         return
     runs, together = open_runs(names)
+    groups: dict[str, list[str]] = {}
+    for one in given:
+        _add_group(groups, *_group(one, [run.label for run in runs]))
     for name, labels in together.items():
         _add_group(groups, name, labels)
     if out is None and form in ("", "terminal"):
@@ -93,9 +95,11 @@ def _add_group(groups: dict[str, list[str]], name: str, labels: list[str]) -> No
     groups[name] = labels
 
 
-def _group(text: str) -> tuple[str, list[str]]:
+def _group(text: str, labels: Sequence[str]) -> tuple[str, list[str]]:
+    from mtret.files import split_known
+
     name, _, runs = text.partition("=")
-    found = [run for run in runs.split(",") if run]
+    found = split_known(runs, labels.__contains__)
     if not name or len(found) < 2:
         raise UserError(f"--group={text}: must be NAME=RUN,RUN with two runs or more, called as the table calls them")
     return name, found

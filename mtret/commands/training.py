@@ -118,11 +118,10 @@ def _judge(workdir: "AnyPath", model: "AnyPath", config: "RunConfig", then: list
             print(f"wrote {workdir}/dev_sample/results.json, queries.jsonl, report.md and results.png")
     except BrokenPipeError:
         raise
-    except KeyboardInterrupt:
-        print(f"the model is there, {model}; the same command judges it")
-        raise
-    except Exception as error:
-        if (mistake := mistake_of(error)) is None:
+    except BaseException as error:
+        mistake = mistake_of(error) if isinstance(error, Exception) else None
+        if mistake is None:
+            print(f"the model is there, {model}; the same command judges it")
             raise
         said = " ".join(str(mistake).split())
         print(

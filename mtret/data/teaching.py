@@ -1,4 +1,4 @@
-"""What data alone says of whether a training on it can teach, and a score of it tell: remarks for `mtret data check`."""
+"""What data alone says of whether a training on it can teach, and a score on it can tell: remarks of `data check`."""
 
 import numpy as np
 

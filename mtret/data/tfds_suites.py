@@ -24,7 +24,7 @@ from mtret.data.formats import Suite
 from mtret.data.images import ImageFiles
 from mtret.data.tasks import SPLITS, Judgements, Task, TaskCard
 from mtret.errors import UserError, nearest
-from mtret.files import folder_draft
+from mtret.files import at_home, folder_draft
 
 PREFIX = "tfds:"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -129,7 +129,7 @@ def _find(reference: str) -> Path:
     if "://" in reference:
         raise UserError(f"{PREFIX}{reference}: array_record files are read from local folders only; copy it to one")
     if "/" in reference or reference.startswith((".", "~")):
-        folder = Path(reference).expanduser()
+        folder = at_home(reference)
         if not folder.is_dir():
             raise UserError(f"{PREFIX}{reference}: no such folder. Check the path.")
         return folder if (folder / INFO).exists() or (folder / METADATA).exists() else _latest(folder, reference)

@@ -183,8 +183,7 @@ def _shared(sides: Sequence[Side], tasks: Sequence[str]) -> list[str]:
         differ = [name for name in shared if _data(first, name) != _data(run, name)]
         if differ:
             more = f" and {len(differ) - NAMED} more" if len(differ) > NAMED else ""
-            among = ",".join(alike[:NAMED]) + ("" if len(alike) <= NAMED else ",...")
-            remedy = f", or compare the others: --tasks={among}" if alike else ""
+            remedy = f", or compare the others: --tasks={','.join(alike)}" if alike else ""
             raise UserError(
                 f"not judged on the same data in {both}: {', '.join(differ[:NAMED])}{more}; evaluate them on one "
                 f"suite{remedy}"

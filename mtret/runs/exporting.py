@@ -36,7 +36,7 @@ def open_model(source: str, config: ModelConfig | None = None) -> Artefact:
     path = locate(source)
     if path.suffix != PARAMETERS:
         return load_artefact(source, config)
-    workdir = path.parent.parent if path.parent.name == "weights" else path.parent
+    workdir = run_of(path)
     arrays = read_arrays(path)
     if arrays is None:
         raise UserError(f"{path}: no such file, or a damaged one; give a run's best.safetensors or one of its weights/")
@@ -56,6 +56,13 @@ def open_model(source: str, config: ModelConfig | None = None) -> Artefact:
     return Artefact(Retriever(encoder, documents, images), run.templates, training_record(tasks), details)
 
 
+def run_of(path: AnyPath) -> AnyPath:
+    """The folder of the run that a file of parameters lies in. Raises UserError for a file of a model folder."""
+    if (path.parent / "modules.json").exists():
+        raise UserError(f"{path}: is a part of a model folder; give the folder, {path.parent}")
+    return path.parent.parent if path.parent.name == "weights" else path.parent
+
+
 def load_suite_of(artefact: Artefact, name: str = "") -> Suite:
     """A suite by its name; without one, that of the model's training. Raises UserError as `load_suite` does."""
     trained_on = artefact.details.get("config", {}).get("suite", "")
@@ -67,31 +74,58 @@ def load_suite_of(artefact: Artefact, name: str = "") -> Suite:
         raise UserError(f"the suite that the model was trained on: {error} Or name another: --suite=FOLDER") from error
 
 
-def export(workdir: AnyPath, out: AnyPath, step: int | None = None, target: str = "", license: str = "") -> AnyPath:
+def export(source: AnyPath, out: AnyPath, step: int | None = None, target: str = "", license: str = "") -> AnyPath:
     """Writes the best parameters so far of a run, finished or not, as a model folder; or those that it kept of `step`.
     The card tells what `mtret evaluate` found of the same parameters, if it was asked, and the model's `license`.
 
-    Raises UserError where `workdir` is no run, has not these parameters, its data has changed, `out` exists, or
-    `target` could not serve the model.
+    `source` is a run's folder, or a file of parameters in it: its best.safetensors, or one of its weights/.
+
+    Raises UserError where it is neither, has not these parameters, its data has changed, `out` exists, or `target`
+    could not serve the model.
     """
     check_writable(out, "--out")
     if out.exists():
         raise UserError(f"{out}: exists already; export never overwrites, give another --out")
-    read_identity(workdir)  # before its parameters are missed
-    path, arrays = _parameters(workdir, step)
+    given = source.suffix == PARAMETERS
+    if given and step is not None:
+        raise UserError(
+            f"--step={step}: {source} is the parameters of one step; give the run's folder to choose another"
+        )
+    workdir = run_of(source) if given else source
+    _check_run(workdir)  # before its parameters are missed
+    path, arrays = (source, read_arrays(source)) if given else _parameters(workdir, step)
+    if arrays is None:
+        raise UserError(f"{path}: no such file, or a damaged one; give a run's best.safetensors or one of its weights/")
     config, tasks, model = _begun(workdir)
     step = int(read_metadata(path).get("step", -1))
     scores = partial(_scores, workdir)
     return save_model(out, model.with_params(unflatten(arrays)), tasks, config, step, scores, target, license)
 
 
+def _check_run(workdir: AnyPath) -> None:
+    """Raises UserError where there is no run, and says where one is close by."""
+    try:
+        read_identity(workdir)
+    except UserError as error:
+        above = workdir.parent
+        inside = workdir.name == "model" and (above / "checkpoints").exists()
+        if inside or (workdir / "modules.json").exists():
+            run = f"give its run, --model={above}, or use" if inside else "there is nothing to export; use"
+            raise UserError(f"{workdir}: is a model folder already; {run} the folder as it is") from error
+        raise
+
+
 def _begun(workdir: AnyPath) -> tuple[RunConfig, list[Task], Retriever]:
     """A run's configuration, tasks and what it started from. Raises UserError where these are no longer the same."""
     config = build(RunConfig, read_identity(workdir)["config"], "")
-    suite = load_suite(config.suite)
+    try:
+        suite = load_suite(config.suite)
+    except UserError as error:
+        raise UserError(f"{workdir}: the suite that it was trained on: {error} Put it there again") from error
     tasks = mixture_tasks(suite, config)
     model = start_models(config, tasks)
-    claim(workdir, identity_of(config, suite, tasks, model), write=False)
+    identity = identity_of(config, suite, tasks, model)
+    claim(workdir, identity, write=False, remedy="give it back what it was trained on")
     undrawn = read_identity(workdir).get(UNDRAWN, ())
     return config, [task for task in tasks if task.name not in undrawn], model
 

@@ -88,9 +88,9 @@ def alone_in(workdir: AnyPath) -> Iterator[None]:
             os.close(handle)
 
 
-def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
-    """Refuses a workdir that belongs to another run; when told to write, marks a fresh one as ours, and notes in both
-    cases what this start of the run depends on beside its identity."""
+def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool, remedy: str = "use another --workdir") -> None:
+    """Refuses a workdir that belongs to another run, with the remedy; when told to write, marks a fresh one as ours,
+    and notes in both cases what this start of the run depends on beside its identity."""
     path = workdir / RUN_FILE
     there: dict[str, Any] = {"starts": []}
     if path.exists():
@@ -99,7 +99,7 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool) -> None:
         found = differences(_compared(identity, same), _compared(there, same))
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; use another --workdir")
+            raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; {remedy}")
         if write and "starts" not in there:
             raise UserError(f"{workdir}: was begun by an older mtret, whose batches were others; use another --workdir")
     elif workdir.exists() and (not workdir.is_dir() or any(not is_probe(path) for path in inside(workdir))):
@@ -127,9 +127,9 @@ def read_identity(workdir: AnyPath) -> dict[str, Any]:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{workdir}: holds no run (no {RUN_FILE}); give the --workdir of a training") from error
+        raise UserError(f"{workdir}: holds no run (no {RUN_FILE}); give the folder of a training") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); use a new workdir") from error
+        raise UserError(f"{path}: cannot be read ({error}); give the folder of a run, or a new one to train") from error
     if not isinstance(there, dict) or not {"config", *IDENTITY} <= set(there):
-        raise UserError(f"{path}: is not that of a run; give the --workdir of a training, or a new one to train")
+        raise UserError(f"{path}: is not that of a run; give the folder of a training, or a new one to train")
     return there

@@ -37,7 +37,7 @@ from mtret.run_config import RunConfig
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.preparing import mixture_tasks
-from mtret.runs.setting import check_writable, content_sha256, load_suite, versions
+from mtret.runs.setting import check_writable, content_sha256, versions
 
 DEPTH = 100  # results of every search
 

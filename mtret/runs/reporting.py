@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping, Sequence
 from glob import glob
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -16,7 +15,7 @@ from mtret.evaluation.report import write_report
 from mtret.evaluation.results import read_results
 from mtret.evaluation.retrieval import PRIMARY
 from mtret.evaluation.run_tables import RunResults, distinct_labels
-from mtret.files import AnyPath, locate, replace_bytes, replace_json, replace_text
+from mtret.files import AnyPath, at_home, locate, replace_bytes, replace_json, replace_text, split_places
 from mtret.runs.setting import check_writable
 
 PLAIN_WIDTH = 200  # of a terminal's table in a file
@@ -60,7 +59,7 @@ def compare_results(
 def side_of(word: str) -> tuple[str, list[str]]:
     """`NAME=PLACE,PLACE` -> both, with `*` resolved."""
     name, rest = named(word)
-    places = [place for part in rest.split(",") if part for place in matching(part)]
+    places = [place for part in split_places(rest) for place in matching(part)]
     if not places:
         raise UserError(f"'{word}': names no results; give the folder of some, or NAME=FOLDER")
     return name, places
@@ -72,7 +71,7 @@ def matching(place: str) -> list[str]:
         if "*" in place:
             raise UserError(f"{place}: * stands for local folders only; write these out, with commas between")
         return [place]
-    local = Path(place).expanduser()
+    local = at_home(place)
     if not set("*?[") & set(place) or local.exists():
         return [place]
     found = sorted(glob(str(local)))

@@ -280,7 +280,8 @@ class Loop:
                     raise UserError(
                         f"stopped at step {done}, state saved: {skips.count} steps had a loss or gradient that is not "
                         f"finite, more than loop.skip_limit={self.config.skip_limit}; the last was step {skips.last}. "
-                        "Their texts are listed in the folder skipped; a lower optim.learning_rate may help"
+                        "Their texts are listed in the folder skipped; a lower optim.learning_rate, in another "
+                        "--workdir, may help"
                     )
                 number = self.stop(done, stop.signal_number)
                 if number is not None and not last:

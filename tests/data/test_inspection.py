@@ -76,8 +76,8 @@ def test_figures_of_a_task(suite: Suite):
 
 def test_the_check_names_what_deserves_a_look_and_ends_in_a_verdict(suite: Suite):
     assert check(suite, long_characters=100) == [
-        "clean: no train query has a negative in a batch of 64, a document that is no right answer of its own; training "
-        "on it teaches only with hard negatives (negatives/train.tsv and batch.negatives) or more documents.",
+        "clean: no train query has a negative in a batch of 64, a document that is no right answer of its own; "
+        "training on it teaches only with hard negatives (negatives/train.tsv and batch.negatives) or more documents.",
         "icons: 1 test query has every document as a right answer: any model scores 1 there.",
         "icons: 2 queries without a positive in any split, left out.",
         "icons: its documents are images, which only a model with an image tower (model.vision) can read.",
@@ -93,10 +93,11 @@ def test_the_check_names_what_deserves_a_look_and_ends_in_a_verdict(suite: Suite
 
 
 def test_a_suite_without_remarks(write_folder):
-    queries = QUERIES + '{"_id": "q4", "text": "vpn?"}\n'
-    folder: Path = write_folder("clean", {"queries.jsonl": queries, "qrels/dev.tsv": HEADER + "q4\tkb2\t1\n"})
+    queries = QUERIES + '{"_id": "q4", "text": "vpn?"}\n{"_id": "q5", "text": "printer"}\n'
+    train, dev = HEADER + "q1\tkb1\t1\nq5\tkb3\t1\n", HEADER + "q4\tkb2\t1\n"
+    folder: Path = write_folder("clean", {"queries.jsonl": queries, "qrels/train.tsv": train, "qrels/dev.tsv": dev})
     (verdict,) = check(read_suite(folder.parent))
-    assert verdict.startswith("OK: 1 task, 3 documents, 1 / 1 / 2 train / dev / test queries; no error, 0 remarks;")
+    assert verdict.startswith("OK: 1 task, 3 documents, 2 / 1 / 2 train / dev / test queries; no error, 0 remarks;")
 
 
 def rendered(suite: Suite, names: tuple[str, ...]) -> list[str]:

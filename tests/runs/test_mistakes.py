@@ -244,8 +244,8 @@ def test_workdirs_that_are_not_this_run_s(
         (foreign, [], r"foreign: is not empty and holds no run; use another --workdir"),
         (file, [], r"--workdir=.*/file: .*/file is no folder that can be written to; choose another place"),
         (file / "below", [], r"--workdir=.*/file/below: .*/file is no folder that can be written to"),
-        (torn, [], r"torn/config\.json: cannot be read \(.*\); use a new workdir"),
-        (own_model, [], r"encoder/config\.json: is not that of a run; give the --workdir of a training, or a new one"),
+        (torn, [], r"torn/config\.json: cannot be read \(.*\); give the folder of a run, or a new one"),
+        (own_model, [], r"encoder/config\.json: is not that of a run; give the folder of a training, or a new one"),
     ]:
         check(mtret(*run, f"--workdir={workdir}", *more), pattern)
     assert tree(tmp_path) == before

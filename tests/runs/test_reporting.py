@@ -140,3 +140,19 @@ def test_mistakes_are_one_line(mtret: Mtret, two: tuple[Path, Path], tmp_path: P
     ):
         code, _, said = mtret(*arguments)
         assert code == 2 and message in said and said.count("\n") == 1
+
+
+def test_commas_in_the_names_of_results(mtret: Mtret, tmp_path: Path) -> None:
+    """In a list too, and in the names that a table gives them."""
+    first = judged(tmp_path / "FAQ, final.csv", 0.5)
+    second = judged(tmp_path / "FAQ, second.csv", 0.6, seed=1)
+    code, said, error = mtret("compare", first, second)
+    assert (code, error) == (0, "") and "`FAQ, second.csv` against `FAQ, final.csv`" in said
+    for both in (f"both={first},{second}", f"both={tmp_path}/FAQ, *.csv"):
+        code, said, error = mtret("report", both, "--format=csv")
+        assert (code, error) == (0, "") and '"FAQ, final.csv"' in said and "both" in said
+    grouped = ("report", first, second, "--only_groups", "--format=csv")
+    code, said, error = mtret(*grouped, "--group=both=FAQ, final.csv,FAQ, second.csv")
+    assert (code, error) == (0, "") and "both" in said
+    code, _, error = mtret(*grouped, "--group=both=FAQ, final.csv")
+    assert code == 2 and "must be NAME=RUN,RUN with two runs or more" in error
