@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mtret.data.packing import Packing, fill, pack, stack, token_weights
+from mtret.errors import UserError
 from mtret.models.bert import BertConfig, BertTower
 from mtret.models.dual_encoder import encode
 from mtret.models.gte import GteConfig, GteTower
