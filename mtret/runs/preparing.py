@@ -34,7 +34,7 @@ from mtret.run_config import RunConfig
 from mtret.runs.learnable import check_room, check_teaching
 from mtret.runs.setting import read_all_pixels
 from mtret.train.loop import Evaluate
-from mtret.train.optim import frozen_paths, optimizer
+from mtret.train.optim import frozen_paths, optimizer, warmup_remark
 from mtret.train.sharding import make_mesh, param_specs
 from mtret.train.step import StepConfig, initial_params
 
@@ -175,6 +175,7 @@ def prepare(
     arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, apart, patches
     planner = Planner(training, *arguments)
     remarks += check_teaching(training, planner.without_steps())
+    remarks += filter(None, [warmup_remark(config.optim, config.loop.steps)])
     with timed(console, "planning"):
         shapes = planner.shapes
     _print_plan(planner, shapes, tasks, training, config, console)
@@ -240,12 +241,24 @@ def _print_plan(
     say(console, f"{queries:,} distinct queries, {pairs:,} pairs")
     say(
         console,
-        f"batch {batch.queries} queries, {batch.positives} positive(s) and {batch.negatives} hard negatives each, at "
+        f"batch {batch.queries} queries, {batch.positives} positive(s) and {_hard_negatives(training)} each, at "
         f"most {batch.query_length}/{batch.document_length} tokens, in {batch.groups} group(s)",
     )
     words = ", ".join(f"{_in_words(shape)} ({count})" for shape, count in shapes.items())
     chunks = f", in chunks of {batch.chunk_tokens:,} tokens" if batch.chunk_tokens else ""
     say(console, f"{len(shapes)} shapes{chunks}, rows x tokens (steps): {words}")
+
+
+def _hard_negatives(training: Sequence[TrainingTask]) -> str:
+    """How many a query has in its batch, of those that the configuration asks for."""
+    most = max(task.config.negatives for task in training)
+    if not most:
+        return "0 hard negatives"
+    found = [
+        np.minimum(task.negatives.sizes(), task.config.negatives) if task.negatives else np.zeros(len(task.queries))
+        for task in training
+    ]
+    return f"up to {most} hard negatives ({np.concatenate(found).mean():.2g} on average)"
 
 
 def _in_words(shape: Shape) -> str:

@@ -40,7 +40,9 @@ def refusal(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("length", ["abc", [5], -1, 0, True, 1, 2, 2.5, float("inf"), float("nan"), {}])
-@pytest.mark.parametrize(("name", "key"), [("sentence_bert_config", "max_seq_length"), ("tokenizer_config", "model_max_length")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("sentence_bert_config", "max_seq_length"), ("tokenizer_config", "model_max_length")]
+)
 def test_a_length_that_no_text_can_have_is_refused(tmp_path: Path, name: str, key: str, length: Any) -> None:
     message = refusal(write(tmp_path, **{name: {key: length}}))
     assert message.startswith(f"{tmp_path / name}.json: the longest text is {length!r} tokens; ")

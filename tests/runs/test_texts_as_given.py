@@ -69,7 +69,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_text() -> None:
 
 def test_a_line_that_was_read_byte_by_byte_is_refused() -> None:
     """Standard input, where the system's locale is not UTF-8."""
-    with pytest.raises(UserError, match="^standard input:2: not UTF-8"):
+    with pytest.raises(UserError, match=r"^standard input:2: not UTF-8"):
         list(read_texts(["one\n", "two \udc8f\n"], "standard input", documents=True))
 
 
