@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers
 
+from mtret.data.tokenizer_class import BERT, add_tokens, check_class, class_of
 from mtret.encoder_folder.modules import read_folder
 from mtret.encoder_folder.reading import read_json
 from mtret.encoder_folder.transformer import TransformerSettings, read_settings
@@ -49,7 +50,10 @@ def _load(folder: AnyPath) -> tuple[Tokenizer, bytes]:
 
 def _as_set(backend: Tokenizer, settings: TransformerSettings, config: Mapping[str, Any], folder: AnyPath) -> str:
     """Sets a tokenizer as its folder's settings say; returns what was changed. Raises UserError where it cannot be."""
-    changes = _normalizer_of_bert(backend, settings, config, folder)
+    kind, given = class_of(settings.tokenizer, config), settings.tokenizer
+    changes = _normalizer_of_bert(backend, given, folder) if kind == BERT else ""
+    changes += add_tokens(backend, kind, given, folder)
+    check_class(backend, kind, given, folder)
     if settings.do_lower_case and not _has_lowercase(backend.normalizer):
         first = [normalizers.Lowercase()]
         backend.normalizer = normalizers.Sequence(first + ([backend.normalizer] if backend.normalizer else []))
@@ -70,28 +74,14 @@ def _check_ids(backend: Tokenizer, config: Mapping[str, Any], folder: AnyPath) -
         )
 
 
-def _normalizer_of_bert(
-    backend: Tokenizer, settings: TransformerSettings, config: Mapping[str, Any], folder: AnyPath
-) -> str:
+def _normalizer_of_bert(backend: Tokenizer, given: Mapping[str, Any], folder: AnyPath) -> str:
     """What transformers' BertTokenizer does: it takes these three from tokenizer_config.json, or their defaults, and
     not from tokenizer.json. Any other takes tokenizer.json as it is."""
-    given = settings.tokenizer
-    kind = given.get("tokenizer_class") or config.get("tokenizer_class")
-    if kind is None and config.get("model_type") == "bert":
-        kind = "BertTokenizer"
-    if str(kind).removesuffix("Fast") != "BertTokenizer":
-        return ""
     found, path = backend.normalizer, folder / "tokenizer_config.json"
+    if not isinstance(found, normalizers.BertNormalizer):
+        return ""
     wanted = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
     wanted = {key: given.get(key, default) for key, default in wanted.items()}
-    if not isinstance(found, normalizers.BertNormalizer):
-        lowers = found is not None and found.normalize_str("A") == "a"
-        if "do_lower_case" in given and bool(given["do_lower_case"]) != lowers:
-            raise UserError(
-                f"{path}: do_lower_case is {given['do_lower_case']!r}, but the normalizer of tokenizer.json, which is "
-                "no BertNormalizer, does otherwise; change one of them"
-            )
-        return ""
     ours = {
         "do_lower_case": found.lowercase,
         "strip_accents": found.strip_accents,

@@ -112,8 +112,10 @@ def _tokenizer_config(place: AnyPath, arguments: Mapping[str, Any]) -> dict[str,
                 "and leave the key out"
             )
     check_values(config, {"truncation_side": (*SIDES, None)}, str(path))
-    for key in (*NORMALIZER, "split_special_tokens"):
-        check_values(config, {key: (True, False, None)}, str(path))
+    flags: dict[str, tuple[Any, ...]] = dict.fromkeys((*NORMALIZER, "add_prefix_space"), (True, False))
+    check_values(
+        config, flags | dict.fromkeys(("strip_accents", "split_special_tokens"), (True, False, None)), str(path)
+    )
     return config
 
 
