@@ -19,11 +19,12 @@ TOKENS: dict[str, dict[str, str]] = {
     | {"sep_token": "</s>", "eos_token": "</s>"},
 }
 BY_MODEL = {"bert": BERT, "xlm-roberta": XLMR, "gte": XLMR}  # model_type, where no class is named
+LISTS = ("additional_special_tokens", "extra_special_tokens")
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 WORD_CHARACTERS = 100  # of the longest word that BertTokenizer reads
 # Texts by which two ways of cutting one into words are told apart: case, accents, punctuation, spaces, ideographs, a
 # character for control, full width.
-PROBES = ("Ab É", "a-b c.d", "a_b ...", "  a  b", "a\tb\nc", "中国a", "a\x07b", "ａ")
+PROBES = ("Ab É", "a-b c.d", "a_b ...", "  a  b", "a\tb\nc", "中国a", "a\x07b", "\uff41")
 
 
 class Pipeline(NamedTuple):
@@ -56,7 +57,7 @@ def add_tokens(backend: Tokenizer, kind: str, given: Mapping[str, Any], folder: 
     """
     there = {token.content for token in backend.get_added_tokens_decoder().values()}
     added = []
-    for token, place, given_id in _named(kind, given, folder):
+    for token, place, given_id in _named(given, folder):
         if token.content not in there:
             there.add(token.content)
             added.append(token)
@@ -73,25 +74,34 @@ def add_tokens(backend: Tokenizer, kind: str, given: Mapping[str, Any], folder: 
     return "".join(sorted(map(repr, added)))
 
 
-def _named(kind: str, given: Mapping[str, Any], folder: AnyPath) -> Iterator[tuple[AddedToken, AnyPath, int | None]]:
-    """Tokens, where each is named, and the id that it is given there. The older files count where the newer one does
-    not list the tokens itself."""
+def _named(given: Mapping[str, Any], folder: AnyPath) -> Iterator[tuple[AddedToken, AnyPath, int | None]]:
+    """Tokens, where each is named, and the id that it is given there."""
     path = folder / "tokenizer_config.json"
-    listed = given.get("added_tokens_decoder")
-    files = {path: given}
-    if listed is None:
-        older = folder / "special_tokens_map.json"
-        files[older] = {key: x for key, x in read_json(older, optional=True).items() if key not in given}
-        for content, number in read_json(folder / "added_tokens.json", optional=True).items():
-            yield AddedToken(content, special=False), folder / "added_tokens.json", number
-    for number, token in (listed or {}).items():
+    for number, token in (given.get("added_tokens_decoder") or {}).items():
         yield _token(token, path, special=False), path, int(number) if str(number).isdecimal() else -1
-    for place, entries in files.items():
-        for key in (*ROLES, "additional_special_tokens", "extra_special_tokens"):
-            value = entries.get(key) or ()
-            several = value.values() if key.startswith("extra") and isinstance(value, dict) else value
-            for token in [value] if key in ROLES and value else several:
-                yield _token(token, place), place, None
+    older, added = _older(given, folder)
+    for content, number in added.items():
+        yield AddedToken(content, special=False), folder / "added_tokens.json", number
+    for key, value in {**given, **older}.items():
+        place = folder / "special_tokens_map.json" if key in older else path
+        if key in ROLES or (key.endswith("_token") and isinstance(value, str | dict)):
+            several = [value] if value else []
+        elif key in LISTS:
+            values = [value, given.get(key)] if key == "extra_special_tokens" and key in older else [value]
+            several = [one for each in values if each for one in (each.values() if isinstance(each, dict) else each)]
+        else:
+            continue
+        for token in several:
+            yield _token(token, place), place, None
+
+
+def _older(given: Mapping[str, Any], folder: AnyPath) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two files that go before tokenizer_config.json, but count only where that does not list its tokens."""
+    if "added_tokens_decoder" in given:
+        return {}, {}
+    names = ("special_tokens_map.json", "added_tokens.json")
+    tokens, added = (read_json(folder / name, optional=True) for name in names)
+    return tokens, added
 
 
 def _token(value: Any, where: AnyPath, special: bool = True) -> AddedToken:
@@ -106,8 +116,8 @@ def _token(value: Any, where: AnyPath, special: bool = True) -> AddedToken:
 
 def named_tokens(kind: str, given: Mapping[str, Any], folder: AnyPath) -> dict[str, str]:
     """The tokens of a class by role, as the settings name them or by default."""
-    older = {} if "added_tokens_decoder" in given else read_json(folder / "special_tokens_map.json", optional=True)
-    named = {role: given.get(role) or older.get(role) or token for role, token in TOKENS[kind].items()}
+    settings = {**given, **_older(given, folder)[0]}
+    named = {role: settings.get(role) or token for role, token in TOKENS[kind].items()}
     return {
         role: token if isinstance(token, str) else _token(token, folder / "tokenizer_config.json").content
         for role, token in named.items()
