@@ -206,11 +206,11 @@ def _read_pooling(path: AnyPath) -> tuple[str, bool, int]:
                 f"{path}: pooling_mode is {given!r}; supported: {', '.join(POOLINGS)}, or a list of some of them"
             )
         chosen = [POOLINGS[name][0] for name in names]
+    pools_prompt = typed(config, "include_prompt", bool, True, str(path))
     size = next((key for key in sizes if config.get(key) is not None), None)
     if size is None:
         raise UserError(f"{path}: has no {' or '.join(sizes)}, without which it is no Pooling; fetch it again")
-    states = typed(config, size, int, None, str(path))
-    return "+".join(chosen), typed(config, "include_prompt", bool, True, str(path)), states
+    return "+".join(chosen), pools_prompt, typed(config, size, int, None, str(path))
 
 
 def pooling_config(head: Head, hidden: int, pools_prompt: bool) -> dict[str, Any]:

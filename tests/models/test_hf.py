@@ -72,7 +72,7 @@ def test_saved_again_every_tensor_is_the_published_one(
 def test_a_saved_folder_reads_back_alike(write_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = write_model(
         files={
-            "1_Pooling/config.json": json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}),
+            "1_Pooling/config.json": json.dumps({"word_embedding_dimension": 8, "pooling_mode_cls_token": True}),
             "sentence_bert_config.json": '{"max_seq_length": 24}',
         }
     )
