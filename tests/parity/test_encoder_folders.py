@@ -49,6 +49,7 @@ class Draft:
         default_factory=lambda: {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     )
     lowercase: bool = True  # in tokenizer.json
+    added: bool = True  # special words, in tokenizer.json
     inside: dict[str, Any] = field(default_factory=dict)  # of tokenizer.json: truncation and padding
     config: dict[str, Any] = field(default_factory=dict)
     dropout: bool = False
@@ -160,6 +161,7 @@ VARIATIONS: dict[str, tuple[str, Vary]] = {
     "dropout": ("dropout", put(dropout=True)),
     "half precision": ("half", both(put(half=True), update("config", torch_dtype="float16"))),
     "default prompt": ("default", update("use", default_prompt_name="query")),
+    "special words": ("special", both(put(added=False), update("tokenizer", extra_special_tokens=["ku", "fi"]))),
     "new names": (
         "settings",
         update(
@@ -185,7 +187,8 @@ def tokenizer_json(draft: Draft) -> str:
     tokenizer.normalizer = BertNormalizer(lowercase=draft.lowercase)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    tokenizer.add_special_tokens(words[:5])
+    if draft.added:
+        tokenizer.add_special_tokens(words[:5])
     return json.dumps({**json.loads(tokenizer.to_str()), **draft.inside})
 
 
