@@ -157,10 +157,7 @@ def test_a_tokenizer_json_that_reads_otherwise_than_its_class_is_refused(tmp_pat
     [
         ({"cls_token": "b"}, r"the tokens around a text are \['b', '\[SEP\]'\]"),
         ({"unk_token": "a"}, "unk_token is "),
-        ({"added_tokens_decoder": {"9": {"content": "d"}}}, "the token 'd' has the id 9, but 8 in tokenizer.json"),
-        ({"added_tokens_decoder": {"x": {"content": "d"}}}, "the token 'd' has the id -1, but 8"),
-        ({"mask_token": 5}, "the token 5 is neither a text nor an object"),
-        ({"extra_special_tokens": [{"content": None}]}, "is neither a text nor an object"),
+        ({"added_tokens_decoder": {"x": {"content": "d"}}}, "its special tokens cannot be read"),
         ({"do_lower_case": None}, "do_lower_case is None; supported: True, False"),
         ({"additional_special_tokens": ["<1>", "<2>", "<3>", "<4>"]}, "gives the token '<4>' the id 20"),
     ],
