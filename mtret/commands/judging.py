@@ -18,6 +18,7 @@ from mtret.commands.common import (
     no_overrides,
     required,
 )
+from mtret.data.json_objects import half_a_pair
 from mtret.errors import UserError, nearest_folder
 
 
@@ -104,15 +105,21 @@ def define_search(values: Flags) -> None:
     flags.DEFINE_boolean("json", False, "one JSON object a query, in place of lines to read", flag_values=values)
 
 
-def _query_of(line: str) -> str:
-    """A line of text, or the `text` (or `query`) of a JSON object."""
-    line = line.strip()
+def _query_of(line: str, number: int) -> str:
+    """A line of text, or the `text` (or `query`) of a JSON object. Raises UserError where it is not a text."""
+    line = (line.removeprefix("\ufeff") if number == 1 else line).strip()
     if line.startswith("{"):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):  # a text may begin with a brace
             record = json.loads(line)
             text = record.get("text", record.get("query"))
-            if isinstance(text, str):
-                return text.strip()
+            if not isinstance(text, str):
+                raise UserError(
+                    f"standard input:{number}: its 'text' or 'query' is {json.dumps(text)[:60]}, not a text; give such "
+                    'as {"text": "the query"}'
+                )
+            line = text.strip()
+    if half_a_pair(line):
+        raise UserError(f"standard input:{number}: the query holds half of a surrogate pair, which is no character")
     return line
 
 
@@ -125,7 +132,8 @@ def search(values: Flags, overrides: list[str]) -> None:
         if not value:
             raise UserError(f"search: no {name}; mtret search MODEL TASK 'the query'")
     try:
-        lines = [" ".join(words)] if words else [_query_of(line) for line in sys.stdin]
+        read = enumerate(sys.stdin, start=1)
+        lines = [" ".join(words).strip()] if words else [_query_of(line, number) for number, line in read]
     except UnicodeDecodeError as error:
         raise UserError(f"standard input: not UTF-8 ({error.reason}); convert it") from error
     queries = [line for line in lines if line]

@@ -19,7 +19,7 @@ from jaxtyping import Float64, Int32, Int64
 
 from mtret.data.chunks import checked_parents
 from mtret.data.images import ImageFiles
-from mtret.data.json_objects import RepeatedKey, each_key_once
+from mtret.data.json_objects import RepeatedKey, each_key_once, half_a_pair
 from mtret.data.tasks import SPLITS, Judgements, Task, TaskCard, query_key
 from mtret.data.templates import render_document
 from mtret.errors import UserError, nearest
@@ -393,15 +393,11 @@ def _column(
     try:
         "".join(values).encode()
     except UnicodeEncodeError:
-        number = next(number for number, value in enumerate(values, start=1) if not _encodable(value))
+        number = next(number for number, value in enumerate(values, start=1) if half_a_pair(value))
         raise UserError(
             f"{path}:{number}: '{key}' holds half of a surrogate pair. Remove the \\ud8..-\\udf.. escape."
         ) from None
     return values
-
-
-def _encodable(value: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _refuse_empty(values: Sequence[str], key: str, path: AnyPath) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from mtret.data.cutting import Piece
 from mtret.data.formats import CARD, dump_card
 from mtret.data.imported import REJECTED, TABLES, Counts, divide, write_files
+from mtret.data.json_objects import half_a_pair
 from mtret.data.records import Dialect, Findings, Progress, Row, read_rows
 from mtret.data.tasks import TaskCard, query_key
 from mtret.data.templates import render_document
@@ -358,10 +359,8 @@ def _digest(text: str) -> bytes:
 
 def _refuse_unwritable(text: str) -> None:
     """Raises _Rejected for half a surrogate pair, which no UTF-8 file can hold, and for what no text holds."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _Rejected("half of a surrogate pair in the text") from None
+    if half_a_pair(text):
+        raise _Rejected("half of a surrogate pair in the text")
     if "\0" in text:
         raise _Rejected("a null character in a text")
 

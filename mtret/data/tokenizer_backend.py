@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, normalizers
 
+from mtret.data.tokenizer_class import BERT, check_class, class_of
 from mtret.encoder_folder.modules import read_folder
 from mtret.encoder_folder.reading import read_json
 from mtret.encoder_folder.transformer import TransformerSettings, read_settings
@@ -54,6 +55,7 @@ def _as_set(backend: Tokenizer, settings: TransformerSettings, config: Mapping[s
     """Sets a tokenizer as its folder's settings say; returns what was changed. Raises UserError where it cannot be."""
     changes = _normalizer_of_bert(backend, settings, config, folder)
     changes += _add_special_tokens(backend, settings, config, folder)
+    check_class(backend, class_of(settings.tokenizer, config), settings.tokenizer, folder)
     if settings.do_lower_case and not _has_lowercase(backend.normalizer):
         first = [normalizers.Lowercase()]
         backend.normalizer = normalizers.Sequence(first + ([backend.normalizer] if backend.normalizer else []))
@@ -80,7 +82,7 @@ def _add_special_tokens(
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         path = folder / "tokenizer_config.json"
         raise UserError(f"{path}: its special tokens cannot be read ({type(error).__name__}: {error})") from error
-    if _is_bert_tokenizer(settings, config):
+    if class_of(given, config) == BERT:
         made += [AddedToken(word, special=True) for word in BERTS if backend.token_to_id(word) is not None]
     there = {token.content for token in backend.get_added_tokens_decoder().values()}
     missing = list({token.content: token for token in made if token.content not in there}.values())
@@ -114,19 +116,13 @@ def _normalizer_of_bert(
     """What transformers' BertTokenizer does: it takes these three from tokenizer_config.json, or their defaults, and
     not from tokenizer.json. Any other takes tokenizer.json as it is."""
     given = settings.tokenizer
-    if not _is_bert_tokenizer(settings, config):
+    if class_of(given, config) != BERT:
         return ""
     found, path = backend.normalizer, folder / "tokenizer_config.json"
+    if not isinstance(found, normalizers.BertNormalizer):
+        return ""
     wanted = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
     wanted = {key: given.get(key, default) for key, default in wanted.items()}
-    if not isinstance(found, normalizers.BertNormalizer):
-        lowers = found is not None and found.normalize_str("A") == "a"
-        if "do_lower_case" in given and bool(given["do_lower_case"]) != lowers:
-            raise UserError(
-                f"{path}: do_lower_case is {given['do_lower_case']!r}, but the normalizer of tokenizer.json, which is "
-                "no BertNormalizer, does otherwise; change one of them"
-            )
-        return ""
     ours = {
         "do_lower_case": found.lowercase,
         "strip_accents": found.strip_accents,
@@ -147,14 +143,6 @@ def _normalizer_of_bert(
         lowercase=wanted["do_lower_case"],
     )
     return repr(sorted(wanted.items()))
-
-
-def _is_bert_tokenizer(settings: TransformerSettings, config: Mapping[str, Any]) -> bool:
-    """Whether transformers makes it by that class, which is BERT's own."""
-    kind = settings.tokenizer.get("tokenizer_class") or config.get("tokenizer_class")
-    if kind is None:
-        return config.get("model_type") == "bert"
-    return str(kind).removesuffix("Fast") == "BertTokenizer"
 
 
 def _has_lowercase(normalizer: Any) -> bool:

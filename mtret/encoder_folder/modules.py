@@ -189,7 +189,7 @@ def _listed(root: AnyPath, modules: Any, where: str) -> tuple[list[str], list[An
     return kinds, places
 
 
-def _read_pooling(path: AnyPath) -> tuple[str, bool, int | None]:
+def _read_pooling(path: AnyPath) -> tuple[str, bool, int]:
     """The modes, whether prompts are pooled, and the size of what is pooled. `pooling_mode` goes before the older keys;
     by default the mean."""
     config = read_json(path)
@@ -206,8 +206,11 @@ def _read_pooling(path: AnyPath) -> tuple[str, bool, int | None]:
                 f"{path}: pooling_mode is {given!r}; supported: {', '.join(POOLINGS)}, or a list of some of them"
             )
         chosen = [POOLINGS[name][0] for name in names]
-    states = [typed(config, key, int, None, str(path)) for key in sizes if key in config]
-    return "+".join(chosen), typed(config, "include_prompt", bool, True, str(path)), states[0] if states else None
+    pools_prompt = typed(config, "include_prompt", bool, True, str(path))
+    size = next((key for key in sizes if config.get(key) is not None), None)
+    if size is None:
+        raise UserError(f"{path}: has no {' or '.join(sizes)}, without which it is no Pooling; fetch it again")
+    return "+".join(chosen), pools_prompt, typed(config, size, int, None, str(path))
 
 
 def pooling_config(head: Head, hidden: int, pools_prompt: bool) -> dict[str, Any]:

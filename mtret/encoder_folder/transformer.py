@@ -39,6 +39,7 @@ IDLE = {
 NORMALIZER = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")  # of BertTokenizer
 TOKENIZER_ARGUMENTS = ("model_max_length", "truncation_side", *NORMALIZER)
 SIDES = ("right", "left")
+SHORTEST = 3  # two of which are special tokens: with less, all texts would have one vector
 ENDLESS = 10**20  # tokenizers without a limit are published with such a number
 
 
@@ -115,14 +116,20 @@ def _tokenizer_config(place: AnyPath, arguments: Mapping[str, Any]) -> dict[str,
         added = read_json(place / "added_tokens.json", optional=True)
         config["added_tokens_decoder"] = {str(number): {"content": token} for token, number in added.items()}
     check_values(config, {"truncation_side": (*SIDES, None)}, str(path))
-    for key in (*NORMALIZER, "split_special_tokens"):
-        check_values(config, {key: (True, False, None)}, str(path))
+    flags: dict[str, tuple[Any, ...]] = dict.fromkeys((*NORMALIZER, "add_prefix_space"), (True, False))
+    check_values(
+        config, flags | dict.fromkeys(("strip_accents", "split_special_tokens"), (True, False, None)), str(path)
+    )
     return config
 
 
 def _length(given: Any, path: str) -> int | None:
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or given < 1 or given != int(given):
-        raise UserError(f"{path}: the longest text is {given!r} tokens; give a whole number of 1 or more")
+    whole = isinstance(given, int | float) and not isinstance(given, bool) and float(given).is_integer()
+    if not whole or given < SHORTEST:
+        raise UserError(
+            f"{path}: the longest text is {given!r} tokens; give a whole number of {SHORTEST} or more, since special "
+            "tokens take two"
+        )
     return int(given) if given < ENDLESS else None

@@ -25,14 +25,14 @@ def tasks_by_role(tasks: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def findings(results: Mapping[str, Any]) -> list[str]:
-    """A sentence on the whole, one for what was left out, one for the tasks that training made worse, and one where
-    nothing was held out."""
+    """A sentence on the whole, one for what was left out, one for the tasks that training made worse, one where nothing
+    was held out, and one where right texts stand in the corpus as copies. The first only of a model with a mixture."""
     systems = results["systems"]
     other = reference_system(systems)
     if other is None or results["mixture"] is None:
-        return _skipped(results)
+        return [*_skipped(results), *_copies(results)]
     left_out = [*_dropped(results), *_skipped(results)]
-    return [_summary(results, other), *left_out, *_hurt(results), *_nothing_unseen(results)]
+    return [_summary(results, other), *left_out, *_hurt(results), *_nothing_unseen(results), *_copies(results)]
 
 
 def hurt_tasks(results: Mapping[str, Any]) -> list[str]:
@@ -63,6 +63,17 @@ def _dropped(results: Mapping[str, Any]) -> list[str]:
         return []
     listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
     return [f"Queries that were trained on, and are therefore left out: {listed}."]
+
+
+def _copies(results: Mapping[str, Any]) -> list[str]:
+    counts = {name: (task.get("n_with_copies", 0), task["n_queries"]) for name, task in results["tasks"].items()}
+    listed = ", ".join(f"{count:,} of {whole:,} of {name}" for name, (count, whole) in counts.items() if count)
+    if not listed:
+        return []
+    return [
+        f"Queries whose right document stands in the corpus once more under another id, which is not judged and counts "
+        f"as wrong: {listed}. Judge the copies as well, or remove them."
+    ]
 
 
 def _skipped(results: Mapping[str, Any]) -> list[str]:

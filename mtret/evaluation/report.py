@@ -71,13 +71,14 @@ def _summary(results: Mapping[str, Any]) -> str:
             f"- {ROLE_NAMES[role]} ({ROLE_MEANINGS[role]}): of {_count(len(names), 'task')}, "
             f"`{last}` against `{other}` is {counts}."
         )
+    found = findings(results)[results["mixture"] is not None :]  # where there is one, the first stands above already
     lines += [
         "",
         f"All verdicts compare {metric_name(PRIMARY)} on the same queries: *better* and *WORSE* where the 95% interval "
         "of the paired difference leaves out 0, else *no difference*, which is no proof of equality: a task with few "
         f"queries has a wide interval. With fewer than {MIN_QUERIES} queries nothing is claimed. "
         "With many tasks, about one verdict in twenty would come about by chance between equal systems.",
-        *(f"\n{line}" for line in findings(results)[1:]),  # the first says in short what stands above
+        *(f"\n{line}" for line in found),
     ]
     return "\n".join(lines)
 

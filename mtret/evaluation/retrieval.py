@@ -40,6 +40,7 @@ class TaskOutcome:
     seen_document_share: float | None = None  # share of the gold documents that were positives in training
     scann: Mapping[str, Any] | None = None
     judged_sha256: str | None = None  # of the data that the scores rest on
+    n_with_copies: int = 0  # see `queries_with_copies`
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,29 @@ def _over_pool(judgements: Judgements, pooled_rows: Int32[np.ndarray, "m"]) -> J
     _, first = np.unique(np.stack([queries, documents])[:, by_score], axis=1, return_index=True)
     kept = by_score[first]
     return Judgements.from_pairs(queries[kept], documents[kept], judgements.scores[kept])
+
+
+def queries_with_copies(task: Task, split: str, query_rows: Int32[np.ndarray, "q"]) -> int:
+    """How many of the queries have a relevant document of which another document of the task, neither judged for the
+    query nor excluded, has the same text. Who finds that one has found the right text, and is told that it is wrong:
+    judgements are taken as they are. (In a pool both are one document.)"""
+    _, text_of = np.unique(parent_keys(task), return_inverse=True)
+    if len(text_of) == text_of.max(initial=-1) + 1:
+        return 0
+    copies = np.bincount(text_of)  # documents of each text
+    judged = task.split(split)
+    said = [np.stack([judged.pair_queries(), judged.documents])]
+    if task.exclude is not None:
+        said.append(np.stack([task.exclude.pair_queries(), task.exclude.documents]))
+    queries, documents = np.unique(np.concatenate(said, axis=1), axis=1)
+    texts = text_of[np.searchsorted(task.parent_rows, documents)]
+    pairs, counts = np.unique(np.stack([queries, texts]), axis=1, return_counts=True)
+    unsaid = pairs[:, counts < copies[pairs[1]]]  # (query, text) of which a copy is not spoken of
+    right = judged.scores > 0
+    relevant = text_of[np.searchsorted(task.parent_rows, judged.documents[right])]
+    width = len(copies)
+    found = np.isin(unsaid[0] * width + unsaid[1], judged.pair_queries()[right].astype(np.int64) * width + relevant)
+    return int(np.isin(np.unique(unsaid[0][found]), query_rows).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +252,7 @@ def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
         "role": outcome.role or "all",
         "judged_sha256": outcome.judged_sha256,
         "n_documents": len(outcome.task.parent_rows),
+        "n_with_copies": outcome.n_with_copies,
         "n_dropped": len(outcome.dropped_queries),
         "dropped_queries": list(outcome.dropped_queries[:NAMED_DROPPED_QUERIES]),
         "seen_document_share": outcome.seen_document_share,

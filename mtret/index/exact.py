@@ -83,10 +83,8 @@ def search(
     Raises:
       UserError: an embedding is not finite.
     """
-    for name, rows in (("query", queries), ("document", documents)):
-        if not np.isfinite(rows).all():
-            row = int(np.argmin(np.isfinite(rows).all(axis=1)))
-            raise UserError(f"the embedding of {name} {row} is not finite: the encoder has diverged, lower its rate")
+    check_finite(queries, "query")
+    check_finite(documents, "document")
     block = block or queries_per_block(len(queries), len(documents))
     columns = jnp.asarray(documents[order])
 
@@ -97,6 +95,19 @@ def search(
         return _products(jnp.asarray(rows), columns)
 
     return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block, parents=parents)
+
+
+def check_finite(
+    embeddings: Float32[np.ndarray, "n D"],
+    name: str,
+    reason: str = "the encoder's weights are too large for float32; take another encoder or an earlier checkpoint",
+    ids: Sequence[str] | None = None,
+) -> None:
+    """Raises UserError for the first embedding with NaN or infinity: of what (`name`), which, and the `reason`."""
+    finite = np.isfinite(embeddings).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise UserError(f"the embedding of {name} {ids[row] if ids else row} is not finite: {reason}")
 
 
 def queries_per_block(n_queries: int, n_documents: int) -> int:

@@ -146,7 +146,7 @@ class Embeddings(nn.Module):
         self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
     ) -> Float[Array, "tokens D"]:
         config = self.config
-        place = config.first_position + position.reshape(-1)
+        place = (places(ids, position, config.first_position) if config.first_position else position).reshape(-1)
         x = Embedding(config.vocab_size, config.hidden_size, name="word_embeddings")(ids.reshape(-1))
         x += Embedding(config.max_position_embeddings, config.hidden_size, name="position_embeddings")(place)
         x += Embedding(config.type_vocab_size, config.hidden_size, name="token_type_embeddings")(
@@ -154,6 +154,16 @@ class Embeddings(nn.Module):
         )
         x = LayerNorm(config.layer_norm_eps, name="LayerNorm")(x)
         return dropout(x, keys, config.hidden_dropout_prob, 0)
+
+
+def places(ids: Int[Array, "rows L"], position: Int[Array, "rows L"], first: int) -> Int[Array, "rows L"]:
+    """Rows of the table of positions as XLM-R counts them, from `first` on: a padding token that is written in a text
+    has the row before, which bears its id, and does not count for the tokens behind it."""
+    padding = (ids == first - 1).astype(jnp.int32)
+    earlier = jnp.cumsum(padding, axis=1) - padding  # in the row; then in the text alone
+    start = jnp.arange(ids.shape[1])[None, :] - position
+    earlier -= jnp.take_along_axis(earlier, start, axis=1)
+    return jnp.where(padding == 1, first - 1, first + position - earlier)
 
 
 class BertTower(nn.Module):

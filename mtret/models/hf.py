@@ -181,7 +181,7 @@ def load(source: str, config: ModelConfig | None = None) -> Pretrained:
     )
     tensors = weights.read(folder.transformer)
     wanted = flatten(abstract_params(tower))
-    found = weights.match(tensors, wanted, spec.prefixes, spec.unused, folder.transformer / weights.SINGLE)
+    found = weights.match(tensors, wanted, spec.prefixes, spec.unused, weights.place(folder.transformer))
     dense = {str(number): _read_dense(folder, number) for number in range(len(folder.dense))}
     return Pretrained(
         folder=folder.root,
@@ -229,7 +229,7 @@ def _check_published(published: Mapping[str, Any], folder: EncoderFolder) -> Non
 
 def _read_dense(folder: EncoderFolder, number: int) -> Tree:
     layer, place = folder.head.dense[number], folder.dense[number]
-    return weights.match(weights.read(place), dense_shapes(layer), (), (), place / weights.SINGLE).params
+    return weights.match(weights.read(place), dense_shapes(layer), (), (), weights.place(place)).params
 
 
 def _remarks(

@@ -78,6 +78,7 @@ def load(folder: AnyPath, operands: str = "float32") -> PretrainedImages:
     own = replace(_read_config(folder), operands=operands)
     if kernel is None or kernel.ndim != 2 or kernel.shape[1] != own.hidden_size:
         raise UserError(f"{path}: holds no projection of {own.hidden_size} features; export the model again")
+    weights.check_finite(kernel, "weight", path)
     tower = ImageTower(own, kernel.shape[0])
     params = {"vision_model": _read_tower(folder, tower), "projection": {"kernel": np.ascontiguousarray(kernel.T)}}
     return PretrainedImages(tower, params, weights.sha256(folder) + file_sha256(path))
@@ -96,7 +97,7 @@ def _read_config(folder: AnyPath) -> SiglipConfig:
 
 def _read_tower(folder: AnyPath, tower: ImageTower) -> Tree:
     wanted = flatten(_abstract(tower)["vision_model"])
-    return weights.match(weights.read(folder), wanted, PREFIXES, UNUSED, folder / weights.SINGLE).params
+    return weights.match(weights.read(folder), wanted, PREFIXES, UNUSED, weights.place(folder)).params
 
 
 def _abstract(tower: ImageTower) -> dict[str, Any]:

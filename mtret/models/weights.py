@@ -18,6 +18,8 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # where there are several: tensor -> file
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}  # ours -> torch's, where they differ
+# What the first BERT checkpoints, among them bert-base-uncased, were published with -> what came later.
+LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 NAMED = 3  # tensors that a message lists of many
 
 
@@ -46,6 +48,11 @@ def files(folder: AnyPath) -> list[AnyPath]:
             "safetensors where you trust its source, e.g. by load and save_pretrained in transformers"
         )
     raise UserError(f"{single}: missing; is this a model folder?")
+
+
+def place(folder: AnyPath) -> AnyPath:
+    """The file that names a model's tensors, for messages: that of the weights, or the index of several."""
+    return folder / INDEX if not (folder / SINGLE).exists() and (folder / INDEX).exists() else folder / SINGLE
 
 
 def _shards(index: AnyPath) -> list[str]:
@@ -110,7 +117,7 @@ def match(
     unused: Sequence[str],
     where: AnyPath,
 ) -> Matched:
-    """Published tensors as parameters, in float32; all of them, or a UserError that says what differs.
+    """Published tensors as parameters, in float32 and finite; all of them, or a UserError that says what differs.
 
     Args:
       wanted: the tower's parameters by path, with shapes.
@@ -118,6 +125,7 @@ def match(
       unused: expressions for tensors that the tower has no use for.
       where: the file, for messages.
     """
+    tensors = _by_later_names(tensors, where)
     prefix = next((p for p in prefixes if any(name.startswith(p) for name in tensors)), "")
     names = {path: prefix + published_name(path) for path in wanted}
     missing = sorted(set(names.values()) - tensors.keys())
@@ -142,7 +150,31 @@ def _parameter(value: np.ndarray, path: str, name: str, shape: tuple[int, ...], 
         )
     if not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
         raise UserError(f"{where}: tensor '{name}' is {value.dtype}, not floating point")
-    return np.ascontiguousarray(value.T if path.endswith("/kernel") else value, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        found = np.ascontiguousarray(value.T if path.endswith("/kernel") else value, dtype=np.float32)
+    check_finite(found, name, where)
+    return found
+
+
+def check_finite(tensor: np.ndarray, name: str, where: AnyPath) -> None:
+    """Raises UserError for a tensor, `name` in the file, with NaN or infinity: no vector would be a number."""
+    spoilt = tensor.size - np.count_nonzero(np.isfinite(tensor))
+    if spoilt:
+        raise UserError(
+            f"{where}: tensor '{name}' holds {spoilt:,} values that are not finite (NaN or infinite); fetch the file "
+            "again, or take an earlier checkpoint"
+        )
+
+
+def _by_later_names(tensors: Mapping[str, np.ndarray], where: AnyPath) -> Mapping[str, np.ndarray]:
+    """As transformers reads `LEGACY` names. Raises UserError where a tensor stands under both."""
+    later = {
+        name: name.removesuffix(old) + new for name in tensors for old, new in LEGACY.items() if name.endswith(old)
+    }
+    for name, new in later.items():
+        if new in tensors:
+            raise UserError(f"{where}: holds both '{name}' and '{new}', two names of one tensor; remove one")
+    return {later.get(name, name): value for name, value in tensors.items()}
 
 
 def published(params: Tree, prefix: str) -> dict[str, np.ndarray]:

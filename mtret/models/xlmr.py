@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mtret.errors import UserError
 from mtret.models.bert import UNUSED as BERT_UNUSED
 from mtret.models.bert import BertConfig
 
@@ -20,4 +21,7 @@ class XlmrConfig(BertConfig):
     @classmethod
     def from_json(cls, published: Mapping[str, Any], where: str) -> Any:
         """See the base."""
-        return cls.read(published, where, first_position=int(published.get("pad_token_id", 1)) + 1)
+        padding = published.get("pad_token_id", 1)
+        if type(padding) is not int or padding < 0:
+            raise UserError(f"{where}: pad_token_id is {padding!r}, not a token's id; positions start behind it")
+        return cls.read(published, where, first_position=padding + 1)

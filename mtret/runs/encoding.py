@@ -18,13 +18,14 @@ from rich.console import Console
 from mtret.artefact.folder import Artefact
 from mtret.artefact.retriever import embedder
 from mtret.console import Bar, say_once
+from mtret.data.json_objects import each_key_once, half_a_pair
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer, Tokens
 from mtret.devices import cache_folder, keep_compilations, keep_memory
 from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, locate, parents_of, replace_bytes
 from mtret.index.encode import Texts
-from mtret.index.exact import cut
+from mtret.index.exact import check_finite, cut
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.hf import Pretrained
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads, unreadable
@@ -104,6 +105,7 @@ def encode_to_file(
     count = 0
     with _writer(out, features, about) as write:
         for ids, vectors in blocks:
+            check_finite(vectors, "text", ids=ids)
             write(ids, cut(vectors, features, artefact.encoder.similarity) if features < whole else vectors)
             count += len(ids)
         if not count:
@@ -220,35 +222,44 @@ def read_texts(lines: Iterable[str], source: str, documents: bool) -> Iterator[t
     """Pairs of id and text: of JSON objects with `_id` and `text` (and a `title`, of documents), where the source ends
     in .jsonl; else a line is a text, and its number, from 1, is the id. Empty lines are left out.
 
-    Raises UserError for a line that is no such object, or not UTF-8, and for a table.
+    Raises UserError for a line that is no such object, or not UTF-8, an id that stands twice, and for a table.
     """
     if source.endswith((".csv", ".tsv", ".parquet", ".xlsx")):
         raise UserError(f"{source}: a table; give .jsonl with _id and text, or import it (mtret data import)")
+    first: dict[str, int] = {}  # the line of each id
     for number, line in enumerate(_decoded(lines, source), start=1):
-        text = line.strip()
+        where = f"{source}:{number}"
+        text = (line.removeprefix("\ufeff") if number == 1 else line).strip()  # which programs of Windows put there
         if not text:
             continue
-        if not source.endswith(".jsonl"):
-            yield str(number), text
-            continue
-        yield _entry(text, f"{source}:{number}", documents)
+        name = str(number)
+        if source.endswith(".jsonl"):
+            name, text = _entry(text, where, documents)
+            if first.setdefault(name, number) != number:
+                raise UserError(f"{where}: the id '{name}' stands on line {first[name]} already; give each its own")
+        elif half_a_pair(text):
+            raise UserError(f"{where}: not UTF-8, or half of a surrogate pair; convert the text")
+        yield name, text
 
 
 def _entry(line: str, where: str, documents: bool) -> tuple[str, str]:
     """Id and text of a JSON object."""
     try:
-        entry = json.loads(line)
+        entry = json.loads(line, object_pairs_hook=each_key_once)
         name = entry["_id"] if "_id" in entry else entry["id"]
         text, title = entry["text"], (entry.get("title") or "") if documents else ""
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{where}: must be a JSON object with '_id' and 'text' ({type(error).__name__}: {error})"
         ) from error
-    if isinstance(name, bool) or not isinstance(name, str | int):
+    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
         raise UserError(f"{where}: the id is {json.dumps(name)[:60]}, which is neither a text nor a whole number")
     for field, value in (("text", text), ("title", title)):
         if not isinstance(value, str):
             raise UserError(f"{where}: '{field}' is {json.dumps(value)[:60]}, not a text; put it in quotes")
+    for field, value in (("id", str(name)), ("text", text), ("title", title)):
+        if half_a_pair(value):
+            raise UserError(f"{where}: '{field}' holds half of a surrogate pair; remove the \\ud8..-\\udf.. escape")
     return str(name), render_document(title, text) if documents else text
 
 

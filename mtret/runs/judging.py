@@ -25,7 +25,16 @@ from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.findings import findings
 from mtret.evaluation.query_scores import judged_sha256, with_query_scores
 from mtret.evaluation.report import terminal_table, write_report
-from mtret.evaluation.retrieval import PRIMARY, Pool, PooledOutcome, TaskOutcome, build_results, evaluate_task, pool
+from mtret.evaluation.retrieval import (
+    PRIMARY,
+    Pool,
+    PooledOutcome,
+    TaskOutcome,
+    build_results,
+    evaluate_task,
+    pool,
+    queries_with_copies,
+)
 from mtret.files import AnyPath, locate, read_arrays, replace_arrays
 from mtret.index import bm25, exact
 from mtret.index.exact import NOTHING, Run, cut, excluded_pairs, search, tie_order
@@ -311,6 +320,7 @@ def _outcome(
         seen_document_share=seen_document_share(task, config.split, artefact.record) if artefact.record else None,
         scann=approximate,
         judged_sha256=judged_sha256(task, config.split),
+        n_with_copies=queries_with_copies(task, config.split, one.rows),
     )
 
 
@@ -454,6 +464,7 @@ def _protocol(
         "split": config.split,
         "index": "exact",
         "depth": DEPTH,
+        "documents of one text": "several in a task's own index, as judged; one in the pooled index",
         "model": locate(model).name,
         "weights_sha256": artefact.model.weights_sha256,
         "fingerprint": artefact.model.fingerprint,

@@ -108,12 +108,21 @@ def _few_negatives(task: TrainingTask, share: float, several: bool) -> str:
 
 
 def _lost_negatives(task: TrainingTask) -> list[str]:
+    """Raises UserError where hard negatives are asked for and not one is left."""
     if task.negatives is None:
         return []
-    without = int((task.negatives.sizes() == 0).sum())
-    if not without:
-        return []
-    return [
-        f"{task.name}: {without:,} of {len(task.queries):,} queries have no hard negative: none is given in "
-        "negatives/train.tsv, or it reads like one of their positives."
-    ]
+    sizes, asked, count = task.negatives.sizes(), task.config.negatives, len(task.queries)
+    why = "none is given in negatives/train.tsv, or it reads like one of their positives"
+    if not sizes.any():
+        raise UserError(
+            f"{task.name}: none of its {count:,} queries has a hard negative, but batch.negatives asks for {asked}: "
+            f"{why}; give others, or --config.batch.tasks.{task.name}.negatives=0"
+        )
+    without, fewer = int((sizes == 0).sum()), int(((sizes > 0) & (sizes < asked)).sum())
+    lines = [f"{task.name}: {without:,} of {count:,} queries have no hard negative: {why}."] if without else []
+    if fewer:
+        lines.append(
+            f"{task.name}: {fewer:,} of {count:,} queries have fewer than {asked} hard negatives, "
+            f"{sizes[sizes > 0].min()} at least; their batches hold those that they have."
+        )
+    return lines

@@ -27,7 +27,7 @@ from mtret.evaluation.dev_sample import DevSample, dev_samples
 from mtret.evaluation.wording import ROLE_NAMES
 from mtret.files import AnyPath
 from mtret.index.encode import Texts
-from mtret.index.exact import cut
+from mtret.index.exact import check_finite, cut
 from mtret.models import hf, hf_images
 from mtret.processes import Peers
 from mtret.pytrees import Tree, flatten
@@ -35,7 +35,7 @@ from mtret.run_config import RunConfig
 from mtret.runs.learnable import check_room, check_teaching, slow_average
 from mtret.runs.setting import read_all_pixels
 from mtret.train.loop import Evaluate
-from mtret.train.optim import frozen_paths, optimizer
+from mtret.train.optim import frozen_paths, optimizer, warmup_remark
 from mtret.train.sharding import make_mesh, param_specs
 from mtret.train.step import StepConfig, initial_params
 
@@ -196,6 +196,7 @@ def prepare(
     arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, apart, patches
     planner = Planner(training, *arguments)
     remarks += [*check_teaching(training, planner.without_steps()), *slow_average(config)]
+    remarks += filter(None, [warmup_remark(config.optim, config.loop.steps)])
     with timed(console, "planning"):
         shapes = planner.shapes
     _print_plan(planner, shapes, tasks, training, config, console)
@@ -261,12 +262,24 @@ def _print_plan(
     say(console, f"{queries:,} distinct queries, {pairs:,} pairs")
     say(
         console,
-        f"batch {batch.queries} queries, {batch.positives} positive(s) and {batch.negatives} hard negatives each, at "
+        f"batch {batch.queries} queries, {batch.positives} positive(s) and {_hard_negatives(training)} each, at "
         f"most {batch.query_length}/{batch.document_length} tokens, in {batch.groups} group(s)",
     )
     words = ", ".join(f"{_in_words(shape)} ({count})" for shape, count in shapes.items())
     chunks = f", in chunks of {batch.chunk_tokens:,} tokens" if batch.chunk_tokens else ""
     say(console, f"{len(shapes)} shapes{chunks}, rows x tokens (steps): {words}")
+
+
+def _hard_negatives(training: Sequence[TrainingTask]) -> str:
+    """How many a query has in its batch, of those that the configuration asks for."""
+    most = max(task.config.negatives for task in training)
+    if not most:
+        return "0 hard negatives"
+    found = [
+        np.minimum(task.negatives.sizes(), task.config.negatives) if task.negatives else np.zeros(len(task.queries))
+        for task in training
+    ]
+    return f"up to {most} hard negatives ({np.concatenate(found).mean():.2g} on average)"
 
 
 def _in_words(shape: Shape) -> str:
@@ -323,6 +336,9 @@ def _dev_evaluator(
     def evaluate(params: Tree) -> dict[str, float]:
         comparable = model.encoder.comparable
         sides = [tuple(map(comparable, pair)) for pair in model.with_params(params).embedders()(parts)]
+        for pair in sides:
+            for name, side in zip(("dev query", "dev document"), pair, strict=True):
+                check_finite(side, name, "the training has diverged; give a lower --config.optim.learning_rate")
         mine = {name: sample.ndcg_at_10(*side) for (name, sample), side in zip(own, sides, strict=True)}
         for features in config.dev.dimensions:
             for (name, sample), (queries, documents) in zip(own, sides, strict=True):

@@ -36,7 +36,12 @@ class OptimConfig:
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Rate by step: linear warm-up, then `config.schedule` down to zero at `steps`."""
+    """Rate by step: linear warm-up, then `config.schedule` down to zero at `steps`.
+
+    Raises UserError for a schedule that is not known, and for fewer steps of warm-up than none.
+    """
+    if config.warmup_steps < 0:
+        raise UserError(f"optim.warmup_steps: {config.warmup_steps} is less than none; give 0 or more")
     rest = max(steps - config.warmup_steps, 1)
     peak = config.learning_rate
     after = {
@@ -49,6 +54,18 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
     # The first step already moves: a rate of zero would waste it.
     warmup = optax.linear_schedule(peak / max(config.warmup_steps, 1), peak, max(config.warmup_steps - 1, 1))
     return optax.join_schedules([warmup, after[config.schedule]], [config.warmup_steps])
+
+
+def warmup_remark(config: OptimConfig, steps: int) -> str:
+    """What a user should know where the warm-up does not end before the run does; nothing where it does."""
+    warmup, peak = config.warmup_steps, config.learning_rate
+    if warmup < max(steps, 2):
+        return ""
+    return (
+        f"optim.warmup_steps={warmup} of {steps} steps: the learning rate rises to the end of the run, to "
+        f"{peak * min(steps / warmup, 1):.3g} of {peak:.3g}; give fewer, such as --config.optim.warmup_steps="
+        f"{steps // 10}, or more steps"
+    )
 
 
 def frozen_paths(params: Tree, config: OptimConfig) -> frozenset[str]:

@@ -183,7 +183,7 @@ def settings(folder: Path, **content: object) -> Path:
     types = [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling")]
     modules = [{"name": kind, "path": path, "type": kind} for kind, path in zip(types, ("", "1_Pooling"), strict=True)]
     (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 8}', encoding="utf-8")
     (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     return described(folder, sentence_bert_config=content)
 
@@ -218,10 +218,12 @@ def test_lower_case_before_all_else_where_the_folder_says_so(tmp_path: Path):
 
 
 def bert_tokenizer(folder: Path, lowercase: bool, **config: object) -> Path:
-    """Of that class, with BERT's normalizer in its file."""
+    """Of that class, with BERT's own parts in its file."""
     write_tokenizer(folder)
     backend = Backend.from_file(str(folder / "tokenizer.json"))
+    backend.model = models.WordPiece(ID, unk_token="[UNK]")
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.save(str(folder / "tokenizer.json"))
     return described(folder, tokenizer_config={"tokenizer_class": "BertTokenizerFast", **config})
 
@@ -245,9 +247,7 @@ def test_settings_of_berts_tokenizer_that_are_not_there_are_asked_for(tmp_path: 
 def test_lower_case_that_a_tokenizer_cannot_be_told_is_refused(tmp_path: Path):
     folder = described(write_tokenizer(tmp_path / "t"), config={"model_type": "bert"})
     described(folder, tokenizer_config={"do_lower_case": True})
-    with pytest.raises(
-        UserError, match=r"do_lower_case is True, but the normalizer of tokenizer\.json, which is no Bert"
-    ):
+    with pytest.raises(UserError, match=r"its model is WordLevel, of which BertTokenizer makes a WordPiece; give"):
         Tokenizer(folder)
 
 
@@ -282,7 +282,7 @@ def test_an_id_beyond_the_word_embeddings_is_refused(tmp_path: Path):
 def test_words_that_other_files_name_are_one_token_wherever_they_stand(tmp_path: Path, files: dict[str, dict]):
     folder = described(write_tokenizer(tmp_path / "t"), **files)
     assert lists(Tokenizer(folder)(["a[SEP]resetb"])) == [[2, 4, 3, 9, 5, 3]]
-    described(folder, tokenizer_config={"tokenizer_class": "BertTokenizer"}, special_tokens_map={}, added_tokens={})
+    described(bert_tokenizer(folder, True), special_tokens_map={}, added_tokens={})
     assert lists(Tokenizer(folder)(["a[SEP]resetb"])) == [[2, 4, 3, 1, 3]]  # by that class's own list
 
 

@@ -15,7 +15,7 @@ def test_the_whole_is_counted_by_its_words(results: dict[str, Any]) -> None:
 def test_tasks_that_training_made_worse_are_named_by_what_can_be_done(results: dict[str, Any]) -> None:
     for name in ("alpha", "gamma"):
         results["tasks"][name]["differences"]["untuned"]["verdict"] = "WORSE"
-    results["mixture"]["tasks"] = ["alpha"]
+    results["mixture"]["tasks"] = ["alpha", "beta"]
     assert hurt_tasks(results) == ["alpha", "gamma"]
     said = findings(results)
     assert any("alpha" in line and "`--hold_out=alpha`" in line for line in said)
@@ -29,6 +29,19 @@ def test_queries_that_were_left_out_are_counted(results: dict[str, Any]) -> None
     assert "Queries that were trained on, and are therefore left out: 2 of beta." in findings(results)
     results["tasks"]["beta"]["n_dropped"] = 0
     assert not any("left out" in line for line in findings(results))
+
+
+def test_right_documents_that_stand_twice_are_counted(results: dict[str, Any]) -> None:
+    assert not any("once more" in line for line in findings(results))
+    whole = results["tasks"]["beta"]["n_queries"]
+    results["tasks"]["beta"]["n_with_copies"] = 2
+    line = findings(results)[-1]
+    assert line.startswith("Queries whose right document stands in the corpus once more") and "wrong: 2 of " in line
+    assert f"2 of {whole} of beta." in line and line in markdown(results)
+    untuned = results | {"mixture": None}
+    assert findings(untuned)[-1] == line and line in markdown(untuned)
+    del results["tasks"]["beta"]["n_with_copies"]  # a file from before it was counted
+    assert not any("once more" in line for line in findings(results))
 
 
 def test_where_nothing_was_held_out_the_report_says_how_to(results: dict[str, Any]) -> None:
@@ -46,4 +59,5 @@ def test_where_nothing_was_held_out_the_report_says_how_to(results: dict[str, An
 
 
 def test_an_untuned_model_has_no_verdict(results: dict[str, Any]) -> None:
-    assert findings(results | {"mixture": None}) == []
+    left_out = [f"{name}: not evaluated: {reason}." for name, reason in results["skipped"].items()]
+    assert findings(results | {"mixture": None}) == left_out

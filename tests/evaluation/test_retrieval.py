@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.errors import UserError
 from mtret.evaluation.results import validate
-from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results, evaluate_task, pool
+from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results, evaluate_task, pool, queries_with_copies
 from mtret.evaluation.statistics import bootstrap_mean, resampled_means
 from mtret.index.exact import NOTHING, Run
 
@@ -64,6 +65,41 @@ def test_over_the_pool_a_task_is_scored_by_its_own_documents_and_by_its_share_of
     assert scores["recall@10"].tolist() == [1, 1]
     assert scores["mrr@10"].tolist() == pytest.approx([1 / 2, 1 / 3])
     assert scores["kind@10"].tolist() == pytest.approx([1 / 2, 2 / 3])
+
+
+def test_queries_whose_right_document_has_a_copy_that_nobody_judged():
+    """d0, d2 and d4 read the same, and so do d1 and d3; d5 has no copy."""
+    documents = ["a", "b", "a", "b", "a", "c"]
+
+    def counted(gold: dict[int, list[int]], *asked: int, excluded: tuple[int, int] | None = None) -> int:
+        judged = task("t", documents, gold)
+        if excluded:
+            pair = Judgements.from_pairs(rows(excluded[0]), rows(excluded[1]), np.zeros(1))
+            judged = replace(judged, exclude=pair)
+        return queries_with_copies(judged, "test", rows(*asked))
+
+    assert counted({0: [5]}, 0) == 0
+    assert counted({0: [0]}, 0) == 1
+    assert counted({0: [0, 2, 4]}, 0) == 0  # all are judged
+    assert counted({0: [0, 2]}, 0) == 1
+    assert counted({0: [0, 2]}, 0, excluded=(0, 4)) == 0  # never returned
+    assert counted({0: [0, 2], 1: [1]}, 0, 1, excluded=(1, 4)) == 2  # to another query
+    assert counted({0: [0], 1: [3], 2: [5], 3: [1, 3]}, 0, 1, 2, 3) == 2
+    assert counted({0: [0], 1: [3], 2: [5], 3: [1, 3]}, 1, 2, 3) == 1  # of those that are asked
+
+
+def test_a_copy_that_is_judged_as_not_relevant_is_spoken_of():
+    judged = Judgements.from_pairs(rows(0, 0, 1, 1), rows(0, 1, 0, 1), np.array([1.0, 0.0, 1.0, 0.0]))
+    for documents, expected in ((("a", "a"), 0), (("a", "a", "a"), 2), (("a", "b"), 0), (("b", "a", "a"), 0)):
+        own = replace(task("t", list(documents), {0: [0], 1: [0]}), splits={"test": judged})
+        assert queries_with_copies(own, "test", rows(0, 1)) == expected
+
+
+def test_chunks_of_equal_documents_are_copies():
+    own = replace(task("t", ["a", "b", "a", "b", "a", "c"], {0: [0]}), parent_ids=("x", "x", "y", "y", "z", "z"))
+    assert queries_with_copies(own, "test", rows(0)) == 1
+    other = replace(own, document_texts=("a", "b", "a", "d", "a", "c"))
+    assert queries_with_copies(other, "test", rows(0)) == 0
 
 
 def outcome(name: str, values: np.ndarray, role: str | None, **more: Any) -> TaskOutcome:

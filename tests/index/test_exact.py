@@ -3,7 +3,7 @@ import pytest
 
 from mtret.data.tasks import Judgements
 from mtret.errors import UserError
-from mtret.index.exact import NOTHING, excluded_pairs, queries_per_block, search, tie_order
+from mtret.index.exact import NOTHING, check_finite, excluded_pairs, queries_per_block, search, tie_order
 
 
 def vectors(n: int, seed: int, d: int = 16) -> np.ndarray:
@@ -94,6 +94,14 @@ def test_embeddings_that_are_not_finite_are_refused(spoilt: str):
     (queries if spoilt == "query" else documents)[2, 5] = np.nan
     with pytest.raises(UserError, match=f"embedding of {spoilt} 2 is not finite"):
         search(queries, documents, 2, order=tie_order(names(4)))
+
+
+def test_an_embedding_that_is_not_finite_is_named_by_its_id():
+    spoilt = vectors(3, 0)
+    spoilt[1, 0] = np.inf
+    with pytest.raises(UserError, match=r"^the embedding of text b is not finite: it diverged$"):
+        check_finite(spoilt, "text", "it diverged", ids=["a", "b", "c"])
+    check_finite(spoilt[[0, 2]], "text")
 
 
 def test_memory_bounds_the_block():

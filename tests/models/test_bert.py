@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtret.errors import UserError
-from mtret.models.bert import BertConfig, BertTower
+from mtret.models.bert import BertConfig, BertTower, places
 from mtret.pytrees import flatten, unflatten
 
 CONFIG = BertConfig(
@@ -151,3 +151,14 @@ def test_config_takes_the_geometry_and_names_what_is_missing() -> None:
     del published["type_vocab_size"]
     with pytest.raises(UserError, match=r"^there: no 'type_vocab_size'; is this the config\.json of a BERT encoder\?$"):
         BertConfig.from_json(published, "there")
+
+
+def test_written_padding_has_a_place_of_its_own_and_is_not_counted():
+    """By the rule of fairseq, text by text: the padding's id is 1, and so is its place; the first other place is 2."""
+    texts = [[0, 9, 1, 1, 8, 2], [1, 5, 2], [0, 6, 1, 2]]
+    expected = [[2, 3, 1, 1, 4, 5], [1, 2, 3], [2, 3, 1, 4]]
+    ids = jnp.array([[*texts[0], *texts[1]], [*texts[2], 0, 0, 0, 0, 0]])
+    position = jnp.array([[*range(6), *range(3)], [*range(4), 0, 0, 0, 0, 0]])
+    found = places(ids, position, 2)
+    assert found[0].tolist() == expected[0] + expected[1]
+    assert found[1, :4].tolist() == expected[2]

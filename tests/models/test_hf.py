@@ -72,7 +72,7 @@ def test_saved_again_every_tensor_is_the_published_one(
 def test_a_saved_folder_reads_back_alike(write_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = write_model(
         files={
-            "1_Pooling/config.json": json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}),
+            "1_Pooling/config.json": json.dumps({"word_embedding_dimension": 8, "pooling_mode_cls_token": True}),
             "sentence_bert_config.json": '{"max_seq_length": 24}',
         }
     )
@@ -208,6 +208,70 @@ def test_a_tensor_of_integers_is_refused(write_model: Callable[..., Path], publi
     assert message.endswith(f"tensor '{QUERY}' is int32, not floating point")
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (np.nan, np.float32),
+        (-np.inf, np.float32),
+        (np.nan, np.float16),
+        (np.inf, ml_dtypes.bfloat16),
+        (1e300, np.float64),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_by_name(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray], value: float, dtype: Any
+) -> None:
+    tensor = published[QUERY].astype(dtype)
+    tensor[1, 2], tensor[3, 0] = value, value
+    message = spoiled(write_model, published, **{QUERY: tensor})
+    assert f"model.safetensors: tensor '{QUERY}' holds 2 values that are not finite" in message
+
+
+def test_a_tensor_that_no_vector_needs_may_hold_anything(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray]
+) -> None:
+    pooler = np.full((8, 8), np.nan, np.float32)
+    assert hf.load(str(write_model(tensors={**published, "pooler.dense.weight": pooler}))).features == 8
+
+
+def test_weights_of_several_files_that_are_not_finite_name_their_index(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray]
+) -> None:
+    published[QUERY][0, 0] = np.nan
+    folder = write_model(tensors=published)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(published, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert refusal(folder).startswith(f"{folder}/model.safetensors.index.json: tensor '{QUERY}' holds 1 values")
+
+
+def test_the_names_of_the_first_bert_checkpoints_are_read(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """As bert-base-uncased is published: `LayerNorm.gamma` and `.beta`."""
+    old = {
+        "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): x
+        for name, x in published.items()
+    }
+    old |= {"cls.predictions.transform.LayerNorm.gamma": np.ones(8, np.float32)}
+    loaded, later = hf.load(str(write_model("old", tensors=old))), hf.load(str(write_model("later", tensors=published)))
+    expected = flatten(later.params)
+    found = flatten(loaded.params)
+    assert found.keys() == expected.keys()
+    for path, value in found.items():
+        np.testing.assert_array_equal(value, expected[path])
+    hf.save(tmp_path / "again", loaded, loaded.params, {})
+    saved = load_file(tmp_path / "again" / "model.safetensors")
+    assert saved.keys() == {*("bert." + name for name in published), "cls.predictions.transform.LayerNorm.weight"}
+
+
+def test_a_tensor_under_both_of_its_names_is_refused(
+    write_model: Callable[..., Path], published: dict[str, np.ndarray]
+) -> None:
+    both = {**published, "embeddings.LayerNorm.gamma": np.ones(8, np.float32)}
+    assert "'embeddings.LayerNorm.gamma' and 'embeddings.LayerNorm.weight'" in refusal(write_model(tensors=both))
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_a_truncated_file_is_refused(write_model: Callable[..., Path], keep: int) -> None:
     folder = write_model()
@@ -233,6 +297,11 @@ def test_pickled_weights_are_never_opened(write_model: Callable[..., Path]) -> N
             {"model_type": "bart"},
             "model_type 'bart' is not supported; known: bert, xlm-roberta, new, gte, modernbert. Did you mean 'bert'?",
         ),
+        *(
+            ({key: True}, f"{key} is True, which is not supported; encoders alone are read")
+            for key in ("is_decoder", "add_cross_attention")
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}, which is not supported"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; the BERT tower knows 'gelu' only"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"hidden_size": 10**12}, "hidden_size is 1000000000000, which no encoder has"),
@@ -252,6 +321,9 @@ def test_pickled_weights_are_never_opened(write_model: Callable[..., Path]) -> N
     ],
     ids=[
         "architecture",
+        "decoder",
+        "cross attention",
+        "quantised",
         "activation",
         "positions",
         "huge",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mtret.data.packing import Packing, fill, pack, stack, token_weights
+from mtret.errors import UserError
 from mtret.models.bert import BertConfig, BertTower
 from mtret.models.dual_encoder import encode
 from mtret.models.gte import GteConfig, GteTower
@@ -148,3 +149,11 @@ def test_dropout_is_the_runs_or_the_published_one(tower: Any) -> None:
     off = config.running("bfloat16", "xla", True, 0.0)
     assert [getattr(off, name) for name in off.DROPOUTS] == [0.0] * len(off.DROPOUTS)
     assert (off.operands, off.remat) == ("bfloat16", True)
+
+
+@pytest.mark.parametrize("padding", [None, -1, "1", 1.0, True])
+def test_an_xlmr_without_the_id_of_its_padding_is_refused(padding: Any) -> None:
+    published = {"type_vocab_size": 1, "layer_norm_eps": 1e-5, "num_hidden_layers": 2, **GEOMETRY}
+    assert XlmrConfig.from_json(published, "config.json").first_position == 2
+    with pytest.raises(UserError, match=r"^config\.json: pad_token_id is "):
+        XlmrConfig.from_json({**published, "pad_token_id": padding}, "config.json")

@@ -151,6 +151,8 @@ def test_token_states_after_every_layer(model: Any, tmp_path: Path, implementati
     model.save_pretrained(tmp_path / "model")
     loaded = hf.load(str(tmp_path / "model"), ModelConfig(attention=implementation))
     given = texts(np.array([12, 3, 7, 1, 16, 5, 9]), 40)
+    if model.config.model_type == "xlm-roberta":  # what is written in a text and reads as padding has no place
+        given[0][[2, 3, 7]] = given[2][0] = given[6][-1] = model.config.pad_token_id
     theirs = their_states(model, given)
     assert np.std(np.concatenate([text[-1] for text in theirs]), axis=0).mean() > 0.05  # the tokens really differ
     for packed in (False, True):

@@ -117,11 +117,28 @@ def test_hard_negatives_that_read_like_positives(plan: Callable[..., Answer], ow
     rewrite(own_suite / "beta/corpus.jsonl", lambda row, text: "fiter" if row in (0, 59) else text)
     judge_all_by(own_suite, "beta", lambda i: f"d{i % 20}")
     (own_suite / "beta/negatives").mkdir()
-    (own_suite / "beta/negatives/train.tsv").write_text(HEADER + "q0\td59\t1\nq1\td30\t1\n", encoding="utf-8")
-    answer = plan("--config.batch.tasks.beta.negatives=1")
-    said(
-        answer, r"beta: 39 of 40 queries have no hard negative: none is given .*or it reads like one of their positives"
+    path = own_suite / "beta/negatives/train.tsv"
+    path.write_text(HEADER + "q0\td59\t1\nq1\td30\t1\n", encoding="utf-8")
+    none = r"beta: 39 of 40 queries have no hard negative: none is given .*or it reads like one of their positives"
+    said(plan("--config.batch.tasks.beta.negatives=1"), none)
+    fewer = r"beta: 1 of 40 queries have fewer than 2 hard negatives, 1 at least; their batches hold those that they"
+    batch = r"1 positive\(s\) and up to 2 hard negatives \(0\.025 on average\) each"  # of beta's 40
+    said(plan("--config.batch.tasks.beta.negatives=2", "--hold_out=alpha"), none, fewer, batch)
+    path.write_text(HEADER + "q0\td59\t1\n", encoding="utf-8")
+    refused(
+        plan("--config.batch.tasks.beta.negatives=3"),
+        r"^mtret: beta: none of its 40 queries has a hard negative, but batch\.negatives asks for 3: .*; give others, "
+        r"or --config\.batch\.tasks\.beta\.negatives=0$",
     )
+
+
+def test_a_warm_up_that_the_run_never_leaves(plan: Callable[..., Answer]) -> None:
+    said(
+        plan("--config.optim.warmup_steps=50"),
+        r"optim\.warmup_steps=50 of 6 steps: .*, to 0\.00036 of 0\.003; give fewer, such as --config\.optim\.warm",
+    )
+    code, out, _ = plan("--config.optim.warmup_steps=0")
+    assert code == 0 and "warmup" not in out
 
 
 # 60 words, the template's five and two special tokens, of which a query's 24 and the encoder's 64 hold no query.

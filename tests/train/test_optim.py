@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from mtret.errors import UserError
-from mtret.train.optim import OptimConfig, learning_rate, optimizer
+from mtret.train.optim import OptimConfig, learning_rate, optimizer, warmup_remark
 
 
 def rates(config: OptimConfig, steps: int, *at: int) -> list[float]:
@@ -40,6 +40,24 @@ def test_no_warm_up_or_a_single_step_of_it_starts_at_the_peak(warmup: int, wante
 def test_a_warm_up_longer_than_the_run_is_never_left():
     config = OptimConfig(learning_rate=1.0, warmup_steps=10)
     np.testing.assert_allclose(rates(config, 4, 0, 1, 2, 3), [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("warmup", "reached"), [(10, "0.4"), (5, "0.8"), (4, "1")])
+def test_a_warm_up_that_the_run_does_not_leave_is_named(warmup: int, reached: str):
+    config = OptimConfig(learning_rate=1.0, warmup_steps=warmup)
+    line = warmup_remark(config, 4)
+    assert line.startswith(f"optim.warmup_steps={warmup} of 4 steps: ") and f"to {reached} of 1;" in line
+    assert rates(config, 4, 3) == [pytest.approx(float(reached))]  # the last step's
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(3, 4), (0, 1), (1, 1), (10, 150)])
+def test_a_warm_up_that_ends_is_not(warmup: int, steps: int):
+    assert warmup_remark(OptimConfig(warmup_steps=warmup), steps) == ""
+
+
+def test_a_warm_up_of_less_than_no_steps_is_refused():
+    with pytest.raises(UserError, match=r"^optim\.warmup_steps: -1 is less than none"):
+        learning_rate(OptimConfig(warmup_steps=-1), 10)
 
 
 def test_an_unknown_schedule_is_refused():
