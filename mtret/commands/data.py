@@ -64,7 +64,9 @@ def define_import(values: Flags) -> None:
     define_places("labels", "files of query, document and score, where these stand apart", values)
     for name, words in IMPORT_COLUMNS.items():
         flags.DEFINE_string(name, "", words, flag_values=values)
-    flags.DEFINE_string("encoding", "", "of CSV and TSV, such as cp1252 (default: utf-8)", flag_values=values)
+    flags.DEFINE_string(
+        "encoding", "", "of CSV, TSV and JSON Lines, such as cp1252 (default: utf-8)", flag_values=values
+    )
     flags.DEFINE_string(
         "delimiter",
         "",

@@ -40,8 +40,8 @@ class Row:
 class Dialect:
     """How files of text are written."""
 
-    encoding: str = "utf-8-sig"  # of CSV and TSV
-    delimiter: str = ""  # likewise; if not given, the one that makes the columns asked for
+    encoding: str = "utf-8-sig"
+    delimiter: str = ""  # of CSV and TSV; if not given, the one that makes the columns asked for
     separator: str = ""  # between the ids of one cell
     quotes: str = ""  # of CSV and TSV: csv, none; if not given, none where tabs part the cells, else csv
     missing: tuple[str, ...] = ()  # texts that stand for no value
@@ -83,9 +83,10 @@ def read_rows(
     try:
         if kind in (".csv", ".tsv"):
             rows = _read_table(path, columns, optional, on_bytes, dialect, findings)
+        elif kind == ".parquet":
+            rows = _read_parquet(path, columns, optional, on_bytes, listed, findings)
         else:
-            read = _read_parquet if kind == ".parquet" else _read_json_lines
-            rows = read(path, columns, optional, on_bytes, listed, findings)
+            rows = _read_json_lines(path, columns, optional, on_bytes, listed, dialect.encoding, findings)
         for row in _one_id_each(rows, listed, dialect.separator):
             yield _with_missing(row, dialect.missing, findings)
     except OSError as error:
@@ -157,7 +158,8 @@ def _read_table(
             else:
                 absent = dict.fromkeys(optional, "")
                 yield Row(row.last, absent | {name: row.cells[place] for name, place in places.items()})
-        findings.unread.update({name: number for name in header if name not in places})
+        unread = [name or f"column {place}" for place, name in enumerate(header, start=1) if name not in places]
+        findings.unread.update(dict.fromkeys(unread, number))
 
 
 def _delimiter(path: AnyPath, columns: Collection[str], dialect: Dialect) -> str:
@@ -196,18 +198,20 @@ def _read_json_lines(
     optional: Collection[str],
     on_bytes: Progress,
     listed: str,
+    encoding: str,
     findings: Findings,
 ) -> Iterator[Row]:
     seen = Counter[str]()
     with path.open("rb") as binary:
-        for number, raw in enumerate(binary, start=1):
-            on_bytes(len(raw))
-            if not raw.strip():
+        counted = io.BufferedReader(_Counted(binary, on_bytes))
+        for number, line in enumerate(io.TextIOWrapper(counted, encoding=encoding, newline="\n"), start=1):
+            line = line.removeprefix("\ufeff")  # where files were put end to end
+            if not line.strip():
                 continue
             try:
-                record = _DECODER(raw)
+                record = _DECODER(line)
             except (ValueError, RecursionError) as error:
-                yield Row(number, {}, f"not valid JSON ({error})")
+                yield Row(number, {}, f"not valid JSON: {error}")
                 continue
             if not isinstance(record, dict):
                 yield Row(number, {}, "not a JSON object")
@@ -222,10 +226,8 @@ def _read_json_lines(
     findings.unread.update({name: count for name, count in seen.items() if name not in columns})
 
 
-# Numbers stay as they are written, since they can be ids: 1.10 is not 1.1. NaN and Infinity are no values.
-_DECODER = partial(
-    json.loads, parse_float=str, parse_int=str, parse_constant=lambda word: None, object_pairs_hook=each_key_once
-)
+# Numbers stay as they are written, since they can be ids: 1.10 is not 1.1.
+_DECODER = partial(json.loads, parse_float=str, parse_int=str, object_pairs_hook=each_key_once)
 
 
 def _read_parquet(

@@ -42,8 +42,8 @@ class ImportConfig:
     domain: str = ""
     language: Sequence[str] = ("en",)
     license: str = ""
-    encoding: str = ""  # of CSV and TSV; empty: UTF-8
-    delimiter: str = ""  # likewise; empty: as the columns show
+    encoding: str = ""  # of CSV, TSV and JSON Lines; empty: UTF-8
+    delimiter: str = ""  # of CSV and TSV; empty: as the columns show
     separator: str = ""  # between the ids of one cell
     quotes: str = ""  # of CSV and TSV: csv, none; empty: none where tabs part the cells
     missing: Sequence[str] = ()  # texts that stand for no value

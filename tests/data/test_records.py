@@ -45,7 +45,7 @@ def test_json_lines(tmp_path: Path) -> None:
         Row(3, {"x": "", "n": "true"}),
         Row(4, {}, "not a JSON object"),
     ]
-    assert found[3].line == 5 and found[3].problem.startswith("not valid JSON (")
+    assert found[3].line == 5 and found[3].problem.startswith("not valid JSON: ")
     assert found[4:] == [Row(6, {}, "'x' is no text but a list"), Row(7, {"x": "", "n": "2"})]
     with pytest.raises(UserError, match=r"a.jsonl: no line has 'y'\. They have: more, n, x"):
         rows(path, "y")
@@ -122,6 +122,17 @@ def test_other_encodings_are_named(tmp_path: Path, encoding: str) -> None:
         rows(path, "x")
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le"])
+def test_json_lines_of_another_encoding_are_refused_or_read(tmp_path: Path, encoding: str) -> None:
+    """Not line by line: a file of Windows would lose the lines with umlauts, one in UTF-16 every other."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"x": "Müller"}\n{"x": "b"}\n{"x": "€"}\n'.encode(encoding))
+    found = list(read_rows(path, ["x"], dialect=Dialect(encoding)))
+    assert [row.values for row in found] == [{"x": "Müller"}, {"x": "b"}, {"x": "€"}]
+    with pytest.raises(UserError, match=r"a.jsonl: not UTF-8 \(.*\); save it as UTF-8, or .* --encoding=cp1252"):
+        rows(path, "x")
+
+
 def test_a_row_comes_once_for_each_id_that_it_lists(tmp_path: Path) -> None:
     json_lines, table = tmp_path / "a.jsonl", tmp_path / "a.csv"
     json_lines.write_text('{"q": "one", "ids": ["a", 7]}\n{"q": "two", "ids": "b"}\n{"q": "three", "ids": []}\n')
@@ -146,8 +157,8 @@ def test_numbers_stay_as_they_are_written_and_nan_is_no_value(tmp_path: Path) ->
     )
     found = rows(path, "x", "n")
     assert found[:2] == [Row(1, {"x": "1.10", "n": "1e3"}), Row(2, {"x": "", "n": ""})]
-    assert found[2].problem.startswith("not valid JSON (")  # a number has no leading zero
-    assert found[3] == Row(4, {}, "not valid JSON (two values of 'x')")
+    assert found[2].problem.startswith("not valid JSON: ")  # a number has no leading zero
+    assert found[3] == Row(4, {}, "not valid JSON: two values of 'x'")
     assert found[4] == Row(5, {"x": "-0", "n": "9" * 5000})
 
 
@@ -186,6 +197,15 @@ def test_words_for_nothing_are_texts_that_are_counted_unless_they_are_named(
     assert findings.missing_words == {("x", "N/A"): 1}
 
 
+def test_a_word_of_a_row_with_several_ids_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,ids\nNaN,a|b|c\n")
+    findings = Findings()
+    found = list(
+        read_rows(tmp_path / "a.csv", ["x", "ids"], listed="ids", dialect=Dialect(separator="|"), findings=findings)
+    )
+    assert len(found) == 3 and findings.missing_words == {("x", "NaN"): 1}
+
+
 def test_a_column_that_need_not_be_there_is_empty(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x\n1\n")
     (tmp_path / "a.jsonl").write_text('{"x": "1"}\n')
@@ -195,13 +215,13 @@ def test_a_column_that_need_not_be_there_is_empty(tmp_path: Path) -> None:
 
 
 def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('x,y,z\n1,2,"3\n4, 5"\n')
+    (tmp_path / "a.csv").write_text(',x,y,z\n0,1,2,"3\n4, 5"\n')
     (tmp_path / "a.jsonl").write_text('{"x": "1", "Title": "T"}\n{"x": "2", "meta": {"x": 1}}\n{"x": "3", "meta": 0}\n')
     found = {}
     for name in ("a.csv", "a.jsonl"):
         found[name] = Findings()
         list(read_rows(tmp_path / name, ["x"], findings=found[name]))
-    assert found["a.csv"].unread == {"y": 1, "z": 1}
+    assert found["a.csv"].unread == {"column 1": 1, "y": 1, "z": 1}  # pandas writes its index without a name
     assert found["a.csv"].swallowing == [2]  # though nobody asks for z
     assert found["a.jsonl"].unread == {"Title": 1, "meta": 2}
 
