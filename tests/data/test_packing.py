@@ -66,7 +66,15 @@ def test_edges(lengths: list[int]):
 
 @pytest.mark.parametrize(
     ("pooling", "wanted"),
-    [("mean", [0.25] * 4 + [1.0] + [0.5] * 2), ("cls", [1, 0, 0, 0, 1, 1, 0]), ("last", [0, 0, 0, 1, 1, 0, 1])],
+    [
+        ("mean", [0.25] * 4 + [1.0] + [0.5] * 2),
+        ("cls", [1, 0, 0, 0, 1, 1, 0]),
+        ("last", [0, 0, 0, 1, 1, 0, 1]),
+        ("max", [1] * 7),
+        ("mean_sqrt_len", [0.5] * 4 + [1] + [0.5**0.5] * 2),
+        ("weightedmean", [0.1, 0.2, 0.3, 0.4, 1, 1 / 3, 2 / 3]),
+        ("last+cls", [[0, 1], [0, 0], [0, 0], [1, 0], [1, 1], [0, 1], [1, 0]]),
+    ],
 )
 def test_pooling_weights_by_hand(pooling: str, wanted: list[float]):
     weights = token_weights(np.array([4, 1, 2]), pooling)
@@ -87,6 +95,8 @@ def test_pooling_weights_of_a_text_sum_to_one(pooling: str):
         ("mean", [0, 0, 0.5, 0.5, 1, 0, 1, 1 / 3, 1 / 3, 1 / 3]),
         ("cls", [0, 0, 1, 0, 1, 0, 1, 1, 0, 0]),
         ("last", [0, 0, 0, 1, 1, 0, 1, 0, 0, 1]),
+        ("max", [0, 0, 1, 1, 1, 0, 1, 1, 1, 1]),
+        ("weightedmean", [0, 0, 3 / 7, 4 / 7, 1, 0, 1, 1 / 6, 2 / 6, 3 / 6]),
     ],
 )
 def test_what_is_skipped_counts_as_not_there_but_for_a_texts_last_token(pooling: str, wanted: list[float]):

@@ -423,3 +423,18 @@ def test_half_precision_is_computed_and_exported_in_float32_and_said(write_model
     hf.save(tmp_path / "out", encoder, encoder.params, {})
     assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["torch_dtype"] == "float32"
     assert hf.load(str(tmp_path / "out")).remarks == ()
+
+
+def test_the_hubs_cache_keeps_a_snapshots_files_beside_it(write_model: WriteModel, tmp_path: Path) -> None:
+    made = write_model("made")
+    folder, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
+    folder.mkdir(parents=True)
+    blobs.mkdir()
+    for path in [path for path in made.rglob("*") if path.is_file()]:
+        link = folder / path.relative_to(made)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(path.rename(blobs / path.relative_to(made).as_posix().replace("/", "-")))
+    assert hf.load(str(folder)).features == 8
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(write_model("elsewhere") / "config.json")
+    assert "config.json: a link that leads out of the model's folder" in refusal(folder)

@@ -107,6 +107,11 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     model.save_pretrained(folder)
     write_tokenizer(folder)
     (folder / "1_Pooling").mkdir()
+    modules = [
+        {"name": kind, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for path, kind in (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     cls = request.param in ("gte", "modernbert")
     pooling = {"pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": not cls}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
