@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, normalizers
+from tokenizers import AddedToken, Tokenizer, normalizers
 
 from mtret.encoder_folder.modules import read_folder
 from mtret.encoder_folder.reading import read_json
 from mtret.encoder_folder.transformer import TransformerSettings, read_settings
 from mtret.errors import UserError
 from mtret.files import AnyPath, inside
+
+SPECIAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+BERTS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")  # without a word in any file
 
 
 def open_backend(folder: AnyPath) -> tuple[Tokenizer, bytes, str]:
@@ -50,6 +53,7 @@ def _load(folder: AnyPath) -> tuple[Tokenizer, bytes]:
 def _as_set(backend: Tokenizer, settings: TransformerSettings, config: Mapping[str, Any], folder: AnyPath) -> str:
     """Sets a tokenizer as its folder's settings say; returns what was changed. Raises UserError where it cannot be."""
     changes = _normalizer_of_bert(backend, settings, config, folder)
+    changes += _add_special_tokens(backend, settings, config, folder)
     if settings.do_lower_case and not _has_lowercase(backend.normalizer):
         first = [normalizers.Lowercase()]
         backend.normalizer = normalizers.Sequence(first + ([backend.normalizer] if backend.normalizer else []))
@@ -60,7 +64,41 @@ def _as_set(backend: Tokenizer, settings: TransformerSettings, config: Mapping[s
     return changes
 
 
+def _add_special_tokens(
+    backend: Tokenizer, settings: TransformerSettings, config: Mapping[str, Any], folder: AnyPath
+) -> str:
+    """Words that are one token wherever they stand in a text: those that tokenizer_config.json and the older files
+    beside it name, where tokenizer.json has them not."""
+    given = settings.tokenizer
+    listed: Any = given.get("added_tokens_decoder") or {}
+    extra: Any = given.get("extra_special_tokens") or given.get("additional_special_tokens") or []
+    try:
+        tokens = [listed[number] for number in sorted(listed, key=int)]
+        tokens += [given[name] for name in SPECIAL if given.get(name) is not None]
+        tokens += list(extra.values() if isinstance(extra, Mapping) else extra)
+        made = [_added_token(token) for token in tokens]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        path = folder / "tokenizer_config.json"
+        raise UserError(f"{path}: its special tokens cannot be read ({type(error).__name__}: {error})") from error
+    if _is_bert_tokenizer(settings, config):
+        made += [AddedToken(word, special=True) for word in BERTS if backend.token_to_id(word) is not None]
+    there = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing = list({token.content: token for token in made if token.content not in there}.values())
+    backend.add_special_tokens(missing)
+    return repr([token.content for token in missing]) if missing else ""
+
+
+def _added_token(token: Any) -> AddedToken:
+    if isinstance(token, str):
+        return AddedToken(token, special=True)
+    flags = {name: bool(token[name]) for name in ("lstrip", "rstrip", "normalized", "single_word") if name in token}
+    return AddedToken(token["content"], special=True, **flags)
+
+
 def _check_ids(backend: Tokenizer, config: Mapping[str, Any], folder: AnyPath) -> None:
+    kinds = {kind for kind in backend.encode("a").type_ids if kind}
+    if kinds:
+        raise UserError(f"{folder / 'tokenizer.json'}: gives tokens the type {max(kinds)}; towers know the type 0 only")
     rows = config.get("vocab_size")
     token, largest = max(backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1], default=("", -1))
     if isinstance(rows, int) and largest >= rows:
@@ -76,10 +114,7 @@ def _normalizer_of_bert(
     """What transformers' BertTokenizer does: it takes these three from tokenizer_config.json, or their defaults, and
     not from tokenizer.json. Any other takes tokenizer.json as it is."""
     given = settings.tokenizer
-    kind = given.get("tokenizer_class") or config.get("tokenizer_class")
-    if kind is None and config.get("model_type") == "bert":
-        kind = "BertTokenizer"
-    if str(kind).removesuffix("Fast") != "BertTokenizer":
+    if not _is_bert_tokenizer(settings, config):
         return ""
     found, path = backend.normalizer, folder / "tokenizer_config.json"
     wanted = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
@@ -112,6 +147,14 @@ def _normalizer_of_bert(
         lowercase=wanted["do_lower_case"],
     )
     return repr(sorted(wanted.items()))
+
+
+def _is_bert_tokenizer(settings: TransformerSettings, config: Mapping[str, Any]) -> bool:
+    """Whether transformers makes it by that class, which is BERT's own."""
+    kind = settings.tokenizer.get("tokenizer_class") or config.get("tokenizer_class")
+    if kind is None:
+        return config.get("model_type") == "bert"
+    return str(kind).removesuffix("Fast") == "BertTokenizer"
 
 
 def _has_lowercase(normalizer: Any) -> bool:

@@ -104,12 +104,16 @@ def _tokenizer_config(place: AnyPath, arguments: Mapping[str, Any]) -> dict[str,
     config = {**read_json(path, optional=True), **arguments}
     if "auto_map" in config:
         raise UserError(f"{path}: auto_map names code of the tokenizer's own, which is never run")
-    for key in ("add_bos_token", "add_eos_token"):
-        if config.get(key) is not None:
+    for key in ("add_bos_token", "add_eos_token"):  # tokenizer.json, where there is one, goes before them
+        if config.get(key) is not None and not (place / "tokenizer.json").exists():
             raise UserError(
-                f"{path}: {key} is not supported; write what is added to a text into tokenizer.json (post_processor), "
-                "and leave the key out"
+                f"{path}: {key} is not supported; write a tokenizer.json, e.g. by AutoTokenizer and save_pretrained in "
+                "transformers"
             )
+    if "added_tokens_decoder" not in config:  # else it stands for both of these
+        config = {**config, **read_json(place / "special_tokens_map.json", optional=True)}
+        added = read_json(place / "added_tokens.json", optional=True)
+        config["added_tokens_decoder"] = {str(number): {"content": token} for token, number in added.items()}
     check_values(config, {"truncation_side": (*SIDES, None)}, str(path))
     for key in (*NORMALIZER, "split_special_tokens"):
         check_values(config, {key: (True, False, None)}, str(path))

@@ -53,8 +53,9 @@ def encode(
 
 
 def head_of(tower: nn.Module) -> Head:
-    """What makes vectors of a tower's states."""
-    return tower.config.head  # type: ignore[attr-defined]
+    """What makes vectors of a tower's states; by default the mean, normalised."""
+    config = getattr(tower, "config", None)
+    return config.head if config else Head()
 
 
 def pooled(

@@ -71,9 +71,11 @@ def _check_alike(models: Mapping[str, Artefact]) -> None:
     for other, model in others:
         ours, theirs = first.encoder, model.encoder
         for what, same in (
+            ("pooling", (ours.pooling, ours.pools_prompt) == (theirs.pooling, theirs.pools_prompt)),
+            ("modules behind the pooling", ours.config.head == theirs.config.head),
             # Not by model_type: GTE is published under one name and exported under another.
             ("architecture", ours.config == theirs.config),
-            ("pooling", (ours.pooling, ours.pools_prompt) == (theirs.pooling, theirs.pools_prompt)),
+            ("do_lower_case", ours.settings.do_lower_case == theirs.settings.do_lower_case),
             ("tokenizer", _vocabulary(ours) == _vocabulary(theirs)),
             ("towers of documents or images", _others(first) == _others(model)),
         ):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers, processors
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from mtret.data.tokenize import Tokenizer, Tokens, concatenate, offsets_of, ranges
 from mtret.errors import UserError
@@ -169,3 +169,134 @@ def test_a_prompt_may_be_left_out_of_the_vector(tmp_path: Path):
     assert both.subset(np.array([1, 2])).skipped(np.arange(2)).tolist() == [3, 0]
     rows, identity = both.distinct(9)  # the same ids, but not the same vector
     assert rows.tolist() == [0, 1, 2] and identity.tolist() == [0, 1, 2]
+
+
+def described(folder: Path, **files: dict) -> Path:
+    """With such JSON files beside the tokenizer's: name, without its ending, and content."""
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def settings(folder: Path, **content: object) -> Path:
+    """As an encoder's folder, whose Transformer has these."""
+    types = [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling")]
+    modules = [{"name": kind, "path": path, "type": kind} for kind, path in zip(types, ("", "1_Pooling"), strict=True)]
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    return described(folder, sentence_bert_config=content)
+
+
+@pytest.mark.parametrize("where", ["tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"])
+def test_a_text_is_cut_on_the_side_that_the_folder_says(tmp_path: Path, where: str):
+    folder = write_tokenizer(tmp_path / "t", "[CLS] [CLS] $A [SEP]")
+    if where == "tokenizer.json":
+        backend = Backend.from_file(str(folder / where))
+        backend.enable_truncation(4, direction="left")
+        backend.save(str(folder / where))
+    elif where == "tokenizer_config.json":
+        described(folder, tokenizer_config={"truncation_side": "left"})
+    else:
+        settings(folder, tokenizer_args={"truncation_side": "left"})
+    cls, sep, a, d, e = (ID[word] for word in ("[CLS]", "[SEP]", "a", "d", "e"))
+    tokens = Tokenizer(folder)(["a b c d e", "a"])
+    assert lists(tokens, 5) == [[cls, cls, d, e, sep], [cls, cls, a, sep]]
+    both = concatenate([tokens.subset(np.array([1, 0])), tokens])
+    assert lists(both, 5) == [[cls, cls, a, sep], [cls, cls, d, e, sep], [cls, cls, d, e, sep], [cls, cls, a, sep]]
+    described(folder, tokenizer_config={"truncation_side": "right"})
+    right = lists(Tokenizer(folder)(["a b c d e"]), 5)
+    assert right == ([[cls, cls, d, e, sep]] if where == "sentence_bert_config.json" else [[cls, cls, a, ID["b"], sep]])
+
+
+def test_lower_case_before_all_else_where_the_folder_says_so(tmp_path: Path):
+    folder = write_tokenizer(tmp_path / "t")
+    plain, cache = Tokenizer(folder, tmp_path / "cache"), tmp_path / "cache"
+    assert lists(plain(["Reset THE a"])) == [[2, 1, 1, 4, 3]]
+    lower = Tokenizer(settings(folder, do_lower_case=True), cache)
+    assert lists(lower(["Reset THE a"])) == [expected("reset the a")]  # not the other's from the cache
+
+
+def bert_tokenizer(folder: Path, lowercase: bool, **config: object) -> Path:
+    """Of that class, with BERT's normalizer in its file."""
+    write_tokenizer(folder)
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.save(str(folder / "tokenizer.json"))
+    return described(folder, tokenizer_config={"tokenizer_class": "BertTokenizerFast", **config})
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_settings_of_berts_tokenizer_go_before_its_file(tmp_path: Path, lowercase: bool):
+    folder = bert_tokenizer(tmp_path / "t", not lowercase, do_lower_case=lowercase, strip_accents=None)
+    assert lists(Tokenizer(folder)(["The"])) == [expected("the" if lowercase else "The")]
+
+
+def test_settings_of_berts_tokenizer_that_are_not_there_are_asked_for(tmp_path: Path):
+    folder = bert_tokenizer(tmp_path / "t", False)
+    with pytest.raises(
+        UserError, match="says nothing of do_lower_case, for which sentence-transformers takes True, but"
+    ):
+        Tokenizer(folder)
+    described(folder, tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"})
+    assert lists(Tokenizer(folder)(["The"])) == [expected("The")]
+
+
+def test_lower_case_that_a_tokenizer_cannot_be_told_is_refused(tmp_path: Path):
+    folder = described(write_tokenizer(tmp_path / "t"), config={"model_type": "bert"})
+    described(folder, tokenizer_config={"do_lower_case": True})
+    with pytest.raises(
+        UserError, match=r"do_lower_case is True, but the normalizer of tokenizer\.json, which is no Bert"
+    ):
+        Tokenizer(folder)
+
+
+def test_special_words_within_a_text_are_taken_apart_where_the_folder_says_so(tmp_path: Path):
+    folder = write_tokenizer(tmp_path / "t")
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    backend.add_special_tokens(["[SEP]"])
+    backend.save(str(folder / "tokenizer.json"))
+    assert lists(Tokenizer(folder)(["a[SEP]"])) == [[2, 4, 3, 3]]
+    described(folder, tokenizer_config={"split_special_tokens": True})
+    assert lists(Tokenizer(folder)(["a[SEP]"])) == [[2, 1, 3]]
+
+
+def test_an_id_beyond_the_word_embeddings_is_refused(tmp_path: Path):
+    folder = described(write_tokenizer(tmp_path / "t"), config={"vocab_size": len(WORDS)})
+    Tokenizer(folder)
+    described(folder, config={"vocab_size": len(WORDS) - 1})
+    with pytest.raises(
+        UserError, match=r"gives the token 'password' the id 11, but the encoder has 11 word embeddings"
+    ):
+        Tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config": {"sep_token": "[SEP]", "added_tokens_decoder": {"9": {"content": "reset"}}}},
+        {"special_tokens_map": {"sep_token": {"content": "[SEP]", "lstrip": False}}, "added_tokens": {"reset": 9}},
+        {"tokenizer_config": {"extra_special_tokens": ["reset", "[SEP]"]}},
+    ],
+)
+def test_words_that_other_files_name_are_one_token_wherever_they_stand(tmp_path: Path, files: dict[str, dict]):
+    folder = described(write_tokenizer(tmp_path / "t"), **files)
+    assert lists(Tokenizer(folder)(["a[SEP]resetb"])) == [[2, 4, 3, 9, 5, 3]]
+    described(folder, tokenizer_config={"tokenizer_class": "BertTokenizer"}, special_tokens_map={}, added_tokens={})
+    assert lists(Tokenizer(folder)(["a[SEP]resetb"])) == [[2, 4, 3, 1, 3]]  # by that class's own list
+
+
+def test_special_tokens_that_cannot_be_read_or_have_no_vector_are_refused(tmp_path: Path):
+    folder = described(write_tokenizer(tmp_path / "t"), tokenizer_config={"added_tokens_decoder": {"x": {}}})
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: its special tokens cannot be read \(ValueError: "):
+        Tokenizer(folder)
+    described(folder, tokenizer_config={"mask_token": "[MASK]"}, config={"vocab_size": len(WORDS)})
+    with pytest.raises(
+        UserError, match=r"gives the token '\[MASK\]' the id 12, but the encoder has 12 word embeddings"
+    ):
+        Tokenizer(folder)
+
+
+def test_a_tokenizer_that_gives_types_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"tokenizer\.json: gives tokens the type 1; towers know the type 0 only"):
+        Tokenizer(write_tokenizer(tmp_path / "t", "[CLS]:0 $A:1 [SEP]:1"))

@@ -96,7 +96,7 @@ def write_model(tmp_path: Path) -> WriteModel:
         save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
         for place, content in (files or {}).items():
             path = folder / place
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             if content is None:
                 path.unlink()
             else:

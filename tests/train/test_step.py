@@ -3,7 +3,8 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,7 @@ from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.tokenize import Tokens, offsets_of
 from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
+from mtret.encoder_folder.modules import DenseLayer, Head, Normalize
 from mtret.losses import LossConfig
 from mtret.models.bert import BertConfig, BertTower
 from mtret.pytrees import Tree, flatten, unflatten
@@ -59,6 +61,17 @@ class Bag(nn.Module):
         return self.param("embedding", nn.initializers.normal(1.0), (60, 16))[ids]
 
 
+@dataclass(frozen=True)
+class Headed:
+    head: Head
+
+
+class HeadedBag(Bag):
+    """With another way from states to vectors."""
+
+    config: Headed | None = None
+
+
 def start(tower: nn.Module) -> Tree:
     """Weights large enough to tell texts apart."""
     shapes = jax.eval_shape(tower.init, jax.random.key(0), *[jnp.zeros((1, 4), jnp.int32)] * 3)["params"]
@@ -81,7 +94,7 @@ def relation(sets: list[set[int]]) -> Relation:
     return Relation(offsets_of(np.array([len(each) for each in sets])), np.array(documents, np.int32))
 
 
-def tangled_planner(chunk_tokens: int | None = None) -> Planner:
+def tangled_planner(chunk_tokens: int | None = None, pooling: str = "mean") -> Planner:
     """Few documents for many queries: shared positives, several targets, hard negatives that are others' positives."""
     random = np.random.default_rng(1)
     batch = BatchConfig(
@@ -107,7 +120,7 @@ def tangled_planner(chunk_tokens: int | None = None) -> Planner:
         relation(negatives),
         batch,
     )
-    return Planner([task], MixtureConfig(), batch, "mean", 0, 3)
+    return Planner([task], MixtureConfig(), batch, pooling, 0, 3)
 
 
 def paired_planner(queries: int = 64, longest: int = 8) -> Planner:
@@ -142,7 +155,13 @@ def distance(ours: Tree, theirs: Tree) -> float:
 
 
 def plain_loss(
-    params: Tree, planner: Planner, plan: Plan, tower: nn.Module, symmetric: bool, cut: tuple[int, ...] = ()
+    params: Tree,
+    planner: Planner,
+    plan: Plan,
+    tower: nn.Module,
+    symmetric: bool,
+    cut: tuple[int, ...] = (),
+    head: Callable[[Tree, jax.Array, np.ndarray], jax.Array] | None = None,
 ) -> jax.Array:
     """Each text in a row of its own; the relation as sets; the definition, query by query and target by target. The
     mean over whole vectors and those cut to so many features."""
@@ -160,6 +179,8 @@ def plain_loss(
     assert isinstance(states, jax.Array)
     inside = (segment == 0).astype(np.float32)
     pooled = (states * inside[..., None]).sum(axis=1) / inside.sum(axis=1)[:, None]
+    if head is not None:
+        pooled = head(params["tower"]["dense"], states, inside)
     offsets, of_query = task.positives.offsets, task.positives.documents
     known = [set(of_query[offsets[q] : offsets[q + 1]].tolist()) for q in queries]
     target = [{columns[c] for c in plan.target[rows.index(q)].tolist() if c < len(columns)} for q in queries]
@@ -208,6 +229,48 @@ def test_loss_and_gradient_equal_those_of_single_texts_and_sets():
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     assert distance(gradient, reference) < 1e-5
     np.testing.assert_allclose(gradient["log_scale"], reference["log_scale"], rtol=1e-4)
+
+
+HEAD = Head("cls+max+mean", (DenseLayer(48, 12), DenseLayer(12, 20, "GELU", residual=True)))
+
+
+def by_hand(dense: Tree, states: jax.Array, inside: np.ndarray) -> jax.Array:
+    """HEAD, without a Normalize, as its definition has it."""
+    most = jnp.where(inside[..., None] > 0, states, -jnp.inf).max(axis=1)
+    mean = (states * inside[..., None]).sum(axis=1) / inside.sum(axis=1)[:, None]
+    pooled = jnp.concatenate([states[:, 0], most, mean], axis=1)
+    first, second = (dense[name]["linear"] for name in "01")
+    x = jnp.tanh(pooled @ first["kernel"] + first["bias"])
+    y = x @ second["kernel"] + second["bias"]
+    return 0.5 * y * (1 + jax.lax.erf(y / 2**0.5)) + x @ dense["1"]["residual"]["kernel"]
+
+
+@pytest.mark.parametrize("truncate_dim", [None, 7])
+@pytest.mark.parametrize("chunk_tokens", [None, 16])
+def test_a_head_of_several_poolings_and_dense_layers_is_trained(chunk_tokens: int | None, truncate_dim: int | None):
+    head = replace(HEAD, layers=(*HEAD.layers, Normalize()), truncate_dim=truncate_dim)
+    planner, tower = tangled_planner(chunk_tokens, HEAD.pooling), HeadedBag(Headed(head))
+    config = make_config(planner, tower, LossConfig(learn_temperature=True))
+    shapes = {"0/linear": (48, 12), "1/linear": (12, 20), "1/residual": (12, 20)}
+    random = np.random.default_rng(4)
+    dense = {f"{name}/kernel": random.normal(0, 0.4, shape) for name, shape in shapes.items()}
+    dense |= {f"{number}/linear/bias": random.normal(0, 0.4, size) for number, size in ((0, 12), (1, 20))}
+    leaves = {path: x.astype(np.float32) for path, x in dense.items()}
+    params = initial_params({**start(tower), "dense": unflatten(leaves)}, config.loss)
+    plan = planner.plan(1)
+    batch = jax.tree.map(jnp.asarray, planner.fill(plan))
+    assert planner.abstract(plan.shape).texts.pool.shape == batch.texts.pool.shape
+    cut = () if truncate_dim is None else (truncate_dim,)
+    ours = jax.value_and_grad(lambda p: batch_loss(p, batch, jnp.int32(0), config)[0])
+
+    def plain(p: Tree) -> jax.Array:
+        whole = partial(plain_loss, p, planner, plan, tower, False, head=by_hand)
+        return whole() if truncate_dim is None else 2 * whole(cut) - whole()  # plain_loss gives the mean of the two
+
+    value, gradient = jax.jit(ours, compiler_options=QUICK)(params)
+    wanted, reference = jax.jit(jax.value_and_grad(plain), compiler_options=QUICK)(params)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    assert distance(gradient, reference) < 2e-5
 
 
 Gradients = Callable[..., tuple[float, Tree]]
