@@ -129,7 +129,7 @@ def remarks(encoder: Pretrained, source: str, prompts: Prompts) -> list[str]:
     others = [name for name, text in there.items() if text and name not in (*QUERY_NAMES, *DOCUMENT_NAMES)]
     if others and not prompts.query and not prompts.document:
         lines.append(
-            f"{where}: has prompts ({', '.join(others)}), but none called query or document, so texts are read bare; "
+            f"{where}: has prompts ({', '.join(others)}), but none for queries or documents, so texts are read bare; "
             "--query_prompt=TEXT and --document_prompt=TEXT give others"
         )
     hidden = [name for name in DOCUMENT_NAMES[1:] if there.get(name)]

@@ -216,6 +216,7 @@ def test_attention_is_part_of_a_run_s_record(own_model: Path, tiny_suite: Path, 
     assert [start["attention"] for start in read_identity(tmp_path / "run")["starts"]] == ["cpu", "xla"]
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_mtret_resumes_and_says_what_is_not_known(
     unfinished: Path, tiny_config: Path, console: Console
 ) -> None:
@@ -260,6 +261,7 @@ def moved(tmp_path: Path, finished: Path, own_model: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_of_an_older_mtret_is_judged_and_says_what_is_not_known(
     moved: Path, own_model: Path, tiny_suite: Path, console: Console, tmp_path: Path
 ) -> None:
@@ -276,6 +278,7 @@ def test_a_model_of_an_older_mtret_is_judged_and_says_what_is_not_known(
         judge(str(moved), str(tiny_suite), DEV, tmp_path / "other", console)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "part"), CHANGES[:3], ids=[change.__name__ for change, _ in CHANGES[:3]])
 def test_a_base_that_changed_in_any_part_is_no_base(
     moved: Path, own_model: Path, tiny_suite: Path, console: Console, tmp_path: Path, change: Change, part: str

@@ -162,7 +162,7 @@ def test_a_folder_that_is_called_like_a_known_family_is_remarked(
 
 def test_prompts_that_are_not_used_are_remarked(own_model: Path) -> None:
     (line,) = load_artefact(str(with_prompts(own_model, {"s2p_query": "Instruct: ", "sts": "s "}))).remarks
-    assert "has prompts (s2p_query, sts), but none called query or document, so texts are read bare" in line
+    assert "has prompts (s2p_query, sts), but none for queries or documents, so texts are read bare" in line
     (line,) = load_artefact(str(with_prompts(own_model, {"query": "q ", "document": "", "passage": "p "}))).remarks
     assert "its prompt 'document' is empty and goes before 'passage'" in line and "--document_prompt='p '" in line
 
@@ -220,6 +220,7 @@ def test_one_text_has_one_vector(
         assert scores[name] == pytest.approx(float(wanted["documents"][place] @ wanted["queries"][0]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_with_prompts_of_its_own_takes_no_others(mtret: Mtret, finished: Path, tmp_path: Path) -> None:
     for flags in (
         ("encode", f"--model={finished}", "--task=alpha", f"--out={tmp_path}/a.npz"),
@@ -233,6 +234,7 @@ def test_a_model_with_prompts_of_its_own_takes_no_others(mtret: Mtret, finished:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_prompts_that_were_changed_in_one_of_two_files_are_refused(tmp_path: Path, finished: Path) -> None:
     """sentence-transformers and `encode --texts` would read one, `evaluate` the other."""
     folder = Path(shutil.copytree(finished / "model", tmp_path / "model"))
@@ -301,6 +303,7 @@ def test_a_training_starts_from_the_encoder_s_prompts(
     assert with_templates(settled, hf.load(str(own_model))) == settled
 
 
+@pytest.mark.slow
 def test_a_training_from_a_trained_model_keeps_its_templates(finished: Path, own_model: Path) -> None:
     """Its prompt `query` is an instruction already; another before it would be one too many."""
     encoder = hf.load(str(finished / "model"))
@@ -401,6 +404,7 @@ def test_a_plain_encoder_is_judged_as_it_is_deployed_and_in_other_forms_on_reque
     )
 
 
+@pytest.mark.slow
 def test_results_from_before_there_were_forms_are_read(
     finished: Path, tiny_suite: Path, console: Console, tmp_path: Path
 ) -> None:
