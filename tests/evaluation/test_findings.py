@@ -15,12 +15,16 @@ def test_the_whole_is_counted_by_its_words(results: dict[str, Any]) -> None:
 def test_tasks_that_training_made_worse_are_named_by_what_can_be_done(results: dict[str, Any]) -> None:
     for name in ("alpha", "gamma"):
         results["tasks"][name]["differences"]["untuned"]["verdict"] = "WORSE"
-    results["mixture"]["tasks"] = ["alpha"]
+    results["mixture"]["tasks"] = ["alpha", "beta"]
     assert hurt_tasks(results) == ["alpha", "gamma"]
     said = findings(results)
     assert any("alpha" in line and "`--hold_out=alpha`" in line for line in said)
     assert any("gamma" in line and "Serve those untuned" in line for line in said)
     assert all(line in markdown(results) for line in said[1:])
+    results["mixture"]["tasks"] = ["alpha"]  # without it there would be nothing to train on
+    said = findings(results)
+    assert any("alpha. These are all that was trained on" in line for line in said)
+    assert not any("--hold_out=alpha" in line for line in said)
 
 
 def test_queries_that_were_left_out_are_counted(results: dict[str, Any]) -> None:
@@ -46,4 +50,7 @@ def test_where_nothing_was_held_out_the_report_says_how_to(results: dict[str, An
 
 
 def test_an_untuned_model_has_no_verdict(results: dict[str, Any]) -> None:
-    assert findings(results | {"mixture": None}) == []
+    skipped = "icons: not evaluated: images need an image tower."
+    assert skipped in findings(results)
+    assert findings(results | {"mixture": None}) == [skipped]
+    assert findings(results | {"mixture": None, "skipped": {}}) == []
