@@ -65,5 +65,5 @@ def _sure(task: Task) -> list[str]:
             sure = int((np.diff(positives.offsets) == whole).sum())
             words = f"1 {split} query has" if sure == 1 else f"{sure:,} {split} queries have"
             if sure:
-                found.append(f"{words} every document as a right answer: any model scores 1 there.")
+                found.append(f"{words} every document as a right answer: whatever a model finds is right.")
     return found

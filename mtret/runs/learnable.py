@@ -35,16 +35,19 @@ def check_room(
         if not isinstance(each.documents, Images):
             prompts.append(("document", "templates.document", templates.document_prefix))
         for side, place, prompt in prompts:
-            lines += _check_prompt(each, side, place, tokenizer.length(prompt), longest)
+            own = getattr(config.batch.tasks.get(task.name), f"{side}_length", None) is not None
+            key = f"batch.tasks.{task.name}.{side}_length" if own else f"batch.{side}_length"
+            lines += _check_prompt(each, side, key, place, tokenizer.length(prompt), longest)
     return list(dict.fromkeys(lines))
 
 
-def _check_prompt(task: TrainingTask, side: str, place: str, taken: int, longest: int) -> list[str]:
+def _check_prompt(task: TrainingTask, side: str, key: str, place: str, taken: int, longest: int) -> list[str]:
+    """`key`: of the configuration, the length of this side; `place`: where the prompt is written."""
     limit = getattr(task.config, f"{side}_length")
     remedy = f"shorten {place}"
     if taken + 1 < longest and limit < longest:
-        remedy = f"give --config.batch.{side}_length={min(taken + ROOM, longest)}, or {remedy}"
-    found = f"{task.name}: the prompt before a {side} takes {taken} tokens of batch.{side}_length={limit}"
+        remedy = f"give --config.{key}={min(taken + ROOM, longest)}, or {remedy}"
+    found = f"{task.name}: the prompt before a {side} takes {taken} tokens of {key}={limit}"
     if taken >= limit:
         raise UserError(f"{found}, so nothing of the {side} is read; {remedy}")
     tokens = task.queries if side == "query" else task.document_tokens

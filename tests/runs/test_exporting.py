@@ -47,7 +47,7 @@ def test_no_checkpoint(unfinished: Path, name: str) -> None:
 
 
 def test_weights_of_no_run(tiny_model: Path) -> None:
-    with pytest.raises(UserError, match=r"config\.json: is not that of a run"):
+    with pytest.raises(UserError, match=rf"is a part of a model folder; give the folder, {tiny_model}$"):
         open_model(str(tiny_model / "model.safetensors"))
 
 

@@ -174,6 +174,10 @@ def test_an_instruction_that_fills_the_length(plan: Callable[..., Answer], own_s
             "batch.query_length=8",
             r"alpha: the prompt before a query takes 9 tokens .*length=8, .*; give --config\.batch",
         ),
+        (
+            "batch.tasks.beta.query_length=8",
+            r"beta: .* of batch\.tasks\.beta\.query_length=8, .*; give --config\.batch\.tasks\.beta\.query_length=41,",
+        ),
         ("templates.generic={}", r"the prompt before a query takes 66 tokens .*; shorten templates\.generic"),
         (
             "templates.document={} {{document}}",

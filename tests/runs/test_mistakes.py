@@ -311,7 +311,10 @@ def test_mistakes_when_exporting_and_reporting(
         ),
         (("export", f"--model={unfinished}", f"--out={file}/x"), r"--out=.*/file/x: .*/file is no folder that can be"),
         (("export", f"--model={tmp_path}/none", f"--out={tmp_path}/x"), r"none: holds no run \(no config\.json\)"),
-        (("export", f"--model={own_model}", f"--out={tmp_path}/x"), r"config\.json: is not that of a run"),
+        (
+            ("export", f"--model={own_model}", f"--out={tmp_path}/x"),
+            r"encoder: is a model folder already; there is nothing to export",
+        ),
         (("export", f"--model={bare}", f"--out={tmp_path}/x"), r"bare: has no readable best parameters"),
         (
             ("report", f"--results={tmp_path}/results.json"),
