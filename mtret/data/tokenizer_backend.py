@@ -73,11 +73,11 @@ def _add_special_tokens(
     beside it name, where tokenizer.json has them not."""
     given = settings.tokenizer
     listed: Any = given.get("added_tokens_decoder") or {}
-    extra: Any = given.get("extra_special_tokens") or given.get("additional_special_tokens") or []
+    more: list[Any] = [given.get(f"{kind}_special_tokens") or [] for kind in ("extra", "additional")]
     try:
         tokens = [listed[number] for number in sorted(listed, key=int)]
         tokens += [given[name] for name in SPECIAL if given.get(name) is not None]
-        tokens += list(extra.values() if isinstance(extra, Mapping) else extra)
+        tokens += [token for each in more for token in (each.values() if isinstance(each, Mapping) else each)]
         made = [_added_token(token) for token in tokens]
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         path = folder / "tokenizer_config.json"

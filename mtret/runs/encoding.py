@@ -164,7 +164,7 @@ def _text_blocks(
     console: Console,
     seen: _Seen,
 ) -> tuple[str, Blocks]:
-    """Block by block, so that memory does not grow with the number of texts."""
+    """Block by block, so that memory holds one block of texts."""
     encoder = artefact.encoder
     if artefact.model.documents and reads_documents(config):
         encoder = artefact.model.documents
