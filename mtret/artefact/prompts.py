@@ -1,8 +1,8 @@
 """What its publisher puts before the texts of an encoder that mtret did not train.
 
-The rules are those of sentence-transformers 6 (`encode_query`, `encode_document`, `encode`), with one deviation:
-there, every model has a prompt `document`, if only an empty one, so that a folder's `passage` or `corpus` is never
-found. Here an encoder that was published with `passage: ` before its documents gets it.
+The rules are those that sentence-transformers 6 documents for `encode_query`, `encode_document` and `encode`. It does
+not quite keep them: there, every model has prompts `query` and `document`, if only empty ones, so that the first two
+never find a folder's `passage`, `corpus` or default. Here an encoder that was published with `passage: ` gets it.
 """
 
 import re
