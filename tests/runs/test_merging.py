@@ -98,5 +98,6 @@ def test_what_does_not_fit_together_is_refused(
     tokenizer.write_text(json.dumps(vocabulary), encoding="utf-8")
     assert "differ in their tokenizer" in refusal(two, [])
     pooling = tmp_path / "one" / "1_Pooling" / "config.json"
-    pooling.write_text('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}', encoding="utf-8")
+    first = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    pooling.write_text(json.dumps(first), encoding="utf-8")
     assert "differ in their pooling" in refusal(two, [])

@@ -179,7 +179,7 @@ def test_processes_that_train_different_things_are_told_in_which_part() -> None:
         def share(self, name: str, value: Any) -> Any:
             return {**value, "config": {**value["config"], "seed": 5}, "data": {"alpha": "other"}}
 
-    identity = {"config": {"seed": 0, "suite": "x"}, "data": {"alpha": "one"}, "weights_sha256": "", "versions": {}}
+    identity = {"config": {"seed": 0, "suite": "x"}, "data": {"alpha": "one"}, "weights_sha256": "", "source": {}}
     with pytest.raises(UserError, match=r"process 2 .* than process 0: config.seed: 0, there 5 \(and 1 more\); start"):
         check_same(Third(), identity)
     check_same(Peers(), identity)
