@@ -15,7 +15,7 @@ BY_FILE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PYTEST = $(BIN)/python -m pytest $(BY_FILE)
 PIP = $(BIN)/python -m pip install -qq --no-compile --no-input
 
-.PHONY: help setup quickstart test test-fast test-system fuzz commands lint types format parity constraints clean
+.PHONY: help setup quickstart test test-fast test-system pairs fuzz commands lint types format parity constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -38,6 +38,10 @@ test-system: $(READY) ## Stores, more kills, notebooks, full disks, fuzzing
 parity: ## The tests against PyTorch, sentence-transformers and pytrec_eval
 	@$(MAKE) --no-print-directory setup VENV=.venv-parity EXTRAS=dev,parity
 	.venv-parity/bin/python -m pytest $(BY_FILE) -m parity
+
+pairs: ## As parity, of encoder folders alone, with every pair of variations (a quarter of an hour)
+	@$(MAKE) --no-print-directory setup VENV=.venv-parity EXTRAS=dev,parity
+	MTRET_ALL_PAIRS=1 .venv-parity/bin/python -m pytest -n $(JOBS) -m parity tests/parity/test_encoder_folders.py
 
 fuzz: $(READY) ## 10,000 odd inputs; MTRET_FUZZ_SEED=... for others
 	MTRET_FUZZ_CASES=2000 $(BIN)/python -m pytest -n $(JOBS) --dist load tests/test_fuzzed.py
