@@ -113,7 +113,8 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     ]
     (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     cls = request.param in ("gte", "modernbert")
-    pooling = {"pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": not cls}
+    modes = {"pooling_mode_cls_token": cls, "pooling_mode_mean_tokens": not cls}
+    pooling = {"word_embedding_dimension": model.config.hidden_size, **modes}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
     if request.param == "gte":
         path = folder / "config.json"
