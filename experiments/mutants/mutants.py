@@ -106,7 +106,7 @@ def candidates(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def annotated(source: str) -> Iterator[tuple[int, int]]:
-    """Positions within annotations, and within what is only written for a reader: docstrings."""
+    """Positions within annotations."""
     for node in ast.walk(ast.parse(source)):
         found = [getattr(node, "annotation", None), getattr(node, "returns", None)]
         for each in found:
@@ -120,14 +120,12 @@ def annotated(source: str) -> Iterator[tuple[int, int]]:
 
 def concrete(candidate: dict[str, Any], number: int) -> Mutant | None:
     """None where it changes more lines than one, or nothing."""
-    changed = candidate["apply"]()
-    if changed is None:
+    changed = candidate["mutated"]()
+    if changed is None or not compiles(changed):
         return None
-    lines = candidate["lines"]
-    new = changed.splitlines()
-    edits = [
-        one for one in difflib.SequenceMatcher(None, lines, new, autojunk=False).get_opcodes() if one[0] != "equal"
-    ]
+    lines, new = candidate["lines"], changed.splitlines()
+    steps = difflib.SequenceMatcher(None, lines, new, autojunk=False).get_opcodes()
+    edits = [step for step in steps if step[0] != "equal"]
     if len(edits) != 1 or edits[0][2] - edits[0][1] != 1 or edits[0][4] - edits[0][3] > 1:
         return None
     _, at, _, start, end = edits[0]
@@ -137,6 +135,14 @@ def concrete(candidate: dict[str, Any], number: int) -> Mutant | None:
     return Mutant(
         number, room_of(file), str(file), name, candidate["operator"], lines[at], place, "".join(new[start:end])
     )
+
+
+def compiles(source: str) -> bool:
+    try:
+        compile(source, "mutant", "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 def draw() -> None:
