@@ -5,8 +5,10 @@
     python experiments/002_training_speed/gpu.py --geometry=tiny --batch=64 --rounds=1        # on a CPU: does it work
 
 No process is started that would not end within `--limit-s` (nine minutes), so that a call fits into ten; the rounds
-that were done are listed. `--only=pallas,sdpa` runs part of the contenders. Needs JAX, Flax, Optax and what mtret's
-data and models import; without PyTorch and sentence-transformers their part says `not installed`.
+that were done are listed. `--only=pallas,sdpa` runs part of the contenders. `--compile=pallas` makes one's programs for
+the cache and times nothing, `--unchecked` leaves out the check below, where another geometry of the same heads had it.
+Needs JAX, Flax, Optax and what mtret's data and models import; without PyTorch and sentence-transformers their part
+says `not installed`.
 
 Pairs of random tokens, their lengths drawn from lengths.json: of the sixteen tasks of configs/public_suite.py, with
 MiniLM's tokenizer, cut at 256. `--measure --suite=FOLDER` makes that file. Every contender gets the same pairs, batch,
@@ -437,10 +439,11 @@ def sweep(geometry: Geometry, rows: int) -> list[dict[str, Any]]:
 def work(arguments: argparse.Namespace) -> None:
     """A contender's round, or the check: one line of JSON."""
     geometry = GEOMETRIES[arguments.geometry]
-    if arguments.contender == "check":
+    if arguments.contender in ("check", "device"):
         import jax
 
-        print(json.dumps({"errors": check(geometry), "platform": jax.default_backend()}))
+        errors = check(geometry) if arguments.contender == "check" else {}
+        print(json.dumps({"errors": errors, "platform": jax.default_backend()}))
         return
     engine: Any
     try:
@@ -476,7 +479,7 @@ def in_process(arguments: argparse.Namespace, contender: str) -> dict[str, Any]:
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """Checks, then rounds."""
-    checked = in_process(arguments, "check")
+    checked = in_process(arguments, "device" if arguments.unchecked else "check")
     print(json.dumps(checked), flush=True)
     if "failed" in checked:
         raise SystemExit(f"the check of the attentions failed: {checked['failed']}")
@@ -554,6 +557,8 @@ def main() -> None:
     parser.add_argument("--chunk-tokens", type=int, help="what mtret encodes at once; 0: the whole batch")
     parser.add_argument("--mini-batch", type=int, help="texts that the peer's cached loss encodes at once")
     parser.add_argument("--only", default="", help="parts of contenders' names, with commas between")
+    parser.add_argument("--unchecked", action="store_true", help="do not check the attentions first")
+    parser.add_argument("--compile", default="", help="compile mtret's step with this attention instead, for the cache")
     parser.add_argument("--attention", action="store_true", help="time one layer's attention instead")
     parser.add_argument("--measure", action="store_true", help="write lengths.json instead; needs --suite")
     parser.add_argument("--suite", type=Path)
@@ -562,6 +567,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.contender:
         work(arguments)
+        return
+    if arguments.compile:
+        seconds = Ours(GEOMETRIES[arguments.geometry], arguments, arguments.compile).compile_seconds
+        print(f"compiled in {seconds:.1f} s")
         return
     if arguments.measure:
         LENGTHS.write_text(json.dumps(measure(arguments.suite)) + "\n", encoding="utf-8")

@@ -1,12 +1,14 @@
 """The queue for a GPU that is lent for minutes: jobs in the order of their worth, each with a time limit of its own.
 
-    python experiments/gpu/run.py --out=FOLDER                  # all of them, at most --limit-s in all
+    python experiments/gpu/run.py --out=FOLDER                  # what is not measured yet, at most --limit-s in all
     python experiments/gpu/run.py --out=FOLDER --only=train-minilm,train-base
     python experiments/gpu/run.py --out=FOLDER --tiny           # on a CPU: does every job work
 
-Every job is a process of its own and writes FOLDER/NAME.json; what it prints goes to FOLDER/NAME.log. After each job
+`sweep` and `encode` need what `pack.py` writes, in .gpu-data. Every job is a process of its own and writes
+FOLDER/NAME.json (the sweep .jsonl and .scores); what it prints goes to FOLDER/NAME.log. After each job
 FOLDER/queue.json says what was run, for how long, and how it ended, so that whatever the minutes allowed is kept. A job
-that would not have half of its time is left for another day.
+that would not have half of its time is left for another day. Some run beside those that follow, to compile for a later
+job; their log is kept only where they fail.
 """
 
 import argparse
@@ -16,19 +18,25 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-BENCHMARK = Path(__file__).parents[1] / "002_training_speed" / "gpu.py"
+HERE = Path(__file__).parent
+BENCHMARK = HERE.parent / "002_training_speed" / "gpu.py"
 
 
 @dataclass(frozen=True)
 class Job:
-    """`arguments` of the benchmark; `seconds`: after so many it is stopped."""
+    """`arguments` of `program`, by default the benchmark; `seconds`: after so many it is stopped."""
 
     name: str
     seconds: int
     arguments: tuple[str, ...]
+    program: Path | None = None
+    output: str = ".json"
+    beside: bool = False  # does not wait for its end, and is stopped with the last of the others
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def training(geometry: str, seconds: int, rounds: int, *more: str) -> tuple[str, ...]:
@@ -36,19 +44,40 @@ def training(geometry: str, seconds: int, rounds: int, *more: str) -> tuple[str,
     return (f"--geometry={geometry}", f"--rounds={rounds}", f"--limit-s={seconds * 0.85:.0f}", *more)
 
 
+def sweep(seconds: int, *more: str) -> Job:
+    """Leaves part of the GPU's memory to what compiles beside it."""
+    memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.6"}
+    return Job("sweep", seconds, (f"--limit-s={seconds - 6}", *more), HERE / "sweep.py", ".jsonl", environment=memory)
+
+
+def encoding(seconds: int, *more: str) -> Job:
+    return Job("encode", seconds, (f"--limit-s={seconds - 3}", *more), HERE / "encode.py")
+
+
 # As long as they took on an H200, and a third more: a contender of MiniLM's size takes 25 s, of BERT-base's 35 to 65,
-# most of which is compilation.
+# most of which is compilation. GTE's geometry, with 250,048 words, ran into a limit of 165 s: the check of the
+# attentions, which BERT-base's heads have had, and the compilation of its step come before anything is timed.
 FASTEST = "--only=pallas,sdpa"
+GTE = ("--batch=4096", "--steps=1")
 JOBS = (
+    Job("compile-gte", 300, ("--geometry=gte-base", "--compile=pallas", *GTE), beside=True,
+        environment={"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}),
+    sweep(370),
+    Job("train-gte", 105, training("gte-base", 105, 1, *GTE, FASTEST, "--unchecked")),
+    encoding(85),
+)  # fmt: skip
+MEASURED = (  # experiments/gpu/results
     Job("attention-minilm", 50, ("--attention", "--geometry=minilm")),
     Job("train-minilm", 170, training("minilm", 170, 1, "--steps=2")),
     Job("train-base", 165, training("bert-base", 165, 1, "--steps=2", FASTEST)),
-    Job("train-gte", 165, training("gte-base", 165, 1, "--steps=2", FASTEST)),
     Job("attention-base", 50, ("--attention", "--geometry=bert-base")),
 )
 TINY = (
+    Job("compile-tiny", 300, ("--geometry=tiny", "--compile=xla", "--batch=8", "--steps=1"), beside=True),
     Job("attention-tiny", 300, ("--attention", "--geometry=tiny", "--batch=16")),
-    Job("train-tiny", 300, training("tiny", 300, 1, "--batch=8", "--steps=1", "--only=xla")),
+    Job("train-tiny", 300, training("tiny", 300, 1, "--batch=8", "--steps=1", "--only=xla", "--unchecked")),
+    sweep(300, "--tiny"),
+    encoding(300, "--tiny"),
 )
 
 
@@ -56,42 +85,76 @@ def run(jobs: tuple[Job, ...], folder: Path, limit_s: float, program: Path = BEN
     """Runs them in turn. What comes back, and stands in queue.json: name, seconds, and how each ended."""
     folder.mkdir(parents=True, exist_ok=True)
     start, ended = time.monotonic(), list[dict[str, object]]()
-    for job in jobs:
-        left = limit_s - (time.monotonic() - start)
-        began = time.monotonic()
-        ended.append({"job": job.name, "ended": _one(job, folder, min(left, job.seconds), program)})
-        ended[-1]["seconds"] = round(time.monotonic() - began, 1)
+    beside: list[tuple[Job, subprocess.Popen[bytes], float]] = []
+
+    def note(job: Job, how: str, began: float) -> None:
+        ended.append({"job": job.name, "ended": how, "seconds": round(time.monotonic() - began, 1)})
         (folder / "queue.json").write_text(json.dumps(ended, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(ended[-1]), flush=True)
+
+    for job in jobs:
+        began = time.monotonic()
+        seconds = min(limit_s - (began - start), job.seconds)
+        if seconds < job.seconds / 2:
+            note(job, "not begun: too little time was left", began)
+            continue
+        process = _begin(job, folder, program)
+        if job.beside:
+            beside.append((job, process, began))
+            continue
+        note(job, _end(process, seconds), began)
+        for each in [each for each in beside if each[1].poll() is not None]:
+            beside.remove(each)
+            _note_beside(*each, folder, note)
+    for each in beside:
+        _note_beside(*each, folder, note)
     return ended
 
 
-def _one(job: Job, folder: Path, seconds: float, program: Path) -> str:
-    if seconds < job.seconds / 2:
-        return "not begun: too little time was left"
-    command = [sys.executable, str(program), *job.arguments, f"--out={folder / job.name}.json"]
+def _begin(job: Job, folder: Path, program: Path) -> "subprocess.Popen[bytes]":
+    out = f"--out={folder / job.name}{job.output}"
+    command = [sys.executable, str(job.program or program), *job.arguments, out]
     with (folder / f"{job.name}.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # what it started holds the device too
-            process.wait()
-            return f"stopped after {seconds:.0f} s"
+        environment = {**os.environ, **job.environment}
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+
+
+def _end(process: "subprocess.Popen[bytes]", seconds: float) -> str:
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # what it started holds the device too
+        process.wait()
+        return f"stopped after {seconds:.0f} s"
     return "well" if code == 0 else f"with exit code {code}"
+
+
+def _note_beside(
+    job: Job, process: "subprocess.Popen[bytes]", began: float, folder: Path, note: Callable[[Job, str, float], None]
+) -> None:
+    """Its seconds are those until it was looked at."""
+    unfinished = process.poll() is None
+    how = _end(process, 0)
+    if unfinished:
+        how = "stopped with the last of the others"
+    if how == "well":
+        (folder / f"{job.name}.log").unlink()
+    note(job, how, began)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--limit-s", type=float, default=540, help="of all jobs together")
+    parser.add_argument("--limit-s", type=float, default=565, help="of all jobs together")
     parser.add_argument("--only", default="", help="names of jobs, with commas between")
     parser.add_argument("--tiny", action="store_true", help="jobs that a CPU can do")
     arguments = parser.parse_args()
-    jobs, wanted = TINY if arguments.tiny else JOBS, {name for name in arguments.only.split(",") if name}
-    if unknown := wanted - {job.name for job in jobs}:
-        parser.error(f"no job {', '.join(sorted(unknown))}; there are {', '.join(job.name for job in jobs)}")
-    ended = run(tuple(job for job in jobs if not wanted or job.name in wanted), arguments.out, arguments.limit_s)
+    known = TINY if arguments.tiny else (*JOBS, *MEASURED)
+    wanted = {name for name in arguments.only.split(",") if name}
+    if unknown := wanted - {job.name for job in known}:
+        parser.error(f"no job {', '.join(sorted(unknown))}; there are {', '.join(job.name for job in known)}")
+    chosen = tuple(job for job in known if job.name in wanted) if wanted else TINY if arguments.tiny else JOBS
+    ended = run(chosen, arguments.out, arguments.limit_s)
     return int(any(one["ended"] != "well" for one in ended))
 
 
