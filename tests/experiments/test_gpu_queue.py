@@ -55,8 +55,25 @@ def test_every_job_says_how_it_ended_and_leaves_nothing_running(
     assert not status.exists() or status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
 
 
-def test_the_benchmark_knows_the_jobs_arguments(queue: ModuleType) -> None:
-    known = (ROOT / "experiments" / "002_training_speed" / "gpu.py").read_text(encoding="utf-8")
-    flags = {argument.split("=")[0] for job in (*queue.JOBS, *queue.TINY) for argument in job.arguments}
-    assert flags and all(f'"{flag}"' in known for flag in flags)
-    assert sum(job.seconds for job in queue.JOBS) <= 600  # what a lent card allows at once
+def test_a_job_beside_the_others_is_not_waited_for_and_keeps_its_log_where_it_failed(
+    queue: ModuleType, program: Path, tmp_path: Path
+) -> None:
+    beside = [
+        queue.Job(name, 30, (how,), beside=True) for name, how in (("fine", "0"), ("broken", "3"), ("long", "wait"))
+    ]
+    ended = queue.run((*beside, queue.Job("wait", 4, ("wait",))), tmp_path / "out", 40.0, program)
+    assert {one["job"]: one["ended"] for one in ended} == {
+        "wait": "stopped after 4 s",
+        "fine": "well",
+        "broken": "with exit code 3",
+        "long": "stopped with the last of the others",
+    }
+    assert sorted(path.stem for path in (tmp_path / "out").glob("*.log")) == ["broken", "long", "wait"]
+
+
+def test_the_programs_know_the_jobs_arguments(queue: ModuleType) -> None:
+    for job in (*queue.JOBS, *queue.MEASURED, *queue.TINY):
+        known = (job.program or queue.BENCHMARK).read_text(encoding="utf-8")
+        flags = {argument.split("=")[0] for argument in (*job.arguments, "--out")}
+        assert all(f'"{flag}"' in known for flag in flags), job
+    assert sum(job.seconds for job in queue.JOBS if not job.beside) <= 565  # of the 600 that a lent card allows at once
