@@ -62,9 +62,9 @@ GTE = ("--batch=4096", "--steps=1")
 JOBS = (
     Job("compile-gte", 300, ("--geometry=gte-base", "--compile=pallas", *GTE), beside=True,
         environment={"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}),
-    sweep(370),
+    sweep(360),
     Job("train-gte", 105, training("gte-base", 105, 1, *GTE, FASTEST, "--unchecked")),
-    encoding(85),
+    encoding(95),
 )  # fmt: skip
 MEASURED = (  # experiments/gpu/results
     Job("attention-minilm", 50, ("--attention", "--geometry=minilm")),

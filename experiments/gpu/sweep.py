@@ -77,7 +77,7 @@ def by_table() -> Any:
     import optax
     from jax import tree
 
-    def update(updates: Any, state: RateState, params: Any = None) -> tuple[Any, RateState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, RateState]:
         rate = state.rates[state.count]
         return tree.map(lambda each: rate * each, updates), RateState(state.count + 1, state.rates)
 
@@ -92,7 +92,7 @@ def rates_of(run: Run, config: Any) -> np.ndarray:
 
     schedule = learning_rate(replace(config, learning_rate=run.rate), run.steps)
     table = np.zeros(MOST_STEPS, np.float32)
-    table[: run.steps] = [float(schedule(step)) for step in range(run.steps)]
+    table[: run.steps] = [np.asarray(schedule(step)) for step in range(run.steps)]
     return table
 
 
@@ -221,9 +221,9 @@ class Laid:
         laid = encode._batches(distinct, pooling, 1)
         self.batches = [(where, slots, jax.device_put(batch), n) for where, slots, batch, n, _ in laid]
 
-    def shapes(self) -> list[tuple[Any, int]]:
+    def shapes(self) -> dict[Any, tuple[Any, int]]:
         """One batch of each, and its number of slots."""
-        return list({(batch.ids.shape, n): (batch, n) for _, _, batch, n in self.batches}.values())
+        return {(batch.ids.shape, n): (batch, n) for _, _, batch, n in self.batches}
 
     def embed(self, tower: Any, params: Any, features: int) -> list[np.ndarray]:
         """Vectors of each part's texts."""
@@ -256,8 +256,9 @@ class Evaluator:
         self.documents = self._laid(documents)
         self.instructed = self._laid([self.tasks[name].instructed[split] for name, split in self.parts])
         self.bare = self._laid([self.tasks[name].bare[split] for name, split in self.parts])
-        shapes = [each for laid in (self.documents, self.instructed, self.bare) for each in laid.shapes()]
-        self.ready = [self.threads.submit(self._embed_one, *each) for each in shapes]  # compiles them side by side
+        shapes = self.documents.shapes() | self.instructed.shapes() | self.bare.shapes()
+        self.ready = [self.threads.submit(self._embed_one, *each) for each in shapes.values()]  # compiles, side by side
+        self.place = where_to_search()
 
     def _laid(self, parts: Sequence[Any]) -> Laid:
         return Laid(parts, self.encoder.pooling, self.encoder.max_length)
@@ -288,10 +289,20 @@ class Evaluator:
 
         one, split = self.tasks[part[0]], part[1]
         rows = one.rows[split]
-        with jax.default_device(jax.devices("cpu")[0]):
+        with jax.default_device(self.place):
             excluded = excluded_pairs(one.task.exclude, rows)
             run = search(queries, documents, 10, order=one.order, exclude=excluded)
         return ndcg(hits(run, one.task.splits[split], rows), 10)
+
+
+def where_to_search() -> Any:
+    """On the CPU where JAX has it as well: scores are float32 there, and few programs are compiled for the GPU."""
+    import jax
+
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:
+        return jax.devices()[0]
 
 
 @dataclass

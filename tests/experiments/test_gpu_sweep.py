@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +31,13 @@ def sweep() -> ModuleType:
 
 def test_rates_in_a_table_move_parameters_as_the_schedule_does(sweep: ModuleType) -> None:
     config = OptimConfig(learning_rate=3e-5, warmup_steps=3, weight_decay=0.1)
-    params = {"tower": {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)}}
+    params: Any = {"tower": {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)}}
     own = optimizer(config, params, 12)
     unit = replace(config, learning_rate=1.0, warmup_steps=0, schedule="constant")
     by_table = optax.chain(optimizer(unit, params, sweep.MOST_STEPS), sweep.by_table())
-    states = [own.init(params), by_table.init(params)]
+    states: list[Any] = [own.init(params), by_table.init(params)]
     states[1] = (states[1][0], sweep.RateState(jnp.int32(0), sweep.rates_of(sweep.Run(3e-5, steps=12), config)))
-    both = [params, params]
+    both: list[Any] = [params, params]
     for step in range(12):
         gradient = jax.tree.map(lambda x, n=step: jnp.sin(x * (n + 1)), params)
         for i, rule in enumerate((own, by_table)):
