@@ -5,8 +5,8 @@
 
 The texts are documents of the public suite, drawn at random and decoded from their tokens, each cut at 256. Both sides
 tokenise them, embed them in bfloat16 and return float32 on the host. mtret has embedded all of them once before the
-measured pass, so that nothing is compiled in it, the peer two thousand. mtret rounds the operands of products, the peer its weights as well. The
-vectors of both are compared. Every contender is a process of its own that has the device for itself.
+measured pass, so that nothing is compiled in it, the peer two thousand. mtret rounds the operands of products, the peer
+its weights as well. The vectors of both are compared. Every contender is a process that has the device for itself.
 """
 
 # pyright: reportMissingImports=false
