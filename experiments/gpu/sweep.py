@@ -9,8 +9,8 @@ One process. Training is mtret's: its mixture, planner, packing, compiled step, 
 exact search over a task's whole corpus, nDCG@10, the finetuned model alone, on the dev and the test split.
 What differs from `mtret train` is for the sake of few compilations: rows have 256 tokens and batches are encoded in
 chunks (GradCache), so that one program serves a batch size; the learning rate of every step stands in a table within
-the optimizer's state, so that rates, seeds and lengths of runs share that program. The last step is evaluated and,
-half-way, the mean of the base's and the last step's parameters.
+the optimizer's state, so that rates, seeds and lengths of runs share that program. The last step is evaluated, the mean
+of its parameters and the base's, and, once there are three seeds of a setting, the mean of theirs.
 
 The first line of the output is what all runs have in common, then a line per evaluated model is written as soon as it
 is known; OUT.scores holds the nDCG@10 of every test query, a row of float32 per line. No run is begun that would not
@@ -32,7 +32,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 START = time.monotonic()
-PLAIN, HALF_WAY = "last step", "half-way to the base"
+PLAIN, HALF_WAY, SOUP = "last step", "half-way to the base", "mean of seeds 0 to 2"
+SUFFIX = {PLAIN: "", HALF_WAY: ", half-way", SOUP: ", mean of seeds"}
 ROLES = ("in_domain", "cross_domain", "zero_shot")
 ROW_LENGTH = 256
 MOST_STEPS = 1024  # that a table of rates has room for
@@ -371,11 +372,18 @@ def sweep(arguments: argparse.Namespace) -> None:
     for name, queries in (("base, bare", evaluator.bare), ("base, instructed", evaluator.instructed)):
         output.add({"name": name}, evaluator.scores(encoder.params, queries))
     took: dict[tuple[int, int], float] = {}
+    finished: dict[tuple[float, int, int], list[Any]] = {}
     for run in runs:
         began = time.monotonic()
         if began - START + took.get((run.batch, run.steps), guessed(run, took)) > arguments.limit_s:
             continue
-        one_run(run, trainer, evaluator, output)
+        params = one_run(run, trainer, evaluator, output)
+        alike = finished.setdefault((run.rate, run.batch, run.steps), [])
+        alike.append(params)
+        if [run.seed, len(alike)] == [2, 3]:
+            mean = jax.tree.map(lambda *each: sum(each) / 3, *alike)
+            output.add({**asdict(run), "name": SOUP, "seed": None}, evaluator.scores(mean, evaluator.instructed))
+            alike.clear()
         took[run.batch, run.steps] = time.monotonic() - began
     print(f"ended after {time.monotonic() - START:.1f} s", flush=True)
     os._exit(0)  # what still compiles is not waited for
@@ -386,7 +394,8 @@ def guessed(run: Run, took: Mapping[tuple[int, int], float]) -> float:
     return max(took.values(), default=20.0) + run.steps * run.batch * 1.5e-4
 
 
-def one_run(run: Run, trainer: Trainer, evaluator: Evaluator, output: Output) -> None:
+def one_run(run: Run, trainer: Trainer, evaluator: Evaluator, output: Output) -> Any:
+    """Trains and evaluates; returns the last step's parameters."""
     import jax
 
     params, about = trainer.train(run)
@@ -397,6 +406,7 @@ def one_run(run: Run, trainer: Trainer, evaluator: Evaluator, output: Output) ->
         seconds = {"train": round(about["seconds"], 2), "evaluate": round(time.monotonic() - began, 2)}
         known = {"name": name, **asdict(run), "loss": about["loss"], "skipped": about["skipped"], "seconds": seconds}
         output.add(known, scores)
+    return params
 
 
 def head_of(packed: Any, evaluator: Evaluator, jax: Any) -> dict[str, Any]:
@@ -420,7 +430,7 @@ def head_of(packed: Any, evaluator: Evaluator, jax: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-TINY = [Run(1e-4, batch=8, steps=2), Run(3e-5, batch=8, steps=2, seed=1)]
+TINY = [Run(1e-4, batch=8, steps=2, seed=seed) for seed in range(3)]
 TINY_TASKS = ("banking77", "hwu64", "argument_keypoint")
 
 
@@ -454,7 +464,7 @@ def grouped(lines: Sequence[Line]) -> dict[str, list[Line]]:
     for line in lines:
         name = line["name"]
         if "rate" in line:
-            name = f"{line['rate']:.0e}, {line['batch']} x {line['steps']}{', half-way' if name == HALF_WAY else ''}"
+            name = f"{line['rate']:.0e}, {line['batch']} x {line['steps']}{SUFFIX[name]}"
         found.setdefault(name, []).append(line)
     return found
 
@@ -497,7 +507,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(".gpu-data"), help="what pack.py wrote")
     parser.add_argument("--out", type=Path, default=Path("sweep.jsonl"))
     parser.add_argument("--limit-s", type=float, default=390, help="seconds after which no run may be going on")
-    parser.add_argument("--tiny", action="store_true", help="two runs of two steps, four tasks")
+    parser.add_argument("--tiny", action="store_true", help="three runs of two steps, three tasks")
     parser.add_argument("--table", type=Path, help="print what a file of results says instead")
     arguments = parser.parse_args()
     if arguments.table:
