@@ -499,7 +499,13 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             said = rounds[name][-1]
             short = f"{sum(said['seconds']):.3f} s" if "seconds" in said else said
             print(f"round {number}: {name}: {short}", flush=True)
+            keep(arguments, {"attention errors": checked["errors"], "wrong": wrong, **report(arguments, rounds)})
     return {"attention errors": checked["errors"], "wrong": wrong, **report(arguments, rounds)}
+
+
+def keep(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
+    if arguments.out:
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def report(arguments: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -585,8 +591,7 @@ def main() -> None:
     else:
         results = compare(arguments)
         print(json.dumps(results, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    keep(arguments, results)
     if results.get("wrong"):
         raise SystemExit(f"differs from the reference, and was not timed: {', '.join(results['wrong'])}")
 

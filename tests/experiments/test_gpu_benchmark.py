@@ -29,7 +29,8 @@ def gpu() -> ModuleType:
 
 def arguments(**changed: Any) -> argparse.Namespace:
     chosen = {"geometry": "tiny", "batch": 8, "steps": 2, "rounds": 2, "dropout": 0.0, "limit_s": 540}
-    return argparse.Namespace(**{**chosen, "chunk_tokens": None, "mini_batch": None, "only": "", **changed})
+    chosen |= {"chunk_tokens": None, "mini_batch": None, "only": "", "unchecked": False, "out": None}
+    return argparse.Namespace(**{**chosen, **changed})
 
 
 def test_model_flops_by_hand(gpu: ModuleType) -> None:
