@@ -5,6 +5,9 @@ A variable of the environment that is set already wins: `JAX_PLATFORMS=cuda make
 What XLA has compiled outlives the tests, in `$JAX_COMPILATION_CACHE_DIR` or the user's cache folder. JAX writes files
 in place, so another process could read half of one, and a kill leaves half of one for good. So every process of pytest,
 with what it starts, has a folder of its own, and whole files are shared through the kept folder after every module.
+
+What tests write lies in memory where there is enough (a run of them writes, flushes and removes some hundred thousand
+small files), or else where `$TMPDIR` says; of tests that passed nothing is left.
 """
 
 import hashlib
@@ -19,14 +22,23 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 KEPT_PROGRAMS = "MTRET_TESTS_PROGRAMS"
+FAILED = pytest.StashKey[bool]()
 LEFT_OUT = pytest.StashKey[dict[str, int]]()  # how many tests of each lane were collected and not run
+SCRATCH = "mtret-tests-"
+OWNER = "MTRET_TESTS_OWNER"  # the process that made the scratch folder
 MESH_DEVICES = "--xla_force_host_platform_device_count"
+
+# XLA optimises where what it computes is itself tested: it was wrong there once. Elsewhere it does not, which halves
+# the time of a compilation; nor in processes that tests start, unless they say so.
+OPTIMISED = ("models", "train", "parity", "test_losses.py")
+UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 # Where our own arithmetic is tested, no dtype is promoted silently. Not where an optimiser takes a step: optax raises a
 # float to the int32 step count.
@@ -35,20 +47,23 @@ STRICT_DTYPES = ("models", "index", "evaluation", "test_losses.py", "test_pytree
 STRICT_RANKS = ("index", "evaluation", "test_losses.py", "test_pytrees.py")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Set the environment before JAX is imported, and the import hook before mtret is."""
+def prepare() -> None:
+    """Sets the environment before JAX is imported, and the import hook before mtret is, which other conftests do."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault(UNOPTIMISED, "1")
     # A job in a shell's background ignores Ctrl-C, and so would the runs that these tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     flags = os.environ.get("XLA_FLAGS", "")
     if MESH_DEVICES not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {MESH_DEVICES}=8".strip()
-    if not hasattr(config, "workerinput"):  # a worker of xdist inherits the environment
-        os.environ["MTRET_CACHE"] = tempfile.mkdtemp(prefix="mtret-tests-")
+    if os.environ.get(OWNER) != str(os.getppid()):  # a worker of xdist inherits the environment
+        os.environ["TMPDIR"] = tempfile.tempdir = new_scratch()
+        os.environ[OWNER] = str(os.getpid())
+        os.environ["MTRET_CACHE"] = str(Path(tempfile.tempdir, "cache"))
         ours = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtret-tests" / f"xla-{machine()}"
         forget_programs(ours)
-        os.environ[KEPT_PROGRAMS] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(ours)
+        os.environ.setdefault(KEPT_PROGRAMS, os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(ours))
     own = Path(os.environ["MTRET_CACHE"], "programs", os.environ.get("PYTEST_XDIST_WORKER", "main"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(own)
     os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"  # or the folder's name is a part of every key
@@ -58,7 +73,37 @@ def pytest_configure(config: pytest.Config) -> None:
 
     from jaxtyping import install_import_hook  # reads the environment
 
-    install_import_hook("mtret", "beartype.beartype")
+    install_import_hook(checked_modules(), "beartype.beartype")
+
+
+def checked_modules() -> list[str]:
+    """All but the words of the generated enterprise: they hold no array, and checking a million calls takes long."""
+    found = find_spec("mtret")
+    assert found is not None and found.origin is not None
+    library = Path(found.origin).parent
+    paths = [path.relative_to(library.parent) for folder in (library, library / "data") for path in folder.iterdir()]
+    names = {".".join(path.with_suffix("").parts) for path in paths if path.stem not in ("__init__", "__pycache__")}
+    return sorted(names - {"mtret.data", "mtret.data.enterprise"})
+
+
+def new_scratch() -> str:
+    """A folder for all that these tests write: in memory, where that has 4 GiB to spare."""
+    memory = Path("/dev/shm")
+    room = 0
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        room = min(available - 8 * 2**30, shutil.disk_usage(memory).free) if os.access(memory, os.W_OK) else 0
+    # Tests that a test starts write where that one does.
+    place = memory if room > 4 * 2**30 and OWNER not in os.environ else Path(tempfile.gettempdir())
+    for left in place.glob(f"{SCRATCH}*"):  # by tests that were killed
+        try:
+            os.kill(int(left.name.removeprefix(SCRATCH).split("-")[0]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue
+    return tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=place)
 
 
 def machine() -> str:
@@ -80,36 +125,27 @@ def forget_programs(folder: Path) -> None:
 
 
 def share_programs() -> None:
-    """Puts what this process has compiled into the kept folder, and fetches what others have put there."""
+    """Puts what this process has compiled into the kept folder, and links what others have put there."""
     kept, own = Path(os.environ[KEPT_PROGRAMS]), Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     for folder in (kept, own):
         folder.mkdir(parents=True, exist_ok=True)
     ours, theirs = ({path.name for path in folder.glob("*-cache")} for folder in (own, kept))
     for name in ours - theirs:
         if is_whole(own / name):
-            place(own / name, kept / name)
+            draft = kept / f"{name}.{os.getpid()}"
+            shutil.copyfile(own / name, draft)
+            os.replace(draft, kept / name)
     for name in theirs - ours:
-        place(kept / name, own / name)
+        (own / name).symlink_to(kept / name)
 
 
 def is_whole(program: Path) -> bool:
-    """A file that was cut off lacks the checksum at its end."""
+    """A file that was cut off lacks the checksum at its end; a link may lead to what was forgotten."""
     try:
         zlib.decompress(program.read_bytes())
-    except zlib.error:
+    except (FileNotFoundError, zlib.error):
         return False
     return True
-
-
-def place(source: Path, target: Path) -> None:
-    """The same file under another name, in one step; a copy where the two are on different disks."""
-    draft = target.with_name(f"{target.name}.{os.getpid()}")
-    with suppress(FileNotFoundError):  # another process has just forgotten it
-        try:
-            draft.hardlink_to(source)
-        except OSError:
-            shutil.copy2(source, draft)
-        os.replace(draft, target)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -119,8 +155,9 @@ def shared_programs() -> Iterator[None]:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ["MTRET_CACHE"], ignore_errors=True)
+    """What a failed test has written stays until the next run."""
+    if os.environ[OWNER] == str(os.getpid()) and not config.stash.get(FAILED, True):
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
 
 
 @pytest.hookimpl(trylast=True)
@@ -141,7 +178,8 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
         left_out[lane_of(item)] = left_out.get(lane_of(item), 0) + 1
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[FAILED] = exitstatus != pytest.ExitCode.OK
     told = getattr(session.config, "workeroutput", None)
     if told is not None:  # a worker of xdist: only they collect tests
         told["left out"] = session.config.stash.get(LEFT_OUT, {})
@@ -175,19 +213,18 @@ def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def optimisation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Off in modules that are marked `unoptimised`: no towers, steps or gradients of ours (XLA's was wrong)."""
-    if request.node.get_closest_marker("unoptimised") is None:
-        yield
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of a session, which compile too
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Lets XLA optimise where towers, steps and gradients are tested, and nowhere else."""
+    place = item.path.relative_to(Path(__file__).parent).parts[0]
+    optimise = place in OPTIMISED and item.get_closest_marker("unoptimised") is None
+    if not optimise and "jax" not in sys.modules:
         return
     import jax
 
-    jax.clear_caches()  # what is compiled is not looked up by this setting
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
+    if jax.config.values[UNOPTIMISED.lower()] == optimise:
+        jax.clear_caches()  # what is compiled is not looked up by this setting
+        jax.config.update(UNOPTIMISED.lower(), not optimise)
 
 
 @pytest.fixture(scope="session")
@@ -207,3 +244,6 @@ def store() -> Iterator[str]:
     filesystem("s3").mkdir("bucket")
     yield "s3://bucket"
     server.stop()
+
+
+prepare()

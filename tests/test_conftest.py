@@ -32,7 +32,7 @@ def test_a_mesh_has_devices() -> None:
 def test_the_cache_is_the_tests_own() -> None:
     cache = Path(os.environ["MTRET_CACHE"])
     assert cache.is_dir()
-    assert cache.name.startswith("mtret-tests-")
+    assert cache.parent.name.startswith("mtret-tests-")
 
 
 @pytest.fixture

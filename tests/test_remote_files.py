@@ -31,6 +31,8 @@ from mtret.files import (
 )
 from mtret.runs.setting import check_writable, load_suite
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def place(store: str, request: pytest.FixtureRequest) -> epath.Path:
@@ -222,7 +224,6 @@ sys.exit(main(["train", "--config=configs/quickstart.py", "--workdir=s3://bucket
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}, "redentials"),
     ],
 )
-@pytest.mark.system
 @pytest.mark.slow
 def test_an_unreachable_store_is_one_line(store: str, change: dict[str, str], reason: str) -> None:
     environment = {**os.environ, **change, "PYTHONPATH": str(Path(__file__).parents[1])}

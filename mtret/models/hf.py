@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,7 @@ def _remarks(
     return remarks
 
 
+@cache
 def abstract_params(tower: nn.Module) -> dict[str, Any]:
     """Shapes and types of a tower's parameters; nothing is computed."""
     row = jax.ShapeDtypeStruct((1, 8), jnp.int32)

@@ -142,6 +142,7 @@ def test_chunks_keep_their_parents(write_folder: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_the_enterprise_comes_back(tmp_path: Path) -> None:
     from mtret.runs.setting import load_suite
 

@@ -1,5 +1,4 @@
 import dataclasses
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -116,21 +115,6 @@ def test_dropout_is_a_function_of_the_rows_key_whatever_the_chunk(params: dict[s
         np.testing.assert_allclose(part, whole[chunk], atol=2e-6)
     assert np.abs(whole - states(params, batch, keys[::-1])).max() > 0.1
     assert np.abs(whole - states(params, batch)).max() > 0.1
-
-
-def test_rematerialisation_changes_no_gradient(params: dict[str, Any]) -> None:
-    """Nor dropout: a layer that is run again draws the same masks."""
-    batch, keys = rows([[0, 1], [2, 3]], 12), jax.random.split(jax.random.key(3), 2)
-
-    def gradient(config: BertConfig) -> np.ndarray:
-        def loss(params: dict[str, Any]) -> jax.Array:
-            return jnp.square(apply(config, params, *batch, keys)).sum()
-
-        assert ("remat" in str(jax.make_jaxpr(jax.grad(loss))(params))) == config.remat
-        return np.concatenate([np.ravel(leaf) for leaf in flatten(jax.grad(loss)(params)).values()])
-
-    plain, again = gradient(DROPPING), gradient(replace(DROPPING, remat=True))
-    assert np.linalg.norm(again - plain) < 1e-6 * np.linalg.norm(plain)
 
 
 def test_narrow_operands_stay_close(params: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from mtret.run_config import RunConfig, read_config
 from mtret.runs.exporting import export
 from mtret.runs.training import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.system]
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ def own_modules(own_model: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_all_modules_are_trained_and_exported(
     tmp_path: Path, own_modules: Path, tiny_config: Path, console: Console, mtret: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -97,38 +97,34 @@ class Runs:
         return done.stdout
 
 
-@pytest.mark.slow
-def test_kill_stop_and_damage_change_nothing_in_the_end(
-    tmp_path: Path, tiny_config: Path, environment: Mapping[str, str],
-    scalars: Callable[[Path], dict[str, list[tuple[int, float]]]],
-) -> None:  # fmt: skip
-    alone = tmp_path / "alone"
-    Runs(tiny_config, environment, alone).to_the_end()
-    disturbed = tmp_path / "disturbed"
-    runs = Runs(tiny_config, environment, disturbed)
+Scalars = Callable[[Path], dict[str, list[tuple[int, float]]]]
 
+
+@pytest.fixture(scope="module")
+def optimised(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """As a user's: bits are compared here."""
+    return {key: value for key, value in environment.items() if key != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, optimised: Mapping[str, str]) -> Path:
+    workdir = tmp_path_factory.mktemp("interruption") / "alone"
+    Runs(tiny_config, optimised, workdir).to_the_end()
+    return workdir
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tiny_config: Path, optimised: Mapping[str, str]) -> Runs:
+    return Runs(tiny_config, optimised, tmp_path / "disturbed")
+
+
+def kill(runs: Runs) -> None:
     code, _, err = runs.interrupt(signal.SIGKILL)
     assert (code, err) == (-signal.SIGKILL, "")
-    assert 25 < last_step(disturbed) < STEPS
+    assert 25 < last_step(runs.workdir) < STEPS
 
-    newest = runs.checkpoints()[-1]
-    code, out, err = runs.interrupt(signal.SIGTERM)
-    assert code == 128 + signal.SIGTERM
-    assert f"\nresumed at step {newest}\n" in out
-    stopped = last_step(disturbed)
-    assert f"\nstopped at step {stopped}, state saved; the same command goes on from there\n" in out
-    assert err.strip() == "mtret: stopping after this step, the state is saved first; once more to end at once"
-    saved = runs.checkpoints()
-    assert newest < stopped == saved[-1] < STEPS
 
-    for path in (disturbed / "checkpoints" / str(saved[-1]) / "state").rglob("d/*"):
-        path.write_bytes(path.read_bytes()[:100])
-    with (disturbed / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"step": 200, "los')
-    out = runs.to_the_end()
-    assert f"checkpoint {saved[-1]} is damaged (" in out
-    assert f"resumed at step {saved[-2]}\n" in out
-
+def assert_same_end(disturbed: Path, alone: Path, scalars: Scalars) -> None:
     assert lines(disturbed) == lines(alone)  # plans, losses, dev scores
     assert (disturbed / "model/model.safetensors").read_bytes() == (alone / "model/model.safetensors").read_bytes()
     assert_same(load_file(disturbed / "best.safetensors"), load_file(alone / "best.safetensors"))
@@ -137,3 +133,35 @@ def test_kill_stop_and_damage_change_nothing_in_the_end(
     assert_same(ours, theirs)
     assert {step for step, _ in scalars(disturbed)["train/loss"]} == set(range(1, STEPS + 1))
     assert dict(scalars(disturbed)["train/loss"]) == dict(scalars(alone)["train/loss"])
+
+
+@pytest.mark.slow
+def test_a_kill_changes_nothing_in_the_end(runs: Runs, alone: Path, scalars: Scalars) -> None:
+    kill(runs)
+    newest = runs.checkpoints()[-1]
+    assert f"\nresumed at step {newest}\n" in runs.to_the_end()
+    assert_same_end(runs.workdir, alone, scalars)
+
+
+@pytest.mark.system
+@pytest.mark.slow
+def test_kill_stop_and_damage_change_nothing_in_the_end(runs: Runs, alone: Path, scalars: Scalars) -> None:
+    kill(runs)
+    newest = runs.checkpoints()[-1]
+    code, out, err = runs.interrupt(signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert f"\nresumed at step {newest}\n" in out
+    stopped = last_step(runs.workdir)
+    assert f"\nstopped at step {stopped}, state saved; the same command goes on from there\n" in out
+    assert err.strip() == "mtret: stopping after this step, the state is saved first; once more to end at once"
+    saved = runs.checkpoints()
+    assert newest < stopped == saved[-1] < STEPS
+
+    for path in (runs.workdir / "checkpoints" / str(saved[-1]) / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with (runs.workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 200, "los')
+    out = runs.to_the_end()
+    assert f"checkpoint {saved[-1]} is damaged (" in out
+    assert f"resumed at step {saved[-2]}\n" in out
+    assert_same_end(runs.workdir, alone, scalars)

@@ -420,6 +420,7 @@ def test_results_from_before_there_were_forms_are_read(
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_a_training_from_an_encoder_with_prompts(
     mtret: Mtret, own_model: Path, tiny_suite: Path, tiny_config: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def lose_the_end(workdir: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_a_run_goes_on_from_the_other_and_ends_the_same(
     tiny_config: Path, tiny_suite: Path, tiny_dataset: str, finished: Path, tmp_path: Path, mtret: Callable[..., Answer]
 ) -> None:

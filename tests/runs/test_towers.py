@@ -97,6 +97,7 @@ def last(tmp_path_factory: pytest.TempPathFactory, workdir: Path) -> Path:
     return Path(str(export(workdir, tmp_path_factory.mktemp("exported") / "last", step=6)))
 
 
+@pytest.mark.system
 def test_the_model_says_that_an_index_stays_valid_and_it_does(last: Path, tiny_model: Path, words: list[str]) -> None:
     model = load_artefact(str(last)).model
     ours = load_arrays(last / "documents" / "model.safetensors")
@@ -117,6 +118,7 @@ def test_the_model_says_that_an_index_stays_valid_and_it_does(last: Path, tiny_m
     assert "document" not in model.encoder.prompts and set(model.documents.prompts) == {"document"}
 
 
+@pytest.mark.system
 def test_golden_vectors_cover_every_tower(tmp_path: Path, last: Path) -> None:
     agreement = check(last)
     assert agreement.cosine > 0.999999
@@ -137,6 +139,7 @@ def test_golden_vectors_cover_every_tower(tmp_path: Path, last: Path) -> None:
             check(spoiled)
 
 
+@pytest.mark.system
 def test_it_goes_on_bit_for_bit(tmp_path: Path, workdir: Path, seeing: RunConfig, console: Console) -> None:
     again = shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(again / "checkpoints" / "6")
@@ -147,6 +150,7 @@ def test_it_goes_on_bit_for_bit(tmp_path: Path, workdir: Path, seeing: RunConfig
         assert (again / name).read_bytes() == (workdir / name).read_bytes()
 
 
+@pytest.mark.system
 def test_images_are_judged_apart_and_stand_in_the_pooled_index(
     tmp_path: Path, last: Path, suite: Path, console: Console
 ) -> None:
@@ -202,6 +206,7 @@ def test_sizes_that_do_not_fit_are_named(
         train(config, tmp_path / "run", console)
 
 
+@pytest.mark.system
 def test_merging_takes_every_tower(tmp_path: Path, workdir: Path, last: Path, finished: Path) -> None:
     merge([str(workdir), str(last)], [], tmp_path / "soup")
     for name in EVERY_FILE[::2]:
@@ -212,6 +217,7 @@ def test_merging_takes_every_tower(tmp_path: Path, workdir: Path, last: Path, fi
         merge([str(workdir), str(finished)], [], tmp_path / "other")
 
 
+@pytest.mark.system
 def test_a_published_tower_is_where_training_starts(
     tmp_path: Path, last: Path, seeing: RunConfig, console: Console
 ) -> None:
@@ -230,6 +236,7 @@ def test_a_published_tower_is_where_training_starts(
     assert (model / "INTEGRATE.md").read_text(encoding="utf-8").count("document") > 2
 
 
+@pytest.mark.system
 def test_queries_are_tuned_again_and_documents_stay_where_they_were(
     tmp_path: Path, last: Path, tiny_model: Path, seeing: RunConfig, console: Console
 ) -> None:
@@ -252,6 +259,7 @@ def test_queries_are_tuned_again_and_documents_stay_where_they_were(
 
 
 @pytest.mark.parametrize("part", ["documents", "vision"])
+@pytest.mark.system
 def test_a_folder_that_lost_a_part_is_refused(tmp_path: Path, last: Path, part: str) -> None:
     copy = shutil.copytree(last, tmp_path / "copy")
     shutil.rmtree(copy / part)
@@ -261,6 +269,7 @@ def test_a_folder_that_lost_a_part_is_refused(tmp_path: Path, last: Path, part: 
         check(copy)
 
 
+@pytest.mark.system
 def test_what_is_left_out_is_said(tmp_path: Path, suite: Path, seeing: RunConfig, console: Console) -> None:
     blind = replace(seeing, model=replace(seeing.model, vision=VisionConfig()), loop=replace(seeing.loop, steps=1))
     train(blind, tmp_path / "run", console)
@@ -272,6 +281,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, suite: Path, seeing: RunConfig
         train(replace(blind, suite=str(only)), tmp_path / "other", console)
 
 
+@pytest.mark.system
 def test_scores_belong_to_all_towers(tmp_path: Path, last: Path) -> None:
     """The queries' tower alone does not tell whose they are."""
     artefact = load_artefact(str(last))

@@ -310,7 +310,8 @@ def test_without_dev_splits_the_latest_parameters_are_the_best(
     assert load_artefact(str(export(workdir, tmp_path / "out"))).details["step"] == 6
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.system), signal.SIGTERM])
+@pytest.mark.system
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_says_how_to_go_on_and_does(
     tmp_path: Path, tiny_config: Path, finished: Path, mtret: Mtret, monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
@@ -349,6 +350,7 @@ def test_export_before_the_end_and_after(unfinished: Path, finished: Path, tmp_p
     assert tree(unfinished) == before
 
 
+@pytest.mark.system
 def test_parameters_of_the_last_checkpoints_are_kept_apart(
     tmp_path: Path, config: RunConfig, finished: Path, console: Console, tree: Tree, mtret: Mtret
 ) -> None:

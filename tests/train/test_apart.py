@@ -1,6 +1,7 @@
 """Batches of two parts: documents that another tower reads, be they texts or images."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -81,6 +82,10 @@ def narrow(params: Tree) -> Tree:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
 
 
+def wide(params: Tree) -> Tree:
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
+
+
 def config_of(plans: Planner, params: Tree, optim: OptimConfig, dropout: bool = False) -> StepConfig:
     return StepConfig(
         tower=TEXTS,
@@ -111,56 +116,77 @@ def gradient(
     return float(found[0]), flatten(jax.device_get(found[2]))
 
 
+@cache
+def defined(task: int) -> tuple[float, dict[str, np.ndarray]]:
+    """Texts or images one by one through their own tower, and a plain cross entropy: loss and gradient."""
+    plans = planner(None, apart=True, images=True)
+    plan = plans.plan(step_of(plans, task))
+    batch = jax.tree.map(jnp.asarray, plans.fill(plan))
+
+    def loss(params: Tree) -> Any:
+        queries = encode(TEXTS, params["tower"], batch.texts, plans.group_queries).reshape(-1, 16)
+        if task:
+            pixels = plans.tasks[1].documents.take(np.maximum(plan.documents.reshape(-1), 0))  # type: ignore[union-attr]
+            seen = PICTURES.apply({"params": params["vision"]}, jnp.asarray(pixels))
+            documents = seen / jnp.linalg.norm(seen, axis=-1, keepdims=True)  # type: ignore[operator]
+        else:
+            documents = encode(TEXTS, params["documents"], batch.documents, plans.group_documents).reshape(-1, 16)  # type: ignore[arg-type]
+        scale = jax.lax.stop_gradient(jnp.exp(params["log_scale"]))
+        return contrastive(queries, documents, scale, batch.target, batch.known, batch.query_ok, batch.doc_ok, False)[0]
+
+    found = jax.jit(jax.value_and_grad(loss))(wide(params_of(plans)))
+    return float(found[0]), flatten(jax.device_get(found[1]))
+
+
 @pytest.mark.parametrize("task", [0, 1])
 @pytest.mark.parametrize("chunk_tokens", [None, 16])
 def test_loss_and_gradient_are_those_of_the_definition(task: int, chunk_tokens: int | None) -> None:
-    """Texts or images one by one through their own tower, and a plain cross entropy, in float64."""
+    """In float64."""
     with jax.enable_x64(True):
         plans = planner(chunk_tokens, apart=True, images=True)
-        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params_of(plans))
-        config = config_of(plans, params, OPTIM)
-        loss, found = gradient(plans, params, config, task)
-        plan = plans.plan(step_of(plans, task))
-        batch = jax.tree.map(jnp.asarray, plans.fill(plan))
+        params = wide(params_of(plans))
+        loss, found = gradient(plans, params, config_of(plans, params, OPTIM), task)
+        wanted_loss, wanted = defined(task)
+    # Pixels become float32 first, and how that is rounded depends on what it is compiled with.
+    exact = 1e-6 if task else 1e-9
+    assert loss == pytest.approx(wanted_loss, rel=exact)
+    for path, value in wanted.items():
+        np.testing.assert_allclose(found[path], value, atol=exact, err_msg=path)
+    moved = {path.split("/")[0] for path, value in found.items() if np.abs(value).max() > 1e-6}
+    assert moved == {"tower", "vision" if task else "documents"}
 
-        def defined(params: Tree) -> Any:
-            queries = encode(TEXTS, params["tower"], batch.texts, plans.group_queries).reshape(-1, 16)
-            if task:
-                pixels = plans.tasks[1].documents.take(np.maximum(plan.documents.reshape(-1), 0))  # type: ignore[union-attr]
-                seen = PICTURES.apply({"params": params["vision"]}, jnp.asarray(pixels))
-                documents = seen / jnp.linalg.norm(seen, axis=-1, keepdims=True)  # type: ignore[operator]
-            else:
-                documents = encode(TEXTS, params["documents"], batch.documents, plans.group_documents).reshape(-1, 16)  # type: ignore[arg-type]
-            scale = jax.lax.stop_gradient(jnp.exp(params["log_scale"]))
-            return contrastive(
-                queries, documents, scale, batch.target, batch.known, batch.query_ok, batch.doc_ok, False
-            )[0]
 
-        wanted_loss, wanted = jax.jit(jax.value_and_grad(defined))(params)
-        # Pixels become float32 first, and how that is rounded depends on what it is compiled with.
-        exact = 1e-6 if task else 1e-9
-        assert loss == pytest.approx(float(wanted_loss), rel=exact)
-        for path, value in flatten(wanted).items():
-            np.testing.assert_allclose(found[path], value, atol=exact, err_msg=path)
-        moved = {path.split("/")[0] for path, value in found.items() if np.abs(value).max() > 1e-6}
-        assert moved == {"tower", "vision" if task else "documents"}
+ONE_DEVICE = (1, 1, None)
+MESHES = [
+    (8, 4, 16),
+    *(pytest.param((*m,), marks=pytest.mark.system) for m in ((8, 1, None), (4, 2, None), (1, 1, 16))),
+]
+
+
+@cache
+def with_dropout(task: int, mesh: tuple[int, int, int | None]) -> tuple[float, dict[str, np.ndarray]]:
+    """Loss and gradient on so many devices, cut in so many parts, in chunks of so many tokens."""
+    devices, fsdp, chunk_tokens = mesh
+    plans = planner(chunk_tokens, apart=True, images=True)
+    params = narrow(params_of(plans))
+    return gradient(plans, params, config_of(plans, params, OPTIM, dropout=True), task, devices, fsdp)
 
 
 @pytest.mark.parametrize("task", [0, 1])
-def test_every_mesh_and_chunk_draws_the_same_dropout(task: int) -> None:
-    found = []
-    for devices, fsdp, chunk_tokens in ((1, 1, None), (8, 1, None), (4, 2, None), (1, 1, 16), (8, 4, 16)):
-        plans = planner(chunk_tokens, apart=True, images=True)
-        params = narrow(params_of(plans))
-        found.append(gradient(plans, params, config_of(plans, params, OPTIM, dropout=True), task, devices, fsdp))
-    (loss, wanted), *others = found
+def test_dropout_changes_the_loss(task: int) -> None:
     plans = planner(None, apart=True, images=True)
+    params = narrow(params_of(plans))
     without = gradient(plans, params, config_of(plans, params, OPTIM), task)[0]
-    assert abs(without - loss) > 1e-3
+    assert abs(without - with_dropout(task, ONE_DEVICE)[0]) > 1e-3
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("task", [0, 1])
+def test_every_mesh_and_chunk_draws_the_same_dropout(task: int, mesh: tuple[int, int, int | None]) -> None:
+    (loss, wanted), (other, theirs) = with_dropout(task, ONE_DEVICE), with_dropout(task, mesh)
     norm = np.sqrt(sum(np.square(x).sum() for x in wanted.values()))
-    for other, theirs in others:
-        assert other == pytest.approx(loss, rel=1e-5)
-        assert np.sqrt(sum(np.square(theirs[path] - x).sum() for path, x in wanted.items())) < 1e-5 * norm
+    assert other == pytest.approx(loss, rel=1e-5)
+    assert np.sqrt(sum(np.square(theirs[path] - x).sum() for path, x in wanted.items())) < 1e-5 * norm
 
 
 def run(plans: Planner, params: Tree, config: StepConfig, steps: int) -> TrainState:

@@ -23,7 +23,7 @@ def scalars(folder: AnyPath) -> list[tuple[str, int, float]]:
     return found
 
 
-@pytest.fixture(params=["local", "store"])
+@pytest.fixture(params=["local", pytest.param("store", marks=pytest.mark.system)])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
     if request.param == "local":
         return tmp_path / "events"

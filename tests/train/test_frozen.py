@@ -1,6 +1,7 @@
 """What is trained of a model: all, some by name, adapters only; and what is kept of it: the last or an average."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -87,21 +88,21 @@ def prepare(optim: OptimConfig, lora: LoraConfig, plans: Planner, tower: Any = T
     return params, config
 
 
+@cache
 def run(
     optim: OptimConfig,
     lora: LoraConfig = NO_LORA,
-    steps: int = 3,
     devices: int = 1,
     chunk_tokens: int | None = None,
 ) -> tuple[Tree, list[TrainState]]:
-    """The parameters at the start, and the state after each step."""
+    """The parameters at the start, and the state after each of three steps."""
     plans = planner(chunk_tokens)
     params, config = prepare(optim, lora, plans)
     mesh, specs = make_mesh(8, 1, jax.devices()[:devices]), param_specs(params, MeshConfig())
     state = create_state(params, config.optimizer, mesh, specs)
     compiled = compile_steps(config, state, plans, mesh, specs)[0]
     states = []
-    for step in range(steps):
+    for step in range(3):
         plan = plans.plan(step)
         state, _ = compiled[plan.shape](state, jax.device_put(plans.fill(plan), batch_sharding(mesh)))
         states.append(jax.tree.map(jnp.copy, state))  # the next step takes its memory
@@ -114,10 +115,11 @@ def changed(before: Tree, after: Tree) -> set[str]:
 
 
 OPTIM = OptimConfig(learning_rate=0.01, warmup_steps=1, schedule="constant")
+AVERAGED = replace(OPTIM, average=0.6)  # which changes no parameter: its runs serve the other tests too
 
 
 def test_what_is_frozen_stays_bit_equal_and_the_rest_moves() -> None:
-    params, states = run(replace(OPTIM, train=NO_TOP))
+    params, states = run(replace(AVERAGED, train=NO_TOP))
     moved = changed(params, states[-1].params)
     frozen = {path for path in flatten(params) if path.startswith("tower/encoder/layer/1/")}
     assert frozen and not moved & frozen
@@ -146,7 +148,7 @@ def test_all_frozen_is_refused() -> None:
 
 
 def test_adapters_alone_are_trained_and_merged_they_are_the_same_model() -> None:
-    params, states = run(OPTIM, LORA)
+    params, states = run(AVERAGED, LORA)
     after = states[-1].params
     assert {path.split("/")[0] for path in changed(params, after)} == {"lora"}
     merged = deployed(after, LORA)
@@ -158,26 +160,27 @@ def test_adapters_alone_are_trained_and_merged_they_are_the_same_model() -> None
     _, plain = prepare(OPTIM, LoraConfig(), plans)
     mesh = make_mesh(8, 1, jax.devices()[:1])
     batch = jax.device_put(plans.fill(plans.plan(0)), batch_sharding(mesh))
-    losses = [
-        float(gradients(p, batch, jnp.int32(0), config, mesh, param_specs(p, MeshConfig()))[0])
-        for p, config in ((after, adapting), (merged, plain))
-    ]
+
+    def loss(p: Tree, config: StepConfig) -> jax.Array:
+        return gradients(p, batch, jnp.int32(0), config, mesh, param_specs(p, MeshConfig()))[0]
+
+    of = jax.jit(loss, static_argnums=1)
+    losses = [float(of(p, config)) for p, config in ((after, adapting), (merged, plain))]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("chunk_tokens", [None, 16])
 def test_adapters_train_alike_on_every_mesh_whole_or_in_chunks(chunk_tokens: int | None) -> None:
-    _, one = run(OPTIM, LORA)
+    _, one = run(AVERAGED, LORA)
     _, many = run(OPTIM, LORA, devices=4, chunk_tokens=chunk_tokens)
     ours, theirs = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(s[-1].params["lora"])]) for s in (many, one))
     assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(), LORA])
+@pytest.mark.parametrize("lora", [NO_LORA, LORA])
 @pytest.mark.parametrize("train", [OPTIM.train, NO_TOP])
 def test_the_average_is_that_of_the_parameters_after_each_step(lora: LoraConfig, train: Any) -> None:
-    optim = replace(OPTIM, average=0.6, train=train)
-    params, states = run(optim, lora)
+    params, states = run(replace(AVERAGED, train=train), lora)
     average = {path: np.asarray(x, np.float64) for path, x in flatten(params).items()}
     for state in states:
         average = {path: 0.6 * average[path] + 0.4 * x for path, x in flatten(state.params).items()}

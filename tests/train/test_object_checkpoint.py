@@ -18,6 +18,8 @@ from mtret.files import inside, load_arrays, locate, replace_arrays, replace_byt
 from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.step import TrainState
 
+pytestmark = pytest.mark.system
+
 OPTIMIZER = optax.adamw(1e-3)
 
 

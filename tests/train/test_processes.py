@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.system]  # tests/runs trains in two processes in `make test`
+
 LOAD = """
 import importlib.util, json, sys
 import jax
@@ -40,7 +42,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={key: value for key, value in os.environ.items() if key != "XLA_FLAGS"},
+        env={key: os.environ[key] for key in os.environ.keys() - {"XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"}},
     )
 
 
@@ -58,7 +60,6 @@ def run(processes: int, fsdp: int) -> list[Any]:
     return [answer(process) for process in started]
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one():
     """Losses and gradient norms of a few chunked steps, dropout on, parameters cut over the devices of both."""
     (alone,) = run(1, 8)
@@ -69,7 +70,6 @@ def test_two_processes_train_as_one():
         assert ours == pytest.approx(theirs, rel=2e-5)
 
 
-@pytest.mark.slow
 def test_in_float64_every_mesh_has_the_same_gradient_to_the_last_digits():
     distances = answer(start(FLOAT64))
     assert set(distances) == {"2", "8", "8 cut in 4", "8 in chunks"}
