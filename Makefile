@@ -10,6 +10,8 @@ FAST := not slow and $(LANE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+# Some machines forbid it: then each of the processes that the tests start compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # By file, in the order of tests/conftest.py: the tests of a file share what they train.
 BY_FILE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PYTEST = $(BIN)/python -m pytest $(BY_FILE)

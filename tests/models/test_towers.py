@@ -47,6 +47,8 @@ TOWERS: dict[str, Any] = {
         )
     ),
 }
+# Their layers call the compiled attention as BERT's do; ModernBERT's have windows.
+ELSEWHERE = (("xlmr", "cpu"), ("gte", "cpu"))
 LENGTHS = np.array([9, 3, 14, 3, 1, 14])
 
 
@@ -80,7 +82,14 @@ def vectors(tower: Any, given: list[np.ndarray], packing: Packing, row_length: i
     return np.asarray(embed(tower, params_of(tower), batch, len(given)))[0]
 
 
-@pytest.mark.parametrize("attention", ["xla", "cpu"])
+ATTENTIONS = [
+    pytest.param(name, attention, marks=[pytest.mark.system] if (name, attention) in ELSEWHERE else [])
+    for name in TOWERS
+    for attention in ("xla", "cpu")
+]
+
+
+@pytest.mark.parametrize(("tower", "attention"), ATTENTIONS, indirect=["tower"])
 def test_packed_or_alone_a_text_has_the_same_vector(tower: Any, attention: str) -> None:
     tower = tower.clone(config=replace(tower.config, attention=attention))
     packed = vectors(tower, texts(), pack(LENGTHS, 30), 30)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-STEPS = 120
+STEPS = 60
 CLOCK = ("pairs_per_s", "tokens_per_s", "wait")
 
 
@@ -58,7 +58,7 @@ class Runs:
         # Large batches, or steps would pass faster than they can be watched; in rows that hold the whole share of a
         # group, so that there is one shape to compile.
         batch = ("batch.queries=40", "batch.row_length=256")
-        loop = (f"loop.steps={STEPS}", "loop.checkpoint_every=20", "loop.evaluate_every=50")
+        loop = (f"loop.steps={STEPS}", "loop.checkpoint_every=10", "loop.evaluate_every=25")
         arguments = [
             "train",
             f"--config={config}",
@@ -83,7 +83,7 @@ class Runs:
         while process.poll() is None:
             fresh = metrics.exists() and metrics.stat().st_ino != before
             new = [step for step in self.checkpoints() if step not in known]
-            if fresh and new and last_step(self.workdir) > new[0] + 5:
+            if fresh and new and last_step(self.workdir) > new[0] + 3:
                 break
             time.sleep(0.005)
         assert process.poll() is None, process.communicate()
@@ -121,7 +121,7 @@ def runs(tmp_path: Path, tiny_config: Path, optimised: Mapping[str, str]) -> Run
 def kill(runs: Runs) -> None:
     code, _, err = runs.interrupt(signal.SIGKILL)
     assert (code, err) == (-signal.SIGKILL, "")
-    assert 25 < last_step(runs.workdir) < STEPS
+    assert 13 < last_step(runs.workdir) < STEPS
 
 
 def assert_same_end(disturbed: Path, alone: Path, scalars: Scalars) -> None:

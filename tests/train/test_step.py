@@ -319,17 +319,18 @@ def test_berts_gradient_equals_that_of_single_texts_and_sets(bert_gradients: Gra
 
 
 # `make test` has the mesh that is cut both ways, and the chunks of one that is not cut; `make test-system` the others.
-OTHERS = {"marks": pytest.mark.system}
 
 
 @pytest.mark.parametrize(
-    ("devices", "fsdp"), [(4, 2), *(pytest.param(*mesh, **OTHERS) for mesh in ((2, 1), (8, 1), (8, 8)))]
+    ("devices", "fsdp"), [(4, 2), *(pytest.param(*mesh, marks=pytest.mark.system) for mesh in ((2, 1), (8, 1), (8, 8)))]
 )
 def test_gradients_are_the_same_on_every_mesh(bert_gradients: Gradients, devices: int, fsdp: int):
     check_equal(bert_gradients(devices, fsdp), bert_gradients(1))
 
 
-@pytest.mark.parametrize(("devices", "fsdp"), [(8, 1), *(pytest.param(*mesh, **OTHERS) for mesh in ((1, 1), (4, 4)))])
+@pytest.mark.parametrize(
+    ("devices", "fsdp"), [(8, 1), *(pytest.param(*mesh, marks=pytest.mark.system) for mesh in ((1, 1), (4, 4)))]
+)
 def test_chunked_gradients_equal_plain_ones_with_the_same_masks(bert_gradients: Gradients, devices: int, fsdp: int):
     """Of one row each: a row draws its masks by its place in the batch, however that is cut."""
     plain = bert_gradients(1, rate=0.2)
