@@ -1,7 +1,7 @@
 """What the settings of the sweep differ by, with intervals over queries and over seeds.
 
     python experiments/gpu/contrasts.py sweep.jsonl sweep-batches.jsonl --out=contrasts.json    # .scores beside each
-    python experiments/gpu/contrasts.py --table=contrasts.json                                  # what it says
+    python experiments/gpu/contrasts.py contrasts.json                                           # what it says
 
 Every difference is b minus a in nDCG@10 on the test split, the mean over a role's tasks, over the same queries. Two
 intervals of 95%: over queries, for these very models (percentile bootstrap, as in `mtret compare`), and over queries
@@ -155,7 +155,7 @@ def seen_on_dev(paths: Sequence[Path], name: str) -> dict[str, float]:
     dev = [np.mean([line["dev"][task] for task in head["mixture"]]) for line in lines]
     test = [[line["means"]["test"][role] for role in ROLES] for line in lines]
     ranks = np.argsort(np.argsort(np.column_stack([dev, test]), axis=0), axis=0)
-    return dict(zip(ROLES, np.corrcoef(ranks.T)[0, 1:].round(2).tolist(), strict=True))
+    return dict(zip(ROLES, np.asarray(np.corrcoef(ranks.T))[0, 1:].round(2).tolist(), strict=True))
 
 
 def _thousandths(interval: Sequence[float]) -> str:
@@ -164,16 +164,17 @@ def _thousandths(interval: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="*", type=Path, help="what sweep.py wrote")
+    parser.add_argument("results", nargs="+", type=Path, help="what sweep.py wrote, or contrasts to print")
     parser.add_argument("--out", type=Path, default=Path("contrasts.json"))
-    parser.add_argument("--table", type=Path, help="print what a file of contrasts says instead")
     arguments = parser.parse_args()
-    if not arguments.table:
-        lines = [json.dumps(one) for one in contrasts(arguments.results)]
+    source = arguments.results[0]
+    if source.suffix != ".json":
         for name in (PLAIN, HALF_WAY):
             print(f"dev of the trained tasks with test, {name}: {seen_on_dev(arguments.results, name)}")
-        arguments.out.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    print(table(json.loads((arguments.table or arguments.out).read_text(encoding="utf-8"))))
+        lines = [json.dumps(one) for one in contrasts(arguments.results)]
+        source = arguments.out
+        source.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    print(table(json.loads(source.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

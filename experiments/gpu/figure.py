@@ -1,6 +1,6 @@
 """The sweep at a glance: in-domain against cross-domain and zero-shot, from the last step half-way to the base.
 
-    python experiments/gpu/figure.py experiments/gpu/results/sweep-{rates,batches}.jsonl --out=experiments/gpu/sweep.png
+python experiments/gpu/figure.py experiments/gpu/results/sweep-{rates,batches}.jsonl --out=experiments/gpu/sweep.png
 """
 
 import argparse
