@@ -1,6 +1,6 @@
 """The queue for a GPU that is lent for minutes: jobs in the order of their worth, each with a time limit of its own.
 
-    python experiments/gpu/run.py --out=FOLDER                  # what is not measured yet, at most --limit-s in all
+    python experiments/gpu/run.py --out=FOLDER                  # the second visit, at most --limit-s in all
     python experiments/gpu/run.py --out=FOLDER --only=train-minilm,train-base
     python experiments/gpu/run.py --out=FOLDER --tiny           # on a CPU: does every job work
 
@@ -44,10 +44,10 @@ def training(geometry: str, seconds: int, rounds: int, *more: str) -> tuple[str,
     return (f"--geometry={geometry}", f"--rounds={rounds}", f"--limit-s={seconds * 0.85:.0f}", *more)
 
 
-def sweep(seconds: int, *more: str) -> Job:
+def sweep(seconds: int, *more: str, name: str = "sweep") -> Job:
     """Leaves part of the GPU's memory to what compiles beside it."""
     memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.6"}
-    return Job("sweep", seconds, (f"--limit-s={seconds - 6}", *more), HERE / "sweep.py", ".jsonl", environment=memory)
+    return Job(name, seconds, (f"--limit-s={seconds - 6}", *more), HERE / "sweep.py", ".jsonl", environment=memory)
 
 
 def encoding(seconds: int, *more: str) -> Job:
@@ -56,7 +56,8 @@ def encoding(seconds: int, *more: str) -> Job:
 
 # As long as they took on an H200, and a third more: a contender of MiniLM's size takes 25 s, of BERT-base's 35 to 65,
 # most of which is compilation. GTE's geometry, with 250,048 words, ran into a limit of 165 s: the check of the
-# attentions, which BERT-base's heads have had, and the compilation of its step come before anything is timed.
+# attentions, which BERT-base's heads have had, and the compilation of its step come before anything is timed; so it is
+# compiled beside the sweep.
 FASTEST = "--only=pallas,sdpa"
 GTE = ("--batch=4096", "--steps=1")
 JOBS = (
@@ -66,7 +67,8 @@ JOBS = (
     Job("train-gte", 105, training("gte-base", 105, 1, *GTE, FASTEST, "--unchecked")),
     encoding(95),
 )  # fmt: skip
-MEASURED = (  # experiments/gpu/results
+MEASURED = (  # on other occasions; experiments/gpu/results has all of them
+    sweep(215, "--runs=batches", name="sweep-batches"),
     Job("attention-minilm", 50, ("--attention", "--geometry=minilm")),
     Job("train-minilm", 170, training("minilm", 170, 1, "--steps=2")),
     Job("train-base", 165, training("bert-base", 165, 1, "--steps=2", FASTEST)),

@@ -1,8 +1,9 @@
 """MiniLM finetuned on the public mixture at many learning rates, batch sizes and seeds, evaluated on every task.
 
     python experiments/gpu/pack.py --suite=FOLDER_OF_TASKS                                    # elsewhere, once
-    python experiments/gpu/sweep.py --data=.gpu-data --out=sweep.jsonl --limit-s=390          # on the GPU
-    python experiments/gpu/sweep.py --table=sweep.jsonl                                       # what it says
+    python experiments/gpu/sweep.py --data=.gpu-data --out=rates.jsonl --limit-s=390          # on the GPU
+    python experiments/gpu/sweep.py --data=.gpu-data --out=batches.jsonl --runs=batches --limit-s=215
+    python experiments/gpu/sweep.py --table=rates.jsonl                                       # what it says
     python experiments/gpu/sweep.py --data=.gpu-data --out=sweep.jsonl --tiny                 # on a CPU: does it work
 
 One process. Training is mtret's: its mixture, planner, packing, compiled step, AdamW and schedule. So is evaluation:
@@ -51,11 +52,11 @@ class Run:
     steps: int = 150
 
 
-def queue() -> list[Run]:
+def rates() -> list[Run]:
     """The most valuable first: what the minutes allow is a prefix of this."""
-    rates = (1e-4, 3e-5, 5e-5, 2e-5, 1e-5)
-    runs = [Run(rate) for rate in rates]
-    runs += [Run(rate, seed=seed) for seed in (1, 2) for rate in rates]
+    five = (1e-4, 3e-5, 5e-5, 2e-5, 1e-5)
+    runs = [Run(rate) for rate in five]
+    runs += [Run(rate, seed=seed) for seed in (1, 2) for rate in five]
     runs += [Run(rate, batch=256) for rate in (5e-5, 3e-5, 2e-5, 1e-4)]
     runs += [Run(rate, batch=1024) for rate in (5e-5, 3e-5, 1e-4)]
     runs += [Run(rate, steps=600) for rate in (3e-5, 1e-5, 2e-5)]
@@ -63,6 +64,15 @@ def queue() -> list[Run]:
     runs += [Run(rate, seed=seed) for seed in (3, 4) for rate in (1e-4, 3e-5)]
     runs += [Run(rate, batch=256, seed=seed) for seed in (1, 2) for rate in (3e-5, 5e-5)]
     return [*runs, Run(2e-4), Run(5e-6), Run(1e-4, steps=600)]
+
+
+def batches() -> list[Run]:
+    """Asked after `rates`: more seeds of the large batches, and a rate that is too high for the last step."""
+    runs = [Run(rate, batch=1024, seed=seed) for rate in (1e-4, 5e-5) for seed in (0, 1, 2)]
+    return [*runs, *(Run(2e-4, batch=batch) for batch in (1024, 256)), *(Run(1e-4, 256, seed) for seed in (1, 2))]
+
+
+QUEUES = {"rates": rates(), "batches": batches()}
 
 
 class RateState(NamedTuple):
@@ -362,7 +372,7 @@ def sweep(arguments: argparse.Namespace) -> None:
         how = ModelConfig(str(folder), operands="bfloat16", attention="pallas" if on_gpu else None)
         encoder = hf.load(str(folder), how).to_train()
     encoder = replace(encoder, params=jax.device_put(encoder.params, jax.devices()[0]))
-    packed, runs = (cut_short(packed), TINY) if arguments.tiny else (packed, queue())
+    packed, runs = (cut_short(packed), TINY) if arguments.tiny else (packed, QUEUES[arguments.runs])
     print(f"read after {time.monotonic() - START:.1f} s", flush=True)
     trainer = Trainer(packed, encoder, runs)
     evaluator = Evaluator(packed, encoder)
@@ -452,10 +462,18 @@ def cut_short(packed: Any) -> Any:
 Line = Mapping[str, Any]
 
 
-def read(path: Path) -> tuple[Line, list[Line]]:
-    """The first line, and those of the models."""
-    head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return head, lines
+def read(paths: Sequence[Path]) -> tuple[Line, list[Line]]:
+    """What the runs have in common, and the lines of the models: of one that stands in several files, the last."""
+    head, models = {}, dict[tuple[Any, ...], Line]()
+    for path in paths:
+        head, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        models.update({model_of(line): line for line in lines})
+    return head, list(models.values())
+
+
+def model_of(line: Line) -> tuple[Any, ...]:
+    """Name, rate, batch, steps and seed."""
+    return tuple(line.get(key) for key in ("name", "rate", "batch", "steps", "seed"))
 
 
 def grouped(lines: Sequence[Line]) -> dict[str, list[Line]]:
@@ -469,10 +487,10 @@ def grouped(lines: Sequence[Line]) -> dict[str, list[Line]]:
     return found
 
 
-def table(path: Path) -> str:
+def table(*paths: Path) -> str:
     """Means by role for every setting, over its seeds, with their spread; then the test split of every task, a column
     a task."""
-    head, lines = read(path)
+    head, lines = read(paths)
     groups = grouped(lines)
     columns = [(split, role) for split in ("test", "dev") for role in ROLES]
     rows = [["rate, batch x steps", "seeds", *(f"{split} {role.replace('_', '-')}" for split, role in columns)]]
@@ -507,11 +525,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(".gpu-data"), help="what pack.py wrote")
     parser.add_argument("--out", type=Path, default=Path("sweep.jsonl"))
     parser.add_argument("--limit-s", type=float, default=390, help="seconds after which no run may be going on")
+    parser.add_argument("--runs", choices=QUEUES, default="rates")
     parser.add_argument("--tiny", action="store_true", help="three runs of two steps, three tasks")
-    parser.add_argument("--table", type=Path, help="print what a file of results says instead")
+    parser.add_argument("--table", type=Path, nargs="+", help="print what results say instead")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(arguments.table))
+        print(table(*arguments.table))
         return
     sweep(arguments)
 

@@ -48,11 +48,12 @@ def test_rates_in_a_table_move_parameters_as_the_schedule_does(sweep: ModuleType
     np.testing.assert_allclose(both[1]["tower"]["kernel"], both[0]["tower"]["kernel"], rtol=1e-6)
 
 
-def test_the_queue_stays_within_the_programs_that_are_compiled(sweep: ModuleType) -> None:
-    runs = sweep.queue()
-    assert len(set(runs)) == len(runs)
-    assert max(run.steps for run in runs) <= sweep.MOST_STEPS
-    assert {run.batch for run in runs} == set(sweep.CHUNK_TOKENS)
+def test_the_queues_stay_within_the_programs_that_are_compiled(sweep: ModuleType) -> None:
+    assert set(sweep.QUEUES) == {"rates", "batches"}
+    for runs in sweep.QUEUES.values():
+        assert len(set(runs)) == len(runs)
+        assert max(run.steps for run in runs) <= sweep.MOST_STEPS
+        assert {run.batch for run in runs} <= set(sweep.CHUNK_TOKENS)
 
 
 def test_the_table_is_the_mean_over_seeds(sweep: ModuleType, tmp_path: Path) -> None:
