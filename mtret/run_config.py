@@ -5,7 +5,6 @@ The dataclasses live beside what they configure; here they are put together, and
 
 import ast
 import copy
-import importlib.util
 import re
 import types
 import typing
@@ -137,12 +136,13 @@ def _call(source: str) -> Any:
     if not file.is_file():
         siblings = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise UserError(f"--config: no file '{path}'.{nearest(path, siblings)}")
-    spec = importlib.util.spec_from_file_location(f"mtret_config_{file.stem}", file)
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise UserError(f"--config: {file} is no Python file (.py); `mtret init` writes one to imitate")
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType(f"mtret_config_{file.stem}")
+    module.__file__ = str(file)
     try:
-        spec.loader.exec_module(module)
+        # Not imported, which would leave a __pycache__ beside the user's file.
+        exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
         if not hasattr(module, "get_config"):
             raise UserError(f"{file}: defines no get_config(); `mtret init` writes one to imitate")
         return module.get_config(argument) if argument else module.get_config()
