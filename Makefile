@@ -33,7 +33,7 @@ test: lint types ## Lint, types, the units, and one of each kind from end to end
 test-fast: $(READY) ## Of the tests of `make test` those that take less than five seconds each
 	$(PYTEST) -m "$(FAST)"
 
-test-system: $(READY) ## Stores, more kills, notebooks, full disks, fuzzing
+test-system: $(READY) ## Stores, more kills and meshes, other kinds of runs, notebooks, full disks, fuzzing
 	$(PYTEST) -m "system and not parity"
 
 # In an environment of its own: PyTorch is large, only ever a reference, and no other test may lean on it.

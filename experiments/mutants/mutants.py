@@ -202,9 +202,12 @@ def apply(mutant: Mutant, tree: Path) -> Path | None:
     return path
 
 
-def pytest(tree: Path, arguments: list[str], seconds: float | None, **variables: str) -> tuple[int, str]:
+def pytest(tree: Path, arguments: list[str], seconds: float | None) -> tuple[int, str]:
     """Exit code (-1: it took longer) and what was printed."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+    for folder in [*(tree / "mtret").rglob("__pycache__")]:  # a mutant may be as long as what it replaces, and as old
+        shutil.rmtree(folder)
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     try:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=seconds)
@@ -227,7 +230,8 @@ def reach(tree: Path, workers: int) -> None:
     for path, found in marks.items():
         path.write_text(marked(path.read_text(encoding="utf-8"), found, folder), encoding="utf-8")
     try:
-        code, said = pytest(tree, ["-n", str(workers), "-m", "not parity", "tests"], None)
+        by_file = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+        code, said = pytest(tree, [*by_file, "-m", "not parity", "tests"], None)
         print("\n".join(said.splitlines()[-25:]), f"\nexit code {code}")
     finally:
         clean(tree)
