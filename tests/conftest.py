@@ -215,7 +215,9 @@ def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures of a session, which compile too
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Lets XLA optimise where towers, steps and gradients are tested, and nowhere else."""
+    """Lets XLA optimise where towers, steps and gradients are tested, and nowhere else; with the flags of the start,
+    which a test may have changed, and which are a part of a program's key."""
+    os.environ["XLA_FLAGS"] = FLAGS
     place = item.path.relative_to(Path(__file__).parent).parts[0]
     optimise = place in OPTIMISED and item.get_closest_marker("unoptimised") is None
     if not optimise and "jax" not in sys.modules:
@@ -247,3 +249,4 @@ def store() -> Iterator[str]:
 
 
 prepare()
+FLAGS = os.environ["XLA_FLAGS"]
