@@ -27,7 +27,7 @@ quickstart: $(READY) ## Train a small encoder on the generated enterprise, then 
 	$(BIN)/mtret train --config=configs/quickstart.py --workdir=runs/quickstart
 	$(BIN)/mtret evaluate --model=runs/quickstart --suite=enterprise --split=test --out=runs/quickstart/test
 
-test: lint types ## Lint, types, the units, and one of each kind from end to end
+test: lint ## The units, and one of each kind from end to end
 	$(PYTEST) -m "$(LANE)"
 
 test-fast: $(READY) ## Of the tests of `make test` those that take less than five seconds each
@@ -55,7 +55,7 @@ lint: $(READY) ## Ruff: rules and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: $(READY) ## Pyright
+types: $(READY) ## Pyright (a minute)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(READY) ## Let ruff mend what it can

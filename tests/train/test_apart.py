@@ -44,6 +44,11 @@ FROZEN = replace(OPTIM, train=(("documents/.*", False), *OPTIM.train))
 COUNT = 20  # queries and documents of each task
 
 
+def system(*values: Any) -> Any:
+    """A case that is left to `make test-system`."""
+    return pytest.param(*values, marks=pytest.mark.system)
+
+
 def drawn(tower: Any, seed: int, *inputs: Any) -> Tree:
     shapes = flatten(jax.eval_shape(tower.init, jax.random.key(0), *inputs)["params"])
     random = np.random.default_rng(seed)
@@ -138,8 +143,7 @@ def defined(task: int) -> tuple[float, dict[str, np.ndarray]]:
     return float(found[0]), flatten(jax.device_get(found[1]))
 
 
-@pytest.mark.parametrize("task", [0, 1])
-@pytest.mark.parametrize("chunk_tokens", [None, 16])
+@pytest.mark.parametrize(("task", "chunk_tokens"), [(0, None), (1, 16), system(0, 16), system(1, None)])
 def test_loss_and_gradient_are_those_of_the_definition(task: int, chunk_tokens: int | None) -> None:
     """In float64."""
     with jax.enable_x64(True):
@@ -157,10 +161,6 @@ def test_loss_and_gradient_are_those_of_the_definition(task: int, chunk_tokens: 
 
 
 ONE_DEVICE = (1, 1, None)
-MESHES = [
-    (8, 4, 16),
-    *(pytest.param((*m,), marks=pytest.mark.system) for m in ((8, 1, None), (4, 2, None), (1, 1, 16))),
-]
 
 
 @cache
@@ -172,7 +172,7 @@ def with_dropout(task: int, mesh: tuple[int, int, int | None]) -> tuple[float, d
     return gradient(plans, params, config_of(plans, params, OPTIM, dropout=True), task, devices, fsdp)
 
 
-@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize("task", [0, system(1)])
 def test_dropout_changes_the_loss(task: int) -> None:
     plans = planner(None, apart=True, images=True)
     params = narrow(params_of(plans))
@@ -180,8 +180,10 @@ def test_dropout_changes_the_loss(task: int) -> None:
     assert abs(without - with_dropout(task, ONE_DEVICE)[0]) > 1e-3
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("task", [0, 1])
+EVERY_MESH = [(task, mesh) for mesh in ((8, 4, 16), (8, 1, None), (4, 2, None), (1, 1, 16)) for task in (0, 1)]
+
+
+@pytest.mark.parametrize(("task", "mesh"), [EVERY_MESH[0], *(system(*each) for each in EVERY_MESH[1:])])
 def test_every_mesh_and_chunk_draws_the_same_dropout(task: int, mesh: tuple[int, int, int | None]) -> None:
     (loss, wanted), (other, theirs) = with_dropout(task, ONE_DEVICE), with_dropout(task, mesh)
     norm = np.sqrt(sum(np.square(x).sum() for x in wanted.values()))
@@ -201,7 +203,7 @@ def run(plans: Planner, params: Tree, config: StepConfig, steps: int) -> TrainSt
     return state
 
 
-@pytest.mark.parametrize("chunk_tokens", [None, 16])
+@pytest.mark.parametrize("chunk_tokens", [None, system(16)])
 def test_frozen_documents_stay_bit_equal_and_the_queries_learn(chunk_tokens: int | None) -> None:
     plans = planner(chunk_tokens, apart=True, images=False)
     params = narrow(params_of(plans))

@@ -169,7 +169,7 @@ def test_adapters_alone_are_trained_and_merged_they_are_the_same_model() -> None
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("chunk_tokens", [None, 16])
+@pytest.mark.parametrize("chunk_tokens", [pytest.param(None, marks=pytest.mark.system), 16])
 def test_adapters_train_alike_on_every_mesh_whole_or_in_chunks(chunk_tokens: int | None) -> None:
     _, one = run(AVERAGED, LORA)
     _, many = run(OPTIM, LORA, devices=4, chunk_tokens=chunk_tokens)
@@ -192,23 +192,24 @@ def test_the_average_is_that_of_the_parameters_after_each_step(lora: LoraConfig,
     assert changed(deployed(states[-1].params, lora), unflatten(found))  # which the last ones are not
 
 
-def test_the_cpus_attention_trains_alike_on_every_mesh_in_chunks_and_rematerialised() -> None:
-    found = []
-    for attention, devices, chunk_tokens, remat in (
-        ("xla", 1, None, False),
-        ("cpu", 1, None, True),
-        ("cpu", 8, None, False),
-        ("cpu", 4, 16, False),
-    ):
-        plans = planner(chunk_tokens)
-        tower = TOWER.clone(config=replace(TOWER.config, attention=attention, remat=remat))
-        params, config = prepare(OPTIM, LoraConfig(), plans, tower)
-        mesh, specs = make_mesh(8, 1, jax.devices()[:devices]), param_specs(params, MeshConfig())
-        batch = jax.device_put(plans.fill(plans.plan(0)), batch_sharding(mesh))
-        loss, _, gradient = jax.jit(lambda p, b, c=config, m=mesh, s=specs: gradients(p, b, jnp.int32(0), c, m, s))(
-            params, batch
-        )
-        found.append((float(loss), np.concatenate([np.ravel(x) for x in flatten(jax.device_get(gradient)).values()])))
-    for loss, gradient in found[1:]:
-        assert loss == pytest.approx(found[0][0], rel=1e-6)
-        assert np.linalg.norm(gradient - found[0][1]) < 1e-5 * np.linalg.norm(found[0][1])
+@cache
+def gradient(attention: str, devices: int, chunk_tokens: int | None, remat: bool) -> tuple[float, np.ndarray]:
+    plans = planner(chunk_tokens)
+    tower = TOWER.clone(config=replace(TOWER.config, attention=attention, remat=remat))
+    params, config = prepare(OPTIM, LoraConfig(), plans, tower)
+    mesh, specs = make_mesh(8, 1, jax.devices()[:devices]), param_specs(params, MeshConfig())
+    batch = jax.device_put(plans.fill(plans.plan(0)), batch_sharding(mesh))
+    loss, _, found = jax.jit(lambda p, b: gradients(p, b, jnp.int32(0), config, mesh, specs))(params, batch)
+    return float(loss), np.concatenate([np.ravel(x) for x in flatten(jax.device_get(found)).values()])
+
+
+ELSEWHERE = [pytest.param(*how, marks=pytest.mark.system) for how in ((1, None, True), (8, None, False))]
+
+
+@pytest.mark.parametrize(("devices", "chunk_tokens", "remat"), [(4, 16, False), *ELSEWHERE])
+def test_the_cpus_attention_trains_alike_on_every_mesh_in_chunks_and_rematerialised(
+    devices: int, chunk_tokens: int | None, remat: bool
+) -> None:
+    (loss, wanted), (ours, found) = gradient("xla", 1, None, False), gradient("cpu", devices, chunk_tokens, remat)
+    assert ours == pytest.approx(loss, rel=1e-6)
+    assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
