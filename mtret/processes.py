@@ -83,6 +83,7 @@ class _Joined(Peers):
         self.index, self.count, self._names = address.process, address.processes, names
         self._client, self._timeout_s = client, timeout_s
         self._beat_s = min(2.0, timeout_s / 10)
+        self._threads: list[threading.Thread] = []
         self._leaving = threading.Event()
         self._ending = threading.Lock()
         self._heard = time.monotonic()  # when the coordination service last answered
@@ -95,7 +96,8 @@ class _Joined(Peers):
     def start(self) -> None:
         """Begins to show that this process is alive, and to watch the others."""
         for work in (self._converse, self._listen):
-            threading.Thread(target=work, name=f"mtret{work.__name__}", daemon=True).start()
+            self._threads.append(threading.Thread(target=work, name=f"mtret{work.__name__}", daemon=True))
+            self._threads[-1].start()
 
     def share(self, name: str, value: Any) -> Any:
         key = f"mtret/share/{name}"
@@ -127,6 +129,8 @@ class _Joined(Peers):
 
         self._client.wait_at_barrier("mtret/end", FOR_EVER_MS)
         self._leaving.set()
+        for thread in self._threads:  # one that is within JAX when the interpreter ends would end it by a crash
+            thread.join(self._timeout_s)
         jax.distributed.shutdown()
 
     def abandon(self, error: BaseException, code: int) -> NoReturn:

@@ -153,6 +153,30 @@ def test_all_stop_after_the_same_step(askers: tuple[int, ...]) -> None:
     assert stopped[0][0] >= 5 and stopped[0][1] == signal.SIGTERM
 
 
+def test_who_finishes_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes back from JAX when the interpreter has ended takes the process along (SIGABRT)."""
+
+    class Slow(Store):
+        asked = threading.Event()
+
+        def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
+            self.asked.set()
+            time.sleep(0.3)
+            return super().key_value_dir_get(key)
+
+        def wait_at_barrier(self, key: str, timeout_ms: int) -> None:
+            assert self.asked.wait(30)
+
+    alive = []
+    peer = joined(Slow(), 0, 1, timeout_s=30.0)
+    monkeypatch.setattr(
+        "jax.distributed.shutdown", lambda: alive.extend(t.name for t in threading.enumerate() if t in peer._threads)
+    )
+    peer.start()
+    peer.finish()
+    assert len(peer._threads) == 2 and alive == []
+
+
 def test_a_relay_passes_everything_on_and_says_when_the_other_side_breaks() -> None:
     broken = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
