@@ -38,6 +38,7 @@ MESH_DEVICES = "--xla_force_host_platform_device_count"
 # XLA optimises where what it computes is itself tested: it was wrong there once. Elsewhere it does not, which halves
 # the time of a compilation; nor in processes that tests start, unless they say so.
 OPTIMISED = ("models", "train", "parity", "test_losses.py")
+LONG = ("models", "runs", "train")
 UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 # Where our own arithmetic is tested, no dtype is promoted silently. Not where an optimiser takes a step: optax raises a
@@ -162,8 +163,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folders of long tests first, so that the workers end at about the same time."""
-    items.sort(key=lambda item: item.path.parent.name not in ("models", "runs", "train"))
+    """Long tests first, so that the workers end at about the same time."""
+    items.sort(key=lambda item: (item.path.stem != "test_notebooks", item.path.parent.name not in LONG))
 
 
 def lane_of(item: pytest.Item) -> str:
