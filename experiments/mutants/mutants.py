@@ -40,7 +40,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LIST, REACH, RESULTS = (HERE / name for name in ("mutants.json", "reach.json", "results.json"))
 COUNT, SEED = 30, 20261127
-LIMIT_S = 900  # for the tests of one mutant
+LIMIT_S = 240  # for the tests of one mutant in one lane
+NONE_CHOSEN = 5  # pytest's exit code
 FOUNDATION = "the rest"  # files at the top of the library
 
 
@@ -270,6 +271,17 @@ def clean(tree: Path) -> None:
     subprocess.run(["git", "checkout", "-q", "--", "mtret"], cwd=tree, check=True)
 
 
+def tried(tree: Path, chosen: list[str]) -> dict[str, str | None]:
+    """What became of a mutant: of the tests those of `make test` first, then those of `make test-system`."""
+    for lane, tests in (("make test", "not system and not parity"), ("make test-system", "system and not parity")):
+        code, said = pytest(tree, ["-x", "-m", tests, *chosen], LIMIT_S)
+        if code not in (0, NONE_CHOSEN):
+            failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            by = failed[0].split(" - ")[0] if failed else f"exit code {code}"
+            return {"outcome": "stopped" if code == -1 else "caught", "lane": lane, "by": by}
+    return {"outcome": "survived", "lane": None, "by": None}
+
+
 def attempt(tree: Path, only: set[int], tests: list[str], out: Path) -> None:
     """Writes what became of each mutant; what `out` holds of others stays."""
     there = {one["number"]: one for one in json.loads(out.read_text(encoding="utf-8"))} if out.exists() else {}
@@ -288,11 +300,7 @@ def attempt(tree: Path, only: set[int], tests: list[str], out: Path) -> None:
         elif not chosen:
             row["outcome"] = "survived"  # no test calls its function
         else:
-            arguments = ["-x", "-m", "not parity"] if tests else ["-x"]
-            code, said = pytest(tree, [*arguments, *chosen], LIMIT_S)
-            failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-            row["outcome"] = {0: "survived", -1: "stopped"}.get(code, "caught")
-            row["by"] = failed[0].split(" - ")[0] if failed else f"exit code {code}" if code else None
+            row |= tried(tree, chosen)
         row["seconds"] = round(time.monotonic() - began, 1)
         there[mutant.number] = row
         out.write_text(json.dumps([there[i] for i in sorted(there)], indent=1) + "\n", encoding="utf-8")
