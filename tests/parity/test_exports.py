@@ -152,8 +152,8 @@ def test_the_check_that_its_page_shows_needs_that_library_alone(source: Path, tm
     encoder, templates, out = hf.load(str(source)), Templates(), tmp_path / "model"
     save_artefact(out, Retriever(encoder), templates, prompts_of(templates, INSTRUCTIONS), RECORD, DETAILS)
     blocks = re.findall(r"```python\n(.*?)```", (out / "INTEGRATE.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert "golden.json" in blocks[1] and "mtret" not in blocks[1]
     load, see = (block.replace("path/of/this/folder", str(out)) for block in blocks[:2])
-    assert "golden.json" in see and "mtret" not in see
     exec(load + see, {})
     golden = load_file(out / "golden.safetensors")["vectors"]
     save_file({"vectors": np.ascontiguousarray(golden[:, ::-1])}, out / "golden.safetensors")
