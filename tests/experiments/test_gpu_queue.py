@@ -1,9 +1,8 @@
 """The queue for a lent GPU keeps what the minutes allowed."""
 
-import importlib.util
 import json
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,13 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def queue() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_queue", ROOT / "experiments" / "gpu" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_queue"] = module  # where its dataclasses look for themselves
-    spec.loader.exec_module(module)
-    return module
+def queue(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("gpu/run.py")
 
 
 @pytest.fixture

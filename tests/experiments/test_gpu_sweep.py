@@ -1,8 +1,7 @@
 """The sweep's optimizer is mtret's, and its table says what its lines say."""
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,13 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def sweep() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_sweep", ROOT / "experiments" / "gpu" / "sweep.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_sweep"] = module  # where its dataclasses look for themselves
-    spec.loader.exec_module(module)
-    return module
+def sweep(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("gpu/sweep.py")
 
 
 def test_rates_in_a_table_move_parameters_as_the_schedule_does(sweep: ModuleType) -> None:

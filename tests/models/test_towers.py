@@ -103,6 +103,16 @@ def test_packed_or_alone_a_text_has_the_same_vector(tower: Any, attention: str) 
     assert np.linalg.norm(vectors(tower, others, pack(LENGTHS, 30), 30)[2] - packed[2]) > 0.01  # order matters
 
 
+@pytest.mark.system  # every length is a program of its own
+@pytest.mark.parametrize("attention", ["xla", "cpu"])
+def test_every_text_alone_has_the_vector_that_it_has_packed(tower: Any, attention: str) -> None:
+    tower = tower.clone(config=replace(tower.config, attention=attention))
+    packed = vectors(tower, texts(), pack(LENGTHS, 30), 30)
+    for text, vector in zip(texts(), packed, strict=True):
+        alone = vectors(tower, [text], Packing(np.zeros(1, np.int64), np.zeros(1, np.int64), 1), len(text))
+        np.testing.assert_allclose(vector, alone[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("tower", [name for name in TOWERS if name != "xlmr"], indirect=True)  # BERT's tower too
 def test_rematerialised_the_gradients_are_the_same(tower: Any) -> None:
     """Nor does dropout change: a layer that is run again draws the same masks."""
