@@ -8,8 +8,6 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def queue(load: Callable[[str], ModuleType]) -> ModuleType:

@@ -15,8 +15,6 @@ import pytest
 
 from mtret.train.optim import OptimConfig, optimizer
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def sweep(load: Callable[[str], ModuleType]) -> ModuleType:
