@@ -108,13 +108,14 @@ def new_scratch() -> str:
 
 
 def machine() -> str:
-    """A name for all that a compiled program depends on, and JAX does not ask for itself in every version."""
+    """A name for all that a compiled program depends on, and JAX does not ask for itself in every version. Which Python
+    asked for it does not matter."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = [platform.processor()]
     processor = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    depends = [sys.version, platform.machine(), *processor, *(version(name) for name in ("jax", "jaxlib"))]
+    depends = [platform.machine(), *processor, *(version(name) for name in ("jax", "jaxlib"))]
     return hashlib.sha256("\n".join(depends).encode()).hexdigest()[:16]
 
 

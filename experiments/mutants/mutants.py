@@ -281,7 +281,9 @@ def tried(tree: Path, own: list[str], others: list[str]) -> dict[str, str | None
     ):
         code, said = pytest(tree, ["-x", "-m", marked, *chosen], LIMIT_S) if chosen else (0, "")
         if code not in (0, NONE_CHOSEN):
-            failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR "))]
+            if code > 0 and not failed:  # pytest did not understand, or could not begin
+                sys.exit(f"mutants: exit code {code}: {said[-500:]}")
             by = failed[0].split(" - ")[0] if failed else f"exit code {code}"
             return {"outcome": "stopped" if code == -1 else "caught", "lane": lane, "by": by}
     return {"outcome": "survived", "lane": None, "by": None}

@@ -16,6 +16,7 @@ from mtret.artefact.retriever import Retriever
 from mtret.artefact.targets import check_for_tei, check_target
 from mtret.data.roles import RECORD, TrainingRecord, load_record, save_record
 from mtret.data.templates import Templates
+from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, folder_draft, locate, reaching, replace_folder, replace_json
 from mtret.models import hf, hf_images
@@ -58,7 +59,8 @@ class Artefact:
 
         A call costs a batch of the encoder however few the texts: give all at once.
 
-        Raises UserError for a prompt that the model does not have, or a text in place of a list of them.
+        Raises UserError for a prompt that the model does not have or that leaves no room for a text, and for a text in
+        place of a list of them.
         """
         if isinstance(texts, str):
             raise UserError("embed takes a list of texts; write embed([text])")
@@ -66,6 +68,8 @@ class Artefact:
             raise UserError(f"no prompt '{prompt}', only {', '.join(self.prompts)}.{nearest(prompt, self.prompts)}")
         reader = self.model.documents if prompt == "document" and self.model.documents else self.encoder
         prompts = {prompt: self.prompts.get(prompt, "")}
+        if reason := Tokenizer(reader.folder).no_room(prompts[prompt], reader.max_length):
+            raise UserError(f"nothing can be embedded as '{prompt}': {reason}")
         return golden.encoder_of(reader, prompts)(texts, [prompt])[0]
 
 

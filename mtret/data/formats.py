@@ -33,6 +33,7 @@ VALIDATION = ("validation.tsv", "valid.tsv", "val.tsv")  # what others call dev.
 MODALITIES = ("text", "image")
 SCORED = ("query-id", "corpus-id", "score")
 UNSCORED = SCORED[:2]
+HALF_A_PAIR = "half of a surrogate pair. Remove the \\ud8..-\\udf.. escape."
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,9 @@ def _read_card(files: _Files) -> TaskCard:
         if required and key not in card:
             raise UserError(f"{path}:1: '{key}' is missing. Add it to the card.")
     for key, value in card.items():
+        if half_a_pair(json.dumps(value, ensure_ascii=False)):
+            line = _key_line(text, key)
+            raise UserError(f"{path}:{line}: '{key}' holds {HALF_A_PAIR}")
         need = _needed(key, value)
         if need:
             raise UserError(
@@ -394,9 +398,7 @@ def _column(
         "".join(values).encode()
     except UnicodeEncodeError:
         number = next(number for number, value in enumerate(values, start=1) if half_a_pair(value))
-        raise UserError(
-            f"{path}:{number}: '{key}' holds half of a surrogate pair. Remove the \\ud8..-\\udf.. escape."
-        ) from None
+        raise UserError(f"{path}:{number}: '{key}' holds {HALF_A_PAIR}") from None
     return values
 
 

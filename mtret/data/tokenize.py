@@ -128,6 +128,11 @@ class Tokenizer:
         """Tokens of a text, special ones included."""
         return len(self._backend.encode(text).ids)
 
+    def no_room(self, prompt: str, limit: int) -> str:
+        """Why nothing of a text is read behind its prompt, of which `limit` tokens are read; empty where some is."""
+        taken = self.length(prompt)
+        return "" if taken < limit else f"its prompt takes {taken} of the {limit} tokens that are read: no text is left"
+
     def places(self, text: str) -> Int64[np.ndarray, "tokens 2"]:
         """First character of every token of a text, and the one behind its last; none of what is added to a text."""
         found = np.array(self._backend.encode(text, add_special_tokens=False).offsets, np.int64).reshape(-1, 2)

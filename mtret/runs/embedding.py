@@ -14,7 +14,6 @@ from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
 from mtret.files import AnyPath
 from mtret.index.encode import Embedder, Texts, cached
-from mtret.runs.learnable import no_room
 from mtret.runs.setting import read_all_pixels
 
 NEEDS_TOWER = "its documents are images, and the model has no image tower"
@@ -35,7 +34,7 @@ def unreadable(artefact: Artefact, tasks: Iterable[Task]) -> dict[str, str]:
         prompt = artefact.templates.query_prefix(task.card.instruction)
         if not reads(artefact, task):
             found[task.name] = NEEDS_TOWER
-        elif reason := no_room(tokenizer, prompt, encoder.max_length):
+        elif reason := tokenizer.no_room(prompt, encoder.max_length):
             found[task.name] = f"{reason}; shorten its instruction in task.json"
     return found
 

@@ -30,7 +30,6 @@ from mtret.models.dual_encoder import ModelConfig
 from mtret.models.hf import Pretrained
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
-from mtret.runs.learnable import no_room
 from mtret.runs.setting import check_writable
 
 BLOCK = 4096  # texts embedded between two writes
@@ -170,7 +169,7 @@ def _text_blocks(
         encoder = artefact.model.documents
     prompt = _prompt(artefact, config)
     tokenizer = Tokenizer(encoder.folder, None, encoder.pools_prompt)
-    if reason := no_room(tokenizer, prompt, encoder.max_length):
+    if reason := tokenizer.no_room(prompt, encoder.max_length):
         raise UserError(f"--texts cannot be encoded as {config.prompt or config.side}: {reason}; give another --prompt")
 
     def tokenised() -> Iterator[tuple[Sequence[str], Tokens]]:

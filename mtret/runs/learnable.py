@@ -15,12 +15,6 @@ ROOM = 32  # tokens for a text, which a remedy makes beside a prompt
 MUCH = 0.5  # of the tokens that are read; a prompt that takes as much is named where texts are cut
 
 
-def no_room(tokenizer: Tokenizer, prompt: str, limit: int) -> str:
-    """Why nothing of a text is read behind its prompt, of which `limit` tokens are read; nothing where some is."""
-    taken = tokenizer.length(prompt)
-    return "" if taken < limit else f"its prompt takes {taken} tokens of the {limit} that are read, so no text is left"
-
-
 def check_room(
     tasks: Sequence[Task], training: Sequence[TrainingTask], config: RunConfig, tokenizer: Tokenizer, longest: int
 ) -> list[str]:

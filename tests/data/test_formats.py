@@ -338,6 +338,7 @@ def test_a_broken_rule_is_named(write_folder, files: dict[str, str | None], mess
             "8: 'material' must be a string that is not empty, is \"\". Correct",
         ),
         ('"source"', '"notes": 1,\n "source"', "8: 'notes' must be a string, is 1. Correct the card."),
+        ('"source"', '"notes": "a\\ud800",\n "source"', "8: 'notes' holds half of a surrogate pair. Remove the"),
         (
             '"helpdesk"',
             '"help desk"',

@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers, processors
 from mtret.data.images import ImageFiles, Images
 from mtret.data.mixture import MixtureConfig
 from mtret.data.planning import Plan, Planner
-from mtret.data.shapes import MOST_SHAPES, declared_rows
+from mtret.data.shapes import MOST_SHAPES, best_row_length, declared_rows
 from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.data.templates import Templates
 from mtret.data.tokenize import Tokenizer, Tokens, offsets_of
@@ -284,6 +284,19 @@ def test_the_digest_sees_every_part_of_a_plan():
         replace(plan, packings=(moved, *plan.packings[1:])),
     ]
     assert len({plan.digest, *(other.digest for other in others)}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("length", "longest", "best"),
+    [
+        (64, 64, 64),  # fills the shortest that can hold it
+        (40, 40, 128),  # 3 in 128, only 1 in 64; 6 in 256, each of which attends over more
+        (18, 18, 128),  # 7 in 128, 3 in 64, 1 in 32
+        (40, 65, 128),  # one that is not among them needs it
+    ],
+)
+def test_rows_are_as_long_as_it_costs_least(length: int, longest: int, best: int):
+    assert best_row_length(np.full(42, length), longest) == best
 
 
 def test_shapes_names_every_row_count_with_its_steps():

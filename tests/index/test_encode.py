@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtret.data.images import Images
 from mtret.data.tokenize import Tokens, offsets_of
 from mtret.index import encode as module
-from mtret.index.encode import Embedder, Texts, cached, row_length
+from mtret.index.encode import Embedder, ImageEmbedder, Texts, cached, row_length
+from mtret.models import hf_images
 from mtret.models.bert import BertConfig, BertTower
+from mtret.models.vision import VisionConfig
 
 CONFIG = BertConfig(
     vocab_size=50,
@@ -192,3 +195,19 @@ def test_without_a_cache_nothing_is_written(embedder: Embedder, tmp_path: Path, 
     part = Texts(make_tokens(0, [5, 9]), 99)
     np.testing.assert_array_equal(cached(embedder, [part], "w", None)[0], embedder([part])[0])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_embedded_in_batches_each_as_alone(monkeypatch: pytest.MonkeyPatch):
+    """Chosen ones, in their order: two whole batches, and one that is filled up."""
+    monkeypatch.setattr(module, "BATCH_IMAGES", 1)
+    config = VisionConfig(source="scratch", image_size=13, patch_size=4, width=12, layers=1, heads=3)
+    made = hf_images.begin(config, 16, 0)
+    pixels = np.random.default_rng(0).integers(0, 256, (25, 13, 13, 3)).astype(np.uint8)
+    rows = np.random.default_rng(1).permutation(25)[:19]
+    counted: list[int] = []
+    vectors = ImageEmbedder(made.tower, made.params)(Images(pixels, rows), counted.append)
+    assert vectors.shape == (19, 16) and counted == [8, 8, 3]
+    tower = jax.jit(made.tower.apply)
+    alone = np.concatenate([tower({"params": made.params}, pixels[[row]]) for row in rows])
+    np.testing.assert_allclose(vectors, alone / np.linalg.norm(alone, axis=1, keepdims=True), atol=1e-6)
+    assert np.linalg.norm(vectors[1:] - vectors[0], axis=1).min() > 1e-3  # they really differ

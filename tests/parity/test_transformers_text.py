@@ -122,8 +122,9 @@ def our_states(loaded: hf.Pretrained, given: list[np.ndarray], row_length: int, 
     def layers(module: Any, _: str) -> bool:
         return type(module).__name__ in ("Embeddings", "Layer")
 
-    apply = jax.jit(partial(loaded.tower.apply, {"params": params}, capture_intermediates=layers))
-    last, captured = apply(rows.ids, rows.position, rows.segment)
+    # Weights are arguments: as constants of the program they are folded, hashed and kept with it.
+    apply = jax.jit(partial(loaded.tower.apply, capture_intermediates=layers))
+    last, captured = apply({"params": params}, rows.ids, rows.position, rows.segment)
     kept = captured["intermediates"]
     stack = kept["encoder"]["layer"] if "encoder" in kept else kept["layers"]
     after = [kept["embeddings"]["__call__"][0]]

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,10 @@ def test_texts_are_embedded_after_a_prompt(saved: Path) -> None:
         artefact.embed("c")
     with pytest.raises(UserError, match=r"no prompt 'documnt', .* Did you mean 'document'"):
         artefact.embed(["c"], "documnt")
+    encoder = replace(artefact.encoder, prompts={"query": "word " * 200})
+    long = replace(artefact, model=replace(artefact.model, encoder=encoder))
+    with pytest.raises(UserError, match=r"as 'query': its prompt takes \d+ of the \d+ tokens"):
+        long.embed(["c"])
 
 
 def test_instructions_are_carried_as_prompts(saved: Path, tiny_suite: Path) -> None:

@@ -14,7 +14,7 @@ from mtret.errors import UserError
 from mtret.evaluation.query_scores import read_query_scores
 from mtret.evaluation.results import read_results
 from mtret.index.encode import Embedder
-from mtret.index.exact import Run
+from mtret.index.exact import Run, search
 from mtret.models.dual_encoder import ModelConfig
 from mtret.runs import embedding, judging
 from mtret.runs.judging import JudgeConfig, judge
@@ -51,6 +51,24 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Embedder, "_distinct", count)
     return counted
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+def test_what_a_system_cannot_read_is_not_there_for_it(chunks: bool) -> None:
+    """As if every query excluded it; with ties, exclusions, and parents of several chunks."""
+    random = np.random.default_rng(0)
+    queries, corpus = (random.integers(-1, 2, (n, 3)).astype(np.float32) for n in (6, 40))
+    read = np.repeat(random.random(20) < 0.6, 2)  # a parent as a whole
+    order = random.permutation(40).astype(np.int32)
+    pairs = np.stack([np.repeat(np.arange(6), 5), random.integers(0, 40, 30)], axis=1).astype(np.int32)
+    parents = (np.arange(40) // 2 * 2).astype(np.int32) if chunks else None
+    found = judging._search_some(queries, corpus, read, order, pairs, parents)
+    unread = np.stack(np.meshgrid(np.arange(6), np.flatnonzero(~read)), axis=-1).reshape(-1, 2).astype(np.int32)
+    excluded = np.concatenate([pairs, unread])
+    expected = search(queries, corpus, judging.DEPTH, order=order, exclude=excluded, parents=parents)
+    np.testing.assert_array_equal(found.documents, expected.documents)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert 5 <= (found.documents >= 0).sum(axis=1).min() < 40
 
 
 def test_a_finished_run_is_judged_whole_and_reproducibly(
