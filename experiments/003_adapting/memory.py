@@ -16,7 +16,6 @@ from rich.console import Console
 
 from mtret.devices import cache_folder, keep_compilations
 from mtret.files import locate
-from mtret.processes import ALONE
 from mtret.run_config import read_config
 from mtret.runs import preparing
 from mtret.runs.setting import load_suite
@@ -41,7 +40,7 @@ def measure(suite: str, overrides: list[str]) -> dict[str, Any]:
     config = read_config(str(HERE.parents[1] / "configs" / "public_suite.py"), [*own, *overrides])
     tasks = preparing.mixture_tasks(load_suite(config.suite), config)
     model = preparing.start_models(config, tasks)
-    run = preparing.prepare(config, tasks, model, cache_folder(), Console(quiet=True), ALONE)
+    run = preparing.prepare(config, tasks, model, cache_folder(), Console(quiet=True))
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
     steps, _ = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
     compiled: Any = steps[max(steps)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ from mtret.files import AnyPath
 from mtret.index.encode import Texts
 from mtret.index.exact import check_finite, cut
 from mtret.models import hf, hf_images
-from mtret.processes import Peers
+from mtret.processes import gather
 from mtret.pytrees import Tree, flatten
 from mtret.run_config import RunConfig
 from mtret.runs.learnable import check_room, check_teaching, slow_average
@@ -163,7 +162,6 @@ def prepare(
     model: Retriever,
     cache: AnyPath,
     console: Console,
-    peers: Peers,
 ) -> Prepared:
     """Tokenises, plans every batch, and says what will be trained on.
 
@@ -230,7 +228,7 @@ def prepare(
     )
     _print_trained(params, frozen, console)
     samples = dev_samples(tasks, config.dev, config.seed)
-    evaluate = _dev_evaluator(samples, model, tokenizer, pixels, config, peers) if samples else None
+    evaluate = _dev_evaluator(samples, model, tokenizer, pixels, config) if samples else None
     return Prepared(planner, step, params, mesh, specs, evaluate)
 
 
@@ -313,14 +311,12 @@ def _dev_evaluator(
     tokenizer: Tokenizer,
     pixels: Mapping[str, UInt8[np.ndarray, "_ S S 3"]],
     config: RunConfig,
-    peers: Peers,
 ) -> Evaluate:
     """Scores of parameters on the dev samples, by task, and their mean, which of cut vectors alone is kept
     (`mean@128`). Processes share out the tasks."""
     parts: list[tuple[Texts, Texts | Images]] = []
     limit = model.encoder.max_length
-    own = list(samples.items())[peers.index :: peers.count]
-    rounds = count()
+    own = list(samples.items())[jax.process_index() :: jax.process_count()]
     for _, sample in own:
         task = sample.task
         prompt = config.templates.chosen.query_prefix(task.card.instruction)
@@ -343,7 +339,7 @@ def _dev_evaluator(
         for features in config.dev.dimensions:
             for (name, sample), (queries, documents) in zip(own, sides, strict=True):
                 mine[f"{name}@{features}"] = sample.ndcg_at_10(cut(queries, features), cut(documents, features))
-        found = {name: score for each in peers.gather(f"dev/{next(rounds)}", mine) for name, score in each.items()}
+        found = {name: score for each in gather("dev", mine) for name, score in each.items()}
         means = {"mean": [found[name] for name in samples]}
         means |= {f"mean@{d}": [found[f"{name}@{d}"] for name in samples] for d in config.dev.dimensions}
         return {name: float(np.mean(each)) for name, each in means.items()} | {name: found[name] for name in samples}

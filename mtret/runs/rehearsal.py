@@ -20,7 +20,6 @@ from mtret.data.training_tasks import TrainingTask
 from mtret.devices import cache_folder, device_line, free_memory, keep_compilations, keep_memory, prepare_gpu
 from mtret.evaluation.dev_sample import dev_samples
 from mtret.models import attention
-from mtret.processes import ALONE
 from mtret.run_config import RunConfig
 from mtret.runs.preparing import (
     Prepared,
@@ -76,7 +75,7 @@ def rehearse(config: RunConfig, console: Console) -> list[TaskPlan]:
     config = with_templates(config, model.encoder)
     say_once(console, said_of_source(config, model.encoder))
     attention.choose(config.model.attention, model.encoder.config.attention_dropout_rate)
-    run = prepare(config, tasks, model, cache, console, ALONE)
+    run = prepare(config, tasks, model, cache, console)
     planned = [run.planner.plan(step) for step in range(min(run.planner.steps, PLANNED))]
     found = [_of_task(run.planner, index, task, planned) for index, task in enumerate(run.planner.tasks)]
     console.print(_table(found))

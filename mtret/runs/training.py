@@ -19,7 +19,7 @@ from mtret.devices import cache_folder, device_line, keep_compilations, keep_mem
 from mtret.errors import UserError
 from mtret.files import AnyPath, load_arrays, read_arrays, read_metadata, replace_json, written_locally
 from mtret.models import attention
-from mtret.processes import ALONE, Peers
+from mtret.processes import broadcast, gather, is_first
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig
 from mtret.runs.baseline import base_forms
@@ -56,26 +56,21 @@ from mtret.train.sharding import batch_sharding, layout, layout_lines
 from mtret.train.step import Step, TrainState, compile_steps, create_state, deployed_of
 
 
-def train(
-    config: RunConfig, workdir: AnyPath, console: Console, profile: bool = False, peers: Peers = ALONE
-) -> AnyPath:
+def train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool = False) -> AnyPath:
     """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
     finished is left as it is.
 
     Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `curves.png`, `events/`, `best.safetensors`, `summary.json`
     and `model/` into `workdir`; with `profile` also a trace of a few steps for TensorBoard's profile page, in
-    `profile/`. Of several processes (`peers`) the first does, and all call this alike; only checkpoints are written by
-    each.
+    `profile/`. Of several processes the first does, and all call this alike; only checkpoints are written by each.
     Raises UserError before anything is written where the input is wrong or `workdir` belongs to another configuration;
     raises `Stopped` after a requested stop, with the state saved.
     """
     with ExitStack() as held:
-        return _train(config, workdir, console, profile, peers, held)
+        return _train(config, workdir, console, profile, held)
 
 
-def _train(
-    config: RunConfig, workdir: AnyPath, console: Console, profile: bool, peers: Peers, held: ExitStack
-) -> AnyPath:
+def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool, held: ExitStack) -> AnyPath:
     """`held` gets what has to be given back in the end: the workdir."""
     keep_memory()
     prepare_gpu()
@@ -95,15 +90,15 @@ def _train(
     attention.choose(config.model.attention, encoder.config.attention_dropout_rate)
     say(console, attention.in_words(encoder.config.attention))
     identity = identity_of(config, suite, tasks, model)
-    check_same(peers, identity)
-    if peers.first:
+    check_same(identity)
+    if is_first():
         claim(workdir, identity, write=False)
         say_once(console, resuming(workdir, identity))
         held.enter_context(alone_in(workdir))
-    if peers.share("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
+    if broadcast("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")
         return workdir / "model"
-    run = prepare(config, tasks, model, cache, console, peers)
+    run = prepare(config, tasks, model, cache, console)
     undrawn = run.planner.without_steps()
     for name in undrawn:
         say(
@@ -113,26 +108,26 @@ def _train(
             style="yellow",
         )
     drawn = [task for task in tasks if task.name not in undrawn]
-    if peers.first:
+    if is_first():
         claim(workdir, {**identity, UNDRAWN: undrawn}, write=True)
-    check_shared(peers, workdir)
+    check_shared(workdir)
 
     checkpoints = _checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)
     try:
-        state, best = _start(run, config, checkpoints, workdir, console, peers)
+        state, best = _start(run, config, checkpoints, workdir, console)
         first = int(state.step)
         if first < config.loop.steps:
             say(console, f"compiling {len(run.planner.shapes)} shapes, which takes a minute or more the first time ...")
             steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
             say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {programs})")
-            weights = KeptWeights(workdir / "weights", config.loop.keep_weights, writes=peers.first)
+            weights = KeptWeights(workdir / "weights", config.loop.keep_weights, writes=is_first())
             weights.forget_after(first)
-            traced = written_locally(workdir / "profile") if profile and peers.first else nullcontext()
-            with _sinks(run, workdir, first, console, peers) as sinks, traced as traces:
+            traced = written_locally(workdir / "profile") if profile and is_first() else nullcontext()
+            with _sinks(run, workdir, first, console) as sinks, traced as traces:
                 tell = partial(_list_skipped, run.planner, tasks, workdir / "skipped", console)
-                loop = _loop(run, config, steps, checkpoints, best, sinks, tell, peers)
+                loop = _loop(run, config, steps, checkpoints, best, sinks, tell)
                 state = replace(loop, weights=weights, profile=traces).run(state)
-            if peers.first:
+            if is_first():
                 counted = None if {"documents", "vision"} & {*state.params} else state.params["tower"]
                 numbers = summary(loop.totals, counted, config.model.operands, len(steps), seconds)
                 numbers |= {
@@ -145,7 +140,7 @@ def _train(
         latest = deployed_of(state, config.model.lora)
     finally:
         checkpoints.close()
-    if peers.first:
+    if is_first():
         params, chosen = _chosen(best, latest, int(state.step))
         if chosen != int(state.step):
             say(console, f"the model is that of step {chosen}, the best on the dev samples")
@@ -166,16 +161,15 @@ def _start(
     checkpoints: Checkpoints | ObjectCheckpoints,
     workdir: AnyPath,
     console: Console,
-    peers: Peers,
 ) -> tuple[TrainState, Best]:
     """The state to go on from, and the best before it."""
-    best = Best(workdir / "best.safetensors", writes=peers.first)
+    best = Best(workdir / "best.safetensors", writes=is_first())
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
     if run.mesh.size > 1:
         for line in layout_lines(layout(state.params, state.opt_state), run.mesh):
             say(console, line)
     restored = checkpoints.restore(state, complain=lambda line: say(console, line, style="yellow"))
-    steps = peers.gather("restored", -1 if restored is None else int(restored[0].step))
+    steps = gather("restored", -1 if restored is None else int(restored[0].step))
     if len(set(steps)) > 1:
         raise UserError(f"{workdir}: the processes restore different steps, {steps}; mend the disk")
     if restored is None:
@@ -203,9 +197,9 @@ def _there(path: AnyPath) -> bool:
 
 
 @contextmanager
-def _sinks(run: Prepared, workdir: AnyPath, first: int, console: Console, peers: Peers) -> Iterator[Sinks]:
+def _sinks(run: Prepared, workdir: AnyPath, first: int, console: Console) -> Iterator[Sinks]:
     names = tuple(task.name for task in run.planner.tasks)
-    if not peers.first:
+    if not is_first():
         yield Sinks(Nowhere(), Nowhere(), Nowhere(), names)
         return
     file = MetricsFile(workdir / "metrics.jsonl", first)
@@ -243,7 +237,6 @@ def _loop(
     best: Best,
     sinks: Sinks,
     on_skipped: Callable[[Plan], None],
-    peers: Peers,
 ) -> Loop:
     return Loop(
         config=config.loop,
@@ -253,8 +246,7 @@ def _loop(
         best=best,
         sinks=sinks,
         evaluate=run.evaluate,
-        on_skipped=on_skipped if peers.first else lambda plan: None,
-        stop=peers.stop,
+        on_skipped=on_skipped if is_first() else lambda plan: None,
         deployed=partial(deployed_of, lora=config.model.lora),
     )
 
