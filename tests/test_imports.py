@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors",),
     ("files",),
-    ("types", "pytrees", "devices", "console", "encoder_folder"),
+    ("types", "pytrees", "devices", "console", "provenance", "encoder_folder"),
     ("processes",),
     ("models", "losses", "data"),
     ("train", "index", "artefact"),

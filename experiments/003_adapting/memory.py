@@ -14,11 +14,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from mtret.data.suites import load_suite
 from mtret.devices import cache_folder, keep_compilations
 from mtret.files import locate
 from mtret.run_config import read_config
 from mtret.runs import preparing
-from mtret.runs.setting import load_suite
 from mtret.train.step import compile_steps, create_state
 
 HERE = Path(__file__).parent

@@ -109,8 +109,8 @@ def train(values: Flags, overrides: list[str]) -> int | None:
 def _judge(workdir: "AnyPath", model: "AnyPath", config: "RunConfig", then: list[str]) -> tuple[int, list[str]]:
     """The verdict on a finished model: the exit code, and the command to give next, `then` where the suite has a test
     split. Whatever goes wrong, the training is finished and its model is there."""
+    from mtret.data.suites import load_suite
     from mtret.runs.judging import judge_dev_samples
-    from mtret.runs.setting import load_suite
 
     try:
         suite = load_suite(config.suite)
@@ -192,8 +192,8 @@ def init(values: Flags, overrides: list[str]) -> None:
 
     out = locate(required(values, "out"))
     required(values, "suite")
+    from mtret.files import check_writable
     from mtret.runs.fitting import write_config
-    from mtret.runs.setting import check_writable
 
     check_writable(out.parent, "--out")
     if out.exists():

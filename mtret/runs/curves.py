@@ -13,9 +13,8 @@ from mtret.errors import UserError
 from mtret.evaluation.plots import FAINT, INK
 from mtret.evaluation.run_tables import distinct_labels
 from mtret.evaluation.wording import metric_name
-from mtret.files import AnyPath, locate, replace_bytes
+from mtret.files import AnyPath, check_writable, locate, replace_bytes
 from mtret.runs.reporting import check_new, side_of
-from mtret.runs.setting import check_writable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

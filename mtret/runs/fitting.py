@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mtret.artefact.folder import load_artefact
+from mtret.data.suites import load_suite
 from mtret.data.tasks import Task
 from mtret.devices import free_memory
 from mtret.files import AnyPath, replace_text
@@ -22,7 +23,6 @@ from mtret.pytrees import flatten
 from mtret.run_config import RunConfig, as_json, build, read_config, with_overrides
 from mtret.runs.identity import RUN_FILE, read_identity
 from mtret.runs.preparing import mixture_tasks, with_templates
-from mtret.runs.setting import load_suite
 
 SMALLEST, LARGEST = 16, 1024  # queries of a batch
 CPU_LARGEST = 64  # a CPU is no faster with more, and learns less from as many texts

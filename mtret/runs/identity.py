@@ -18,10 +18,10 @@ from mtret.data.formats import Suite
 from mtret.data.tasks import Task
 from mtret.data.templates import TemplateConfig
 from mtret.errors import UserError
-from mtret.files import AnyPath, inside, parents_of, replace_json
+from mtret.files import AnyPath, inside, is_probe, parents_of, replace_json
 from mtret.processes import broadcast, is_first
+from mtret.provenance import this_start, versions
 from mtret.run_config import RunConfig, as_json, build, differences
-from mtret.runs.setting import is_probe, this_start, versions
 
 RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0

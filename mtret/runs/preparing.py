@@ -17,6 +17,7 @@ from mtret.data.images import Images
 from mtret.data.planning import Planner
 from mtret.data.roles import role_of, training_record
 from mtret.data.shapes import Shape
+from mtret.data.suites import read_all_pixels
 from mtret.data.tasks import Task
 from mtret.data.templates import TemplateConfig, Templates
 from mtret.data.tokenize import Tokenizer
@@ -32,7 +33,6 @@ from mtret.processes import gather
 from mtret.pytrees import Tree, flatten
 from mtret.run_config import RunConfig
 from mtret.runs.learnable import check_room, check_teaching, slow_average
-from mtret.runs.setting import read_all_pixels
 from mtret.train.loop import Evaluate
 from mtret.train.optim import frozen_paths, optimizer, warmup_remark
 from mtret.train.sharding import make_mesh, param_specs

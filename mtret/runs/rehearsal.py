@@ -14,11 +14,13 @@ from rich.table import Table
 from mtret.console import duration, say, say_once
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
+from mtret.data.suites import load_suite
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokens
 from mtret.data.training_tasks import TrainingTask
 from mtret.devices import cache_folder, device_line, free_memory, keep_compilations, keep_memory, prepare_gpu
 from mtret.evaluation.dev_sample import dev_samples
+from mtret.files import check_writable
 from mtret.models import attention
 from mtret.run_config import RunConfig
 from mtret.runs.preparing import (
@@ -31,7 +33,6 @@ from mtret.runs.preparing import (
     untrainable,
     with_templates,
 )
-from mtret.runs.setting import check_writable, load_suite
 from mtret.train.sharding import batch_sharding
 from mtret.train.step import TrainState, compile_steps, create_state
 

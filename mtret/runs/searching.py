@@ -15,12 +15,12 @@ from mtret.data.tokenize import Tokenizer
 from mtret.devices import cache_folder, keep_compilations, keep_memory
 from mtret.errors import UserError, nearest
 from mtret.evaluation.retrieval import pool
+from mtret.files import check_writable
 from mtret.index.encode import Texts
 from mtret.index.exact import NOTHING, search, tie_order
 from mtret.models.dual_encoder import ModelConfig
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
-from mtret.runs.setting import check_writable
 
 
 @dataclass(frozen=True)

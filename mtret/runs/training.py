@@ -14,10 +14,11 @@ from mtret.console import TrainingBar, duration, say, say_once
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.shapes import Shape
+from mtret.data.suites import load_suite
 from mtret.data.tasks import Task
 from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, prepare_gpu
 from mtret.errors import UserError
-from mtret.files import AnyPath, load_arrays, read_arrays, read_metadata, replace_json, written_locally
+from mtret.files import AnyPath, check_writable, load_arrays, read_arrays, read_metadata, replace_json, written_locally
 from mtret.models import attention
 from mtret.processes import broadcast, gather, is_first
 from mtret.pytrees import Tree, unflatten
@@ -46,7 +47,6 @@ from mtret.runs.preparing import (
     untrainable,
     with_templates,
 )
-from mtret.runs.setting import check_writable, load_suite
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
