@@ -19,9 +19,9 @@ from mtret.data.templates import TemplateConfig
 from mtret.data.training_tasks import BatchConfig
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevConfig
+from mtret.kernels.dense import OPERANDS
 from mtret.losses import LossConfig
 from mtret.models.dual_encoder import DOCUMENTS, ModelConfig
-from mtret.models.layers import OPERANDS
 from mtret.train.loop import LoopConfig
 from mtret.train.optim import OptimConfig
 from mtret.train.sharding import MeshConfig

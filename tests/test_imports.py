@@ -12,7 +12,7 @@ LAYERS = (
     ("errors",),
     ("files",),
     ("types", "pytrees", "devices", "console", "provenance", "encoder_folder"),
-    ("processes",),
+    ("processes", "kernels"),
     ("models", "losses", "data"),
     ("train", "index", "artefact"),
     ("artefact", "mining", "evaluation", "serve"),

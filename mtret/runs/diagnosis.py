@@ -138,7 +138,7 @@ def _cache() -> list[Finding]:
 
 
 def _compiler() -> list[Finding]:
-    from mtret.models.attention_cpu import COMPILERS
+    from mtret.kernels.attention_cpu import COMPILERS
 
     named = os.environ.get("CXX", "").split()[:1]
     found = [path for name in (named or COMPILERS) if (path := shutil.which(name))]

@@ -28,7 +28,8 @@ from mtret.evaluation.wording import ROLE_NAMES
 from mtret.files import AnyPath
 from mtret.index.encode import Texts
 from mtret.index.exact import check_finite, cut
-from mtret.models import attention, hf, hf_images
+from mtret.kernels import attention
+from mtret.models import hf, hf_images
 from mtret.processes import gather
 from mtret.pytrees import Tree, flatten
 from mtret.run_config import RunConfig

@@ -17,7 +17,7 @@ from mtret.data.shapes import Shape
 from mtret.data.tasks import Task
 from mtret.errors import UserError
 from mtret.files import AnyPath, check_writable, load_arrays, read_arrays, read_metadata, replace_json, written_locally
-from mtret.models import attention
+from mtret.kernels import attention
 from mtret.processes import broadcast, gather, is_first
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig

@@ -141,7 +141,7 @@ def test_rematerialised_the_gradients_are_the_same(tower: Any) -> None:
 
 
 def test_every_place_that_drops_has_a_mask_of_its_own(tower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mtret.models.attention
+    import mtret.kernels.attention
     import mtret.models.bert
     import mtret.models.gte
     import mtret.models.layers
@@ -153,7 +153,8 @@ def test_every_place_that_drops_has_a_mask_of_its_own(tower: Any, monkeypatch: p
         sites.append(site)
         return x
 
-    for module in ("attention", "bert", "gte", "layers", "modernbert"):
+    monkeypatch.setattr(mtret.kernels.attention, "dropout", note)
+    for module in ("bert", "gte", "layers", "modernbert"):
         monkeypatch.setattr(getattr(mtret.models, module), "dropout", note)
     rates = dict.fromkeys(tower.config.DROPOUTS, 0.2)
     own = tower.clone(config=replace(tower.config, **rates))
