@@ -10,13 +10,13 @@ ROOT = Path(__file__).parents[1]
 # A part may import the parts of the rows above its own, never one of its own row.
 LAYERS = (
     ("errors",),
-    ("files",),
+    ("files", "schema"),
     ("types", "pytrees", "devices", "console", "provenance", "encoder_folder"),
     ("processes", "kernels"),
     ("models", "losses", "data"),
     ("train", "index", "artefact"),
     ("artefact", "mining", "evaluation", "serve"),
-    ("run_config", "base_config"),
+    ("run_config",),
     ("runs",),
     ("commands",),
     ("cli",),

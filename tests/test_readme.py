@@ -29,9 +29,11 @@ def test_the_first_hour_is_the_committed_transcript() -> None:
         assert f"\n$ {command}\n" in readme
 
 
-def test_the_page_of_commands_is_that_of_the_code() -> None:
-    page = load(ROOT / "docs" / "write_commands.py").page()
+def test_the_pages_of_commands_and_keys_are_those_of_the_code() -> None:
+    writer = load(ROOT / "docs" / "write_commands.py")
+    page = writer.page()
     assert page == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert writer.keys_page() == (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
     assert "| `--hold_out` | list |" in page
 
 

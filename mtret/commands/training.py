@@ -154,9 +154,9 @@ def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "
     suite = values["suite"].value or ""
     if "config" in values and values["config"].value:
         return read_config(values["config"].value, [*given, *([f"suite={suite!r}"] if suite else [])])
-    from mtret.runs.fitting import fitted_config
+    from mtret.runs.auto_config import auto_config
 
-    return fitted_config(suite, given, workdir)
+    return auto_config(suite, given, workdir)
 
 
 def define_curves(values: Flags) -> None:
@@ -193,7 +193,7 @@ def init(values: Flags, overrides: list[str]) -> None:
     out = locate(required(values, "out"))
     required(values, "suite")
     from mtret.files import check_writable
-    from mtret.runs.fitting import write_config
+    from mtret.runs.auto_config import write_config
 
     check_writable(out.parent, "--out")
     if out.exists():

@@ -22,6 +22,7 @@ from mtret.errors import UserError
 from mtret.files import AnyPath, inside, remove, replace_arrays, replace_text
 from mtret.processes import stop_together
 from mtret.pytrees import Tree, flatten
+from mtret.schema import AT_LEAST_0, AT_LEAST_1, setting
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import whole
@@ -34,13 +35,17 @@ PROFILED = range(3, 6)  # steps after the start of a run
 class LoopConfig:
     """How long, and what is written how often. All counted in steps."""
 
-    steps: int = 200
-    log_every: int = 1
-    evaluate_every: int = 50  # on the dev sample; the best is kept
-    checkpoint_every: int = 50
-    keep_checkpoints: int = 2  # of the whole state, to go on from
-    keep_weights: int = 0  # of the parameters alone, of as many checkpoints; `mtret export --step` reads them
-    skip_limit: int = 10  # steps whose loss or gradient is not finite; each is left out, one more ends the run
+    steps: int = setting(200, "optimiser steps in all, a batch each", AT_LEAST_1)
+    log_every: int = setting(1, "of steps; as the next two", AT_LEAST_1)
+    evaluate_every: int = setting(50, "on the dev sample; the best is kept", AT_LEAST_1)
+    checkpoint_every: int = setting(50, "the state, to go on from", AT_LEAST_1)
+    keep_checkpoints: int = setting(2, "of the whole state", AT_LEAST_1)
+    keep_weights: int = setting(
+        0, "of the parameters alone, of as many checkpoints; `mtret export --step` reads them", AT_LEAST_0
+    )
+    skip_limit: int = setting(
+        10, "steps left out because loss or gradient is not finite; one more ends the run", AT_LEAST_0
+    )
 
 
 class Stopped(Exception):
