@@ -113,7 +113,11 @@ def test_every_text_alone_has_the_vector_that_it_has_packed(tower: Any, attentio
         np.testing.assert_allclose(vector, alone[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("tower", [name for name in TOWERS if name != "xlmr"], indirect=True)  # BERT's tower too
+# XLM-R's tower is BERT's. Of the others one stands for all in `make test`: what runs again is said once, in Layers.
+REMATERIALISED = ["bert", *(pytest.param(name, marks=pytest.mark.system) for name in ("gte", "modernbert"))]
+
+
+@pytest.mark.parametrize("tower", REMATERIALISED, indirect=True)
 def test_rematerialised_the_gradients_are_the_same(tower: Any) -> None:
     """Nor does dropout change: a layer that is run again draws the same masks."""
     lengths, packing = LENGTHS, pack(LENGTHS, 30)
