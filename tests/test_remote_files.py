@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from mtret.data.formats import TaskParts, write_task
 from mtret.data.suites import load_suite
+from mtret.data.task_files import TaskParts, write_task
 from mtret.data.tasks import TaskCard
 from mtret.errors import UserError
 from mtret.files import (

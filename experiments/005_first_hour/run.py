@@ -1,4 +1,4 @@
-"""The tour of docs/first_hour.md, run for real: two applications' CSV files become tasks, a model, a verdict and an answer.
+"""The tour of docs/first_hour.md, run for real: two applications' CSV files become tasks, a model and an answer.
 
     python experiments/005_first_hour/run.py SOURCES
 

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from mtret.console import Bar, say
 from mtret.data.cutting import Cut, pieces
-from mtret.data.formats import CORPUS, QUERIES, VALIDATION
 from mtret.data.importing import Columns, Source, import_task
 from mtret.data.records import Dialect
+from mtret.data.task_files import CORPUS, QUERIES, VALIDATION
 from mtret.data.tasks import SPLITS, TaskCard
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer
