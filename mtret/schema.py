@@ -31,8 +31,10 @@ def one_of(names: Collection[str]) -> Limit:
 
 def setting(default: Any, meaning: str = "", limit: Limit | None = None) -> Any:
     """A field of a dataclass. A `default` that is a type is called for one (`dict`, another dataclass)."""
-    made = {"default_factory": default} if isinstance(default, type) else {"default": default}
-    return field(**made, metadata={"meaning": meaning, "limit": limit})
+    about = {"meaning": meaning, "limit": limit}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=about)
+    return field(default=default, metadata=about)
 
 
 def default_of(each: Field[Any]) -> Any:

@@ -21,11 +21,7 @@ from mtret.devices import free_memory
 from mtret.evaluation.dev_sample import dev_samples
 from mtret.run_config import RunConfig
 from mtret.runs import session
-from mtret.runs.preparing import (
-    Prepared,
-    bytes_of,
-    prepare,
-)
+from mtret.runs.preparing import Prepared, bytes_of, load_inputs, prepare
 from mtret.train.sharding import batch_sharding
 from mtret.train.step import TrainState, compile_steps, create_state
 
