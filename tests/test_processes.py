@@ -38,7 +38,7 @@ from mtret.errors import UserError
 from mtret.processes import Address, broadcast, end, gather, is_first, join, leave
 where, process, then = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 try:
-    join(Address(where, 2, process) if where else None)
+    join(Address(where, 2, process) if where else None, 6)
     long = "ä" * 1000 if process else "b"
     print(is_first(), broadcast("x", process), [len(each) for each in gather("y", long)], flush=True)
     if then == "fails":
@@ -85,12 +85,14 @@ def test_an_error_of_jax_says_that_another_may_be_lost(capfd: pytest.CaptureFixt
 
     from mtret import processes
 
-    ended: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtret.processes.os._exit", ended.append)
-        processes.end(jax.errors.JaxRuntimeError("Gloo: connection closed\nat 0x1"), 1)
-        processes.end(KeyboardInterrupt(), 130)
-    assert ended == [LOST, 130]
+    errors = {
+        LOST: jax.errors.JaxRuntimeError("Gloo: connection closed\nat 0x1"),
+        130: KeyboardInterrupt(),
+    }
+    for code, error in errors.items():
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match=f"^{code}$"):
+            patch.setattr("mtret.processes.os._exit", sys.exit)
+            processes.end(error, code if code != LOST else 1)
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(
         "mtret: process 0 cannot go on with the others: Gloo: connection closed. Where one is lost, "

@@ -19,7 +19,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").addFilter(_is_no_wait)
+        logging.getLogger("absl").addFilter(_worth_saying)
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
@@ -78,9 +78,11 @@ class Checkpoints:
         self._manager.close()
 
 
-def _is_no_wait(record: logging.LogRecord) -> bool:
-    """Orbax warns of a save that waited a second for the one before, as any does on a busy machine or a slow disk."""
-    return not record.getMessage().startswith("Waiting for previous save to complete")
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Orbax warns of a save that waited a second for the one before, as any does on a busy machine or a slow disk; and
+    of a stop that was asked for, which the run itself says."""
+    said = record.getMessage()
+    return not said.startswith("Waiting for previous save to complete") and "Reached preemption sync point" not in said
 
 
 def _hush_failing_reads() -> Callable[[], None]:

@@ -132,7 +132,8 @@ def test_two_processes_train_as_one(
     (code, out, err), other = ends(start(tiny_config, workdir, environment, changes=("mesh.fsdp=8",)))
     assert (code, err) == (0, "")
     assert other == (0, "", "")
-    assert out.startswith("device: CPU, ") and "8 JAX device(s) of 2 processes\n" in out
+    assert out.startswith("if a process is lost, JAX ends the others within 45 s")
+    assert "\ndevice: CPU, " in out and "8 JAX device(s) of 2 processes\n" in out
     assert "\nmesh: 1 data x 8 fsdp\n" in out and "dimension 1 of 2 cut in 8" in out
     assert out.count("training 6/6  loss ") == 1 and out.endswith("--split=test\n")
     assert sorted(p.name for p in workdir.iterdir()) == sorted(p.name for p in finished.iterdir())
@@ -186,7 +187,9 @@ def assert_goes_on(config: Path, workdir: Path, environment: Mapping[str, str], 
     (code, _, err), (other, _, _) = ends(start(config, workdir, environment))
     assert (code, other, err) == (0, 0, "")
     for name in ("model/model.safetensors", "best.safetensors"):
-        assert (workdir / name).read_bytes() == (undisturbed / name).read_bytes(), name
+        found, wanted = (load_file(folder / name) for folder in (workdir, undisturbed))
+        assert found.keys() == wanted.keys()
+        assert all(array.tobytes() == wanted[path].tobytes() for path, array in found.items()), name
     kept = ("step", "loss", "gradient_norm", "plan", "dev", "best")
     ours, theirs = ([{key: line.get(key) for key in kept} for line in lines(each)] for each in (workdir, undisturbed))
     assert ours == theirs
@@ -209,7 +212,10 @@ def test_a_signal_to_one_stops_all_after_one_step(
     saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert saved == steps[-1]
     assert out.endswith(f"\nstopped at step {saved}, state saved; the same command goes on from there\n")
-    assert (other_out, other_err) == ("", "")
+    # That one or the other was asked JAX says from C++.
+    told = [line for line in (err if asked == 0 else other_err).splitlines() if "SIGTERM caught" not in line]
+    assert [line for line in told if line and "stopping after this step" not in line] == []
+    assert other_out == "" and (other_err == "" or asked == 1)
     assert ("mtret: stopping after this step" in err) == (number == signal.SIGINT)
 
 
