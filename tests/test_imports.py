@@ -9,9 +9,9 @@ ROOT = Path(__file__).parents[1]
 
 # A part may import the parts of the rows above its own, never one of its own row.
 LAYERS = (
-    ("errors", "relay"),
+    ("errors", "relay", "schema"),
     ("files",),
-    ("types", "pytrees", "devices", "console", "rollcall", "encoder_folder"),
+    ("types", "pytrees", "devices", "console", "tables", "rollcall", "encoder_folder"),
     ("processes",),
     ("models", "losses", "data"),
     ("train", "index", "artefact"),
