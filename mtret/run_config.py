@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from mtret.evaluation.dev_sample import DevConfig
 from mtret.losses import LossConfig
 from mtret.models.dual_encoder import DOCUMENTS, ModelConfig
 from mtret.models.layers import OPERANDS
-from mtret.schema import MismatchError, MissingKeyError, Reading, UnknownKeyError, join
+from mtret.schema import MismatchError, MissingKeyError, Reading, UnknownKeyError, join, to_json
 from mtret.schema import build as build_strictly
 from mtret.train.loop import LoopConfig
 from mtret.train.optim import OptimConfig
@@ -230,15 +230,7 @@ def build(kind: type, values: Any, path: str) -> Any:
 
 def as_json(config: RunConfig) -> dict[str, Any]:
     """The configuration as JSON values, to be written with a run and compared with it."""
-    return _jsonable(asdict(config))
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return value
+    return to_json(config)
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> list[str]:

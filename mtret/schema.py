@@ -81,6 +81,17 @@ def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
+def to_json(value: Any) -> Any:
+    """The other way: JSON values of dataclasses, mappings, tuples and what has an `as_json` of its own."""
+    if hasattr(value, "as_json"):
+        return value.as_json()
+    if is_dataclass(value):
+        return {each.name: to_json(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 @cache
 def _fields(kind: type) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Types by key, and the keys without a default."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,6 +21,23 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+    def as_json(self) -> dict[str, Any]:
+        """As files of results have it."""
+        return {"mean": self.mean, "ci95": [self.low, self.high]}
+
+
+class Difference(NamedTuple):
+    """A paired difference, the bounds of its 95% interval, and what these allow to be said."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: Verdict
+
+    def as_json(self) -> dict[str, Any]:
+        """As files of results have it."""
+        return {"mean": self.mean, "ci95": [self.low, self.high], "verdict": self.verdict}
 
 
 def resampled_means(
@@ -100,3 +117,14 @@ def verdict(difference: Interval, n_queries: int) -> Verdict:
     if n_queries < MIN_QUERIES:
         return "no difference"
     return "better" if difference.low > 0 else "WORSE" if difference.high < 0 else "no difference"
+
+
+def rounded(mean: Any, low: Any, high: Any) -> Interval:
+    """To the six digits that are written."""
+    return Interval(*(round(float(one), 6) for one in (mean, low, high)))
+
+
+def paired(mean: Any, low: Any, high: Any, n_queries: int) -> Difference:
+    """A difference whose word follows the rounded bounds, so that it can be checked against what is shown."""
+    shown = rounded(mean, low, high)
+    return Difference(*shown, verdict(shown, n_queries))
