@@ -106,12 +106,6 @@ def bounds(means: Float64[np.ndarray, "r *shape"]) -> Float64[np.ndarray, "2 *sh
     return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
-def bootstrap_mean(values: Float64[np.ndarray, "q"], seed: int, resamples: int = RESAMPLES) -> Interval:
-    """Mean over queries with its 95% interval. For a paired difference, pass the differences."""
-    low, high = bounds(resampled_means(values[:, None], seed, "", resamples)[:, 0])
-    return Interval(float(values.mean()), float(low), float(high))
-
-
 def verdict(difference: Interval, n_queries: int) -> Verdict:
     """What a paired difference allows to be said; of fewer than 6 queries, nothing."""
     if n_queries < MIN_QUERIES:
