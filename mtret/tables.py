@@ -56,7 +56,7 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers, and stand to the right: never the first, and of the others those of whose filled
-        cells more than half begin as numbers do."""
+        cells at least half begin as numbers do."""
         columns = [[row[place] for row in self.rows] for place in range(len(self.columns))]
         filled = [[text for text in map(str, column) if text] for column in columns]
         return [place > 0 and 2 * sum(t[0] in NUMERIC for t in own) >= len(own) for place, own in enumerate(filled)]
