@@ -17,7 +17,7 @@ BY_FILE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PYTEST = $(BIN)/python -m pytest $(BY_FILE)
 PIP = $(BIN)/python -m pip install -qq --no-compile --no-input
 
-.PHONY: help setup quickstart test test-fast test-system pairs fuzz commands lint types format parity constraints clean
+.PHONY: help setup quickstart test test-fast test-system pairs fuzz package docs commands lint types format parity constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -48,7 +48,13 @@ pairs: ## As parity, of encoder folders alone, with every pair of variations (a 
 fuzz: $(READY) ## 10,000 odd inputs; MTRET_FUZZ_SEED=... for others
 	MTRET_FUZZ_CASES=2000 $(BIN)/python -m pytest -n $(JOBS) --dist load tests/test_fuzzed.py
 
-commands: $(READY) ## Write docs/commands.md anew
+package: $(READY) ## Wheel, source archive and site; the wheel alone in an empty environment trains and evaluates
+	.ci/package $(BIN)/python
+
+docs: $(READY) ## The pages of docs/ as a site, in build/site
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+
+commands: $(READY) ## Write docs/commands.md and docs/keys.md anew
 	$(BIN)/python docs/write_commands.py
 
 lint: $(READY) ## Ruff: rules and format

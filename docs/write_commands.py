@@ -1,13 +1,25 @@
-"""Writes docs/commands.md, every command and flag, from the code: python docs/write_commands.py."""
+"""Writes docs/commands.md and docs/keys.md, every command, flag and key: python docs/write_commands.py."""
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from absl.flags import FlagValues
 
 from mtret.cli import COMMANDS, described
+from mtret.run_config import RunConfig
+from mtret.schema import default_of, walk
 
 PAGE = Path(__file__).parent / "commands.md"
+KEYS = Path(__file__).parent / "keys.md"
+KEYS_HEAD = """# Every key of a configuration
+
+Written by `docs/write_commands.py` from the code. `mtret init` writes the same as a file to edit;
+[configs.md](configs.md) says how keys are given.
+
+| key | type | default | |
+| --- | --- | --- | --- |
+"""
 HEAD = """# Every command and flag
 
 Written by `docs/write_commands.py` from the code. `mtret COMMAND --help` says the same.
@@ -33,6 +45,24 @@ def page() -> str:
         if len(rows) > 2:
             parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+def keys_page() -> str:
+    """A table of all keys."""
+    rows = []
+    for path, each, section in walk(RunConfig):
+        meaning = _cell(each.metadata.get("meaning"))
+        if section is not None:
+            rows.append(f"| **{path}** | | | {meaning} |")
+            continue
+        default = default_of(each)
+        rows.append(f"| `{path}` | {_cell(_name(each.type))} | `{_cell(repr(default))}` | {meaning} |")
+    return KEYS_HEAD + "\n".join(rows) + "\n"
+
+
+def _name(kind: object) -> str:
+    """Of a type, without the modules that it is from."""
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else re.sub(r"\w+\.", "", str(kind))
 
 
 def _kind(flag: object) -> str:
@@ -61,3 +91,4 @@ def _cell(words: str | None) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    KEYS.write_text(keys_page(), encoding="utf-8")

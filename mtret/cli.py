@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from types import FrameType
-from typing import Any
 
 from absl import flags
 
@@ -147,18 +146,12 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
 
 
 def _config_key(flag_name: str) -> str:
-    """` Did you mean ...?`, where a key of the configuration has this name. Of the light base, not of run_config."""
-    from mtret.base_config import get_config
+    """` Did you mean ...?`, where a key of the configuration has this name."""
+    from mtret.run_config import RunConfig
+    from mtret.schema import walk
 
-    found = [key for key in _leaves(get_config()) if key.rpartition(".")[2] == flag_name]
-    return f" Did you mean {' or '.join(f'--config.{key}' for key in found)}?" if found else ""
-
-
-def _leaves(config: Any, before: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        yield before + key
-        if hasattr(value, "items"):
-            yield from _leaves(value, f"{before}{key}.")
+    found = [path for path, _, _ in walk(RunConfig) if path.rpartition(".")[2] == flag_name]
+    return f" Did you mean {' or '.join(f'--config.{path}' for path in found)}?" if found else ""
 
 
 def _overview(of: str = "") -> str:

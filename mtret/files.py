@@ -23,6 +23,7 @@ from mtret.errors import UserError
 
 AnyPath = Path | epath.Path
 CLIENTS = {"gs": "gcsfs", "s3": "s3fs"}  # what fsspec reaches a store by
+PROBE = ".mtret-"  # how the name of what tries a folder begins
 CLIENT_PARTS = ("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs")
 
 
@@ -151,6 +152,24 @@ def remove(path: AnyPath) -> None:
     store, key = url_to_fs(str(path))
     with suppress(FileNotFoundError):
         store.rm_file(key)  # not by `path.unlink`, which takes a name with brackets for a pattern
+
+
+def check_writable(folder: AnyPath, flag: str) -> None:
+    """Raises UserError where `folder` could not be made or written: before the work whose result is to go there."""
+    if not isinstance(folder, Path):  # nothing but writing tells what is allowed there
+        probe = folder / f"{PROBE}{secrets.token_hex(4)}"
+        with reaching(folder):
+            replace_bytes(probe, b"")
+            remove(probe)
+        return
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{flag}={folder}: {place} is not writable; choose another place")
+
+
+def is_probe(path: AnyPath) -> bool:
+    """Whether `check_writable` wrote it, here or in another process, perhaps one that was killed."""
+    return path.name.startswith(PROBE)
 
 
 def size_of(path: AnyPath) -> int:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtret.errors import UserError
+from mtret.schema import setting
 
 LEARNED_TEMPERATURES = (0.005, 0.2)  # a learned one is kept within
 BLOCK_ELEMENTS = 2**24  # similarities held at a time, 64 MiB of them
@@ -23,12 +24,14 @@ BLOCK_ELEMENTS = 2**24  # similarities held at a time, 64 MiB of them
 class LossConfig:
     """InfoNCE over everything in the batch. Raises UserError for a temperature that cannot be."""
 
-    temperature: float = 0.05  # similarities are divided by it
-    learn_temperature: bool = False  # starts at `temperature`, kept within LEARNED_TEMPERATURES
-    symmetric: bool = False  # adds documents -> queries, and halves the sum
-    dimensions: tuple[
-        int, ...
-    ] = ()  # the loss is the mean of that of whole vectors and of their first so many features
+    temperature: float = setting(
+        0.05, "similarities are divided by it: the smaller, the more the hardest negatives count"
+    )
+    learn_temperature: bool = setting(False, "from there on, kept between 0.005 and 0.2")
+    symmetric: bool = setting(False, "adds documents -> queries, and halves the sum")
+    dimensions: tuple[int, ...] = setting(
+        (), "the mean of the loss on whole vectors and on their first so many features (Matryoshka), e.g. (192, 96)"
+    )
 
     def __post_init__(self) -> None:
         low, high = LEARNED_TEMPERATURES

@@ -1,32 +1,28 @@
-"""Several processes that train as one: how they meet, agree, stop at the same step, and learn that one of them is lost.
+"""Several processes that train as one.
 
-What they tell each other goes through the key-value store of JAX's coordination service, which process 0 runs. Each
-process writes there that it is alive; process 0 looks for those that no longer do, and says so to the others. Whoever
-learns of a loss says which process it was and ends at once: a collective that the lost one was to take part in may hang
-for ever, so this is done from a thread.
+JAX's coordination service, which process 0 runs, joins them, notices who is lost, and agrees on the step to stop at.
+What one tells the others goes from device to device, as the gradients do.
 """
 
 import itertools
 import json
 import os
-import socket
+import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from mtret.errors import UserError
-from mtret.relay import Relay
-from mtret.rollcall import call_roll, host_and_port, is_loopback
+import numpy as np
 
-LOST = 75  # exit code where another process was lost: EX_TEMPFAIL of sysexits.h, "try again"
-START_TIMEOUT_S = 300.0  # until all processes must have come
-FOR_EVER_MS = 30 * 24 * 3600 * 1000  # how long to wait for a process that is alive
-NEWS, ALIVE = "mtret/news", "mtret/alive"
+from mtret.errors import UserError
+
+LOST = 75  # exit code where another process may be lost: EX_TEMPFAIL of sysexits.h, "try again"
+HEARTBEAT_TIMEOUT_S = 45
+START_TIMEOUT_S = 300  # until all processes must have come
+WAIT_S = 24 * 3600  # for a process that is alive: it may have much to tokenise
+NO_CLUSTER = "no cluster that JAX knows (SLURM, Open MPI, Cloud TPU, Kubernetes) has started this process"
 
 
 @dataclass(frozen=True)
@@ -36,282 +32,148 @@ class Address:
     coordinator: str  # HOST:PORT of process 0
     processes: int
     process: int
-    devices: Sequence[int] | None = None  # of this machine, that this process is to use; None: all
 
 
-class Peers:
-    """The processes of a run, seen from one of them. This class: one alone, with nobody to ask."""
-
-    index, count = 0, 1
-
-    @property
-    def first(self) -> bool:
-        """Whether this is process 0, the only one that prints and writes."""
-        return self.index == 0
-
-    def share(self, name: str, value: Any) -> Any:
-        """What process 0 gave as `value`, which must be JSON. All processes must ask, with a `name` used once."""
-        return value
-
-    def gather(self, name: str, value: Any) -> list[Any]:
-        """What each process gave, by process. All must ask, with a `name` used once."""
-        return [value]
-
-    def stop(self, done: int, asked: int | None) -> int | None:
-        """To be asked after each step: the signal to stop for now, or None.
-
-        `done`: steps begun so far; `asked`: the signal that this process got. All processes get the answer after the
-        same step, without waiting for a device.
-        """
-        return asked
-
-    def finish(self) -> None:
-        """Waits until all have come to the end."""
-
-    def abandon(self, error: BaseException, code: int) -> NoReturn:
-        """Tells the others why this process ends early, and ends it at once; alone it raises the error."""
-        raise error
-
-
-ALONE = Peers()
-
-
-class _Joined(Peers):
-    """One of several processes."""
-
-    def __init__(self, client: Any, address: Address, names: Mapping[int, str], timeout_s: float):
-        self.index, self.count, self._names = address.process, address.processes, names
-        self._client, self._timeout_s = client, timeout_s
-        self._beat_s = min(2.0, timeout_s / 10)
-        self._threads: list[threading.Thread] = []
-        self._leaving = threading.Event()
-        self._ending = threading.Lock()
-        self._heard = time.monotonic()  # when the coordination service last answered
-        # Of stopping: how many steps are begun, whether the next must wait, and after which one and why to stop.
-        self._progress = threading.Condition()
-        self._done: int | None = None
-        self._frozen = self._told = False
-        self._stop_at: tuple[int, int] | None = None
-
-    def start(self) -> None:
-        """Begins to show that this process is alive, and to watch the others."""
-        for work in (self._converse, self._listen):
-            self._threads.append(threading.Thread(target=work, name=f"mtret{work.__name__}", daemon=True))
-            self._threads[-1].start()
-
-    def share(self, name: str, value: Any) -> Any:
-        key = f"mtret/share/{name}"
-        if self.first:
-            self._client.key_value_set(key, json.dumps(value))
-        return json.loads(self._client.blocking_key_value_get(key, FOR_EVER_MS))
-
-    def gather(self, name: str, value: Any) -> list[Any]:
-        key = f"mtret/gather/{name}"
-        self._client.key_value_set(f"{key}/{self.index}", json.dumps(value))
-        self._client.wait_at_barrier(key, FOR_EVER_MS)
-        found = {int(path.rpartition("/")[2]): text for path, text in self._client.key_value_dir_get(key)}
-        return [json.loads(found[process]) for process in range(self.count)]
-
-    def stop(self, done: int, asked: int | None) -> int | None:
-        if asked is not None and not self._told:
-            self._told = True
-            self._client.key_value_set(f"{NEWS}/asked/{self.index}", str(asked))
-        with self._progress:
-            self._done = done
-            while self._frozen:
-                self._progress.wait()
-            if self._stop_at is not None and done >= self._stop_at[0]:
-                return self._stop_at[1]
-        return None
-
-    def finish(self) -> None:
-        import jax
-
-        self._client.wait_at_barrier("mtret/end", FOR_EVER_MS)
-        self._leaving.set()
-        for thread in self._threads:  # one that is within JAX when the interpreter ends would end it by a crash
-            thread.join(self._timeout_s)
-        jax.distributed.shutdown()
-
-    def abandon(self, error: BaseException, code: int) -> NoReturn:
-        """As described there. An error of JAX may only mean that another process is lost: who it was comes first."""
-        if _of_jax(error):
-            time.sleep(self._timeout_s + 3 * self._beat_s)  # the thread that watches says so and ends the process
-        words = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {words[0] if words else ''}".removeprefix("UserError: ").rstrip(": ")
-        with self._ending:
-            self._leaving.set()
-            with suppress(RuntimeError):
-                self._client.key_value_set(f"{NEWS}/left/{self.index}", json.dumps([own_name(), reason, code]))
-            if isinstance(error, UserError):
-                print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
-            elif not isinstance(error, KeyboardInterrupt):
-                traceback.print_exception(error)
-            self._end(code)
-
-    def broken(self) -> None:
-        """The connection to process 0 is."""
-        self._lose(0, self._names[0], "its connection broke")
-
-    def _converse(self) -> None:
-        """Shows that this process is alive, and hears what there is to hear, until the end."""
-        seen: dict[int, tuple[str, float]] = {i: ("", time.monotonic()) for i in range(self.count)}
-        for beat in itertools.count():
-            if self._leaving.is_set():
-                return
-            try:
-                self._client.key_value_set(f"{ALIVE}/{self.index}", str(beat), allow_overwrite=True)
-                news = dict(self._client.key_value_dir_get(NEWS))
-                alive = dict(self._client.key_value_dir_get(ALIVE)) if self.first else {}
-                self._heard = time.monotonic()
-                self._hear({key.removeprefix(f"{NEWS}/"): value for key, value in news.items()})
-            except RuntimeError:  # the thread that listens for silence will say so
-                self._leaving.wait(self._beat_s)
-                continue
-            for process in range(1, self.count) if self.first else ():
-                sign = alive.get(f"{ALIVE}/{process}", "")
-                if sign != seen[process][0]:
-                    seen[process] = (sign, self._heard)
-                elif self._heard - seen[process][1] > self._timeout_s:
-                    self._lose(process, self._names[process], f"no sign of life for {self._timeout_s:g} s")
-            self._leaving.wait(0.02 if self._frozen else self._beat_s)
-
-    def _listen(self) -> None:
-        """Ends this process where process 0 has fallen silent: its connection may still seem to stand."""
-        while not self._leaving.wait(self._beat_s):
-            if time.monotonic() - self._heard > self._timeout_s:
-                self._lose(0, self._names[0], f"no answer for {self._timeout_s:g} s")
-
-    def _hear(self, news: Mapping[str, str]) -> None:
-        for key, value in sorted(news.items()):
-            if key == "lost":
-                self._lose(*json.loads(value))
-            elif key.startswith("left/") and key != f"left/{self.index}":
-                name, reason, code = json.loads(value)
-                process = f"process {key.removeprefix('left/')} of {self.count} ({name})"
-                self._part(f"{process} has ended: {reason.rstrip('.')}. So does process {self.index}", code)
-        asked = [value for key, value in sorted(news.items()) if key.startswith("asked/")]
-        if asked and self._stop_at is None and self._done is not None:
-            self._agree(int(asked[0]), [value for key, value in news.items() if key.startswith("stop_at/")])
-
-    def _agree(self, signal_number: int, reports: Sequence[str]) -> None:
-        """All stop after the step that is the furthest that any of them has begun. None begins another meanwhile."""
-        with self._progress:
-            if not self._frozen:
-                assert self._done is not None
-                # In this order: where the report is not taken, the next round sends it again.
-                self._client.key_value_set(f"{NEWS}/stop_at/{self.index}", str(self._done + 1), allow_overwrite=True)
-                self._frozen = True
-            elif len(reports) == self.count:
-                self._stop_at = max(map(int, reports)), signal_number
-                self._frozen = False
-                self._progress.notify_all()
-
-    def _lose(self, process: int, name: str, why: str) -> None:
-        self._part(
-            f"process {process} of {self.count} ({name}) is lost: {why}. Process {self.index} ends; the same command "
-            "in all of them goes on from the last checkpoint",
-            LOST,
-            [process, name, why],
-        )
-
-    def _part(self, line: str, code: int, lost: Sequence[Any] | None = None) -> None:
-        """Says one line and ends, unless this process is ending already; process 0 tells the others who is lost."""
-        if self._leaving.is_set() or not self._ending.acquire(blocking=False):
-            return
-        self._leaving.set()
-        if self.first and lost:
-            with suppress(RuntimeError):
-                self._client.key_value_set(f"{NEWS}/lost", json.dumps(lost))
-        show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
-        os.write(2, f"{show_cursor}mtret: {line}\n".encode())
-        self._end(code)
-
-    def _end(self, code: int) -> NoReturn:
-        """Not by an exception nor through the interpreter's own end: both may wait for ever for the lost process."""
-        if self.first:
-            time.sleep(3 * self._beat_s)  # with this process the others lose the place where they read what happened
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
-
-
-def join(address: Address, timeout_s: float = 60.0, start_timeout_s: float = START_TIMEOUT_S) -> Peers:
+def join(address: Address | None, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S) -> None:
     """Meets the other processes. Must come before JAX is asked for its devices.
 
-    `timeout_s`: without a sign of life for so long, a process counts as lost. Raises UserError where the address cannot
-    be used or reached, where another process has the same number, or where not all come in `start_timeout_s`.
+    Args:
+      address: None where a cluster has started the processes and JAX finds out by itself.
+      heartbeat_timeout_s: without a sign of life for so long, a process is lost, and JAX ends all others.
+
+    Raises UserError where the address cannot be used, or the others do not come.
     """
     import jax
-    from jax._src import distributed
 
-    host, port = host_and_port(address.coordinator)
-    names = call_roll(address.coordinator, address.processes, address.process, own_name(), start_timeout_s)
-    relay = Relay(host, port) if address.process else None
+    # gloo has no switch against telling standard output of each connection.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would catch SIGTERM before the loop does, and know nothing of SIGINT.
-    jax.config.update("jax_enable_preemption_service", False)
+    given: dict[str, Any] = {}
+    if address is not None:
+        host = _host(address.coordinator)
+        loopback = host in ("localhost", "127.0.0.1", "::1")
+        given = {
+            "coordinator_address": address.coordinator,
+            "num_processes": address.processes,
+            "process_id": address.process,
+            "cluster_detection_method": "deactivate",
+            # Nobody else is to reach it where only this machine's processes need to.
+            "coordinator_bind_address": f"127.0.0.1:{address.coordinator.rpartition(':')[2]}" if loopback else None,
+        }
+    remedy = "give --coordinator=HOST:PORT --processes=N --process=I"
     try:
-        _connect(address, relay, start_timeout_s, timeout_s)
-    except RuntimeError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"process {address.process} ({own_name()}): JAX cannot start with the others: {reason}"
-        ) from error
-    peers = _Joined(distributed.global_state.client, address, names, timeout_s)
-    if relay is not None:
-        relay.on_broken = peers.broken
-    peers.start()
-    return peers
-
-
-def _connect(address: Address, relay: Relay | None, start_timeout_s: float, timeout_s: float) -> None:
-    import jax
-
-    host, port = host_and_port(address.coordinator)
-    jax.distributed.initialize(
-        relay.address if relay else address.coordinator,
-        address.processes,
-        address.process,
-        local_device_ids=address.devices,
-        cluster_detection_method="deactivate",
-        initialization_timeout=round(start_timeout_s),
-        heartbeat_timeout_seconds=round(max(100.0, 3 * timeout_s)),  # ours is to speak first
-        coordinator_bind_address=f"{'127.0.0.1' if is_loopback(host) else '[::]'}:{port}",
-    )
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=START_TIMEOUT_S,
+            heartbeat_timeout_seconds=heartbeat_timeout_s,
+        )
+    except ValueError as error:  # nothing is known of the cluster
+        raise UserError(f"--distributed: {NO_CLUSTER}; {remedy}") from error
+    except Exception as error:  # each kind of cluster, and of failing network, fails in its own way
+        raise UserError(f"JAX cannot start with the other processes: {_first_line(error)}") from error
     if jax.default_backend() == "cpu":
         _hush_gloo()
 
 
-def own_name() -> str:
-    """Where to look for this process."""
-    return f"{socket.gethostname()}, process id {os.getpid()}"
+def is_first() -> bool:
+    """Whether this is process 0, the only one that prints and writes."""
+    import jax
+
+    return jax.process_index() == 0
 
 
-def detect() -> Address:
-    """The address by what the cluster has put into the environment (SLURM, Open MPI, Cloud TPU, Kubernetes).
+def gather(name: str, value: Any) -> list[Any]:
+    """What each process gave as `value`, which must be JSON, by process. All must ask. `name` is for the log of a wait
+    that comes to its end."""
+    import jax
+    from jax.experimental.multihost_utils import process_allgather
 
-    Raises UserError where there is no cluster that JAX knows.
+    if jax.process_count() == 1:
+        return [value]
+    _meet(name)
+    sent = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = process_allgather(np.int32(len(sent)))
+    padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few sizes, so few programs
+    padded[: len(sent)] = sent
+    return [json.loads(row[:size].tobytes()) for row, size in zip(process_allgather(padded), sizes, strict=True)]
+
+
+def broadcast(name: str, value: Any) -> Any:
+    """What process 0 gave as `value`. As `gather`."""
+    return gather(name, value if is_first() else None)[0]
+
+
+def stop_together(done: int, asked: int | None) -> int | None:
+    """To be asked after each step: the signal to stop for now, or None.
+
+    `done`: steps begun so far; `asked`: the signal that this process got. Of several processes all get the answer after
+    the same step, without waiting for a device.
     """
-    from jax._src.clusters import ClusterEnv
+    import jax
+    from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-    try:
-        coordinator, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
-            None, None, None, None, None, round(START_TIMEOUT_S)
-        )
-    except Exception as error:  # each kind of cluster fails in its own way
-        raise UserError(f"--distributed: {error}; give --coordinator=HOST:PORT --processes=N --process=I") from error
-    if coordinator is None or count is None or index is None:
+    if jax.process_count() == 1:
+        return asked
+    return signal.SIGTERM if reached_preemption_sync_point(done) else None
+
+
+def leave() -> None:
+    """Waits until all have come to the end."""
+    import jax
+
+    _meet("end")
+    jax.distributed.shutdown()
+
+
+def end(error: BaseException, code: int) -> NoReturn:
+    """Says why this process ends, and ends it at once: the interpreter's own end would wait for the others, of which
+    one may be lost. They are told by JAX."""
+    if isinstance(error, UserError):
+        print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
+    elif _of_jax(error):
+        code = LOST
+        said = f"process {_index()} cannot go on with the others: {_first_line(error)}"
+        print(f"mtret: {said}. Where one is lost, the same command in all of them goes on", file=sys.stderr)
+    elif not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+_MEETINGS = itertools.count()
+
+
+def _meet(name: str) -> None:
+    """Waits for all by the coordination service, which has patience and a deadline. Collectives of CPUs have half a
+    minute."""
+    from orbax.checkpoint.multihost import get_barrier_sync_fn
+
+    get_barrier_sync_fn()(key=f"mtret/{next(_MEETINGS)}/{name}", timeout_ms=WAIT_S * 1000)
+
+
+def _host(coordinator: str) -> str:
+    """Raises UserError for what is not of the form HOST:PORT."""
+    host, colon, port = coordinator.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(
-            "--distributed: no cluster that JAX knows (SLURM, Open MPI, Cloud TPU, Kubernetes) has started this "
-            "process; give --coordinator=HOST:PORT --processes=N --process=I"
+            f"--coordinator={coordinator}: is not of the form HOST:PORT; name process 0's host and a free port there"
         )
-    return Address(coordinator, count, index, devices)
+    return host.strip("[]")
+
+
+def _index() -> int:
+    import jax
+
+    return jax.process_index()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _hush_gloo() -> None:
-    """It tells standard output of each connection it makes, and has no switch for that. Python's own lines stay."""
+    """Python's own lines stay."""
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -8,9 +8,8 @@ import copy
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import reduce
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,79 +19,48 @@ from mtret.data.training_tasks import BatchConfig
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevConfig
 from mtret.losses import LossConfig
-from mtret.models.dual_encoder import DOCUMENTS, ModelConfig
-from mtret.models.layers import OPERANDS
-from mtret.schema import MismatchError, MissingKeyError, Reading, UnknownKeyError, join, to_json
+from mtret.models.dual_encoder import ModelConfig
+from mtret.schema import (
+    AT_LEAST_0,
+    MismatchError,
+    MissingKeyError,
+    Reading,
+    UnknownKeyError,
+    check_limits,
+    join,
+    setting,
+    to_json,
+    walk,
+)
 from mtret.schema import build as build_strictly
 from mtret.train.loop import LoopConfig
 from mtret.train.optim import OptimConfig
 from mtret.train.sharding import MeshConfig
 
 FROM_FLAGS = Reading(from_text=True)
-# What a type cannot say, and what would show itself late or not at all. Batches and shares are checked where they are
-# planned, templates where they are made.
-LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
-    (
-        "at least 1",
-        lambda value: value >= 1,
-        (
-            *(f"loop.{name}" for name in LoopConfig.__dataclass_fields__ if name not in ("skip_limit", "keep_weights")),
-            "mesh.fsdp",
-            "dev.queries",
-        ),
-    ),
-    (
-        "at least 0",
-        lambda value: 0 <= value < float("inf"),
-        (
-            "seed",
-            "loop.skip_limit",
-            "loop.keep_weights",
-            "model.lora.rank",
-            "optim.warmup_steps",
-            "optim.weight_decay",
-            "optim.clip_norm",
-            "dev.distractors",
-        ),
-    ),
-    (
-        "above 0",
-        lambda value: 0 < value < float("inf"),
-        ("optim.learning_rate", "optim.epsilon"),
-    ),
-    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optim.beta1", "optim.beta2", "optim.average")),
-    ("at least 0, at most 1", lambda value: 0 <= value <= 1, ("mixture.generic",)),
-    ("None, or at least 0 and below 1", lambda value: value is None or 0 <= value < 1, ("model.dropout",)),
-    (f"one of {', '.join(OPERANDS)}", lambda value: value in OPERANDS, ("model.operands",)),
-    (f"one of {', '.join(DOCUMENTS)}", lambda value: value in DOCUMENTS, ("model.documents",)),
-)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All of a training run. `mtret/base_config.py` writes every key out, with its meaning.
+    """All of a training run. Batches and shares are checked where they are planned, templates where they are made.
 
     Raises UserError for a value that makes no sense, naming its key.
     """
 
-    suite: str = ""  # a folder of task folders, or "enterprise"
-    seed: int = 0
-    model: ModelConfig = field(default_factory=ModelConfig)
-    mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    templates: TemplateConfig = field(default_factory=TemplateConfig)
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    dev: DevConfig = field(default_factory=DevConfig)
+    suite: str = setting("", 'a folder of task folders, "enterprise" or "tfds:NAME"; --suite goes before it')
+    seed: int = setting(0, "of everything: order, samples, dropout, dev sample", AT_LEAST_0)
+    model: ModelConfig = setting(ModelConfig)
+    mixture: MixtureConfig = setting(MixtureConfig)
+    templates: TemplateConfig = setting(TemplateConfig)
+    batch: BatchConfig = setting(BatchConfig)
+    loss: LossConfig = setting(LossConfig)
+    optim: OptimConfig = setting(OptimConfig)
+    mesh: MeshConfig = setting(MeshConfig)
+    loop: LoopConfig = setting(LoopConfig)
+    dev: DevConfig = setting(DevConfig)
 
     def __post_init__(self) -> None:
-        for words, holds, paths in LIMITS:
-            for path in paths:
-                value = reduce(getattr, path.split("."), self)
-                if not holds(value):
-                    raise UserError(f"config {path}: must be {words}, is {value!r}")
+        check_limits(self, "config")
         if self.model.lora.rank and self.model.documents == "separate":
             raise UserError(
                 "config model.lora: adapts the tower of the queries, and model.documents='separate' trains another; "
@@ -205,21 +173,12 @@ def _meant(value: Any, text: str, wanted: Any) -> Any:
     return text if wanted == tuple[str, ...] and not isinstance(value, str) else value
 
 
-def _keys(kind: type, path: str = "") -> Iterator[str]:
-    """All keys of a configuration, with their sections."""
-    hints = typing.get_type_hints(kind)
-    for each in fields(kind):
-        yield join(path, each.name)
-        if is_dataclass(hints[each.name]):
-            yield from _keys(hints[each.name], join(path, each.name))  # pyright: ignore[reportArgumentType]
-
-
 def build(kind: type, values: Any, path: str) -> Any:
     """A dataclass from nested mappings; what is not given keeps its default. Raises UserError, naming the key."""
     try:
         return build_strictly(kind, values, path, FROM_FLAGS)
     except UnknownKeyError as error:
-        elsewhere = [where for where in _keys(RunConfig) if where.rpartition(".")[2] == error.key]
+        elsewhere = [where for where, _, _ in walk(RunConfig) if where.rpartition(".")[2] == error.key]
         close = f" Did you mean '{elsewhere[0]}'?" if elsewhere else nearest(error.key, error.known)
         raise UserError(f"config: unknown key '{error.path}'.{close} Known: {', '.join(error.known)}") from None
     except MissingKeyError as error:

@@ -37,13 +37,13 @@ MESH_DEVICES = "--xla_force_host_platform_device_count"
 
 # XLA optimises where what it computes is itself tested: it was wrong there once. Elsewhere it does not, which halves
 # the time of a compilation; nor in processes that tests start, unless they say so.
-OPTIMISED = ("models", "train", "parity", "test_losses.py")
-LONG = ("models", "runs", "train")
+OPTIMISED = ("kernels", "models", "train", "parity", "test_losses.py")
+LONG = ("kernels", "models", "runs", "train")
 UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 # Where our own arithmetic is tested, no dtype is promoted silently. Not where an optimiser takes a step: optax raises a
 # float to the int32 step count.
-STRICT_DTYPES = ("models", "index", "evaluation", "test_losses.py", "test_pytrees.py")
+STRICT_DTYPES = ("kernels", "models", "index", "evaluation", "test_losses.py", "test_pytrees.py")
 # Nor does a vector spread over the rows of a matrix; in a tower's biases and norms it does, and is meant to.
 STRICT_RANKS = ("index", "evaluation", "test_losses.py", "test_pytrees.py")
 

@@ -21,8 +21,7 @@ IMPORTS = """
 import importlib, pkgutil
 import mtret
 for module in pkgutil.walk_packages(mtret.__path__, "mtret."):
-    if module.name != "mtret.base_config":  # a configuration to be copied, which is read like a user's own
-        importlib.import_module(module.name)
+    importlib.import_module(module.name)
 """
 STEP = """
 import runpy

@@ -175,7 +175,7 @@ def test_an_interruption_is_no_traceback(capsys: pytest.CaptureFixture[str], mon
     def interrupt(name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mtret.runs.setting.load_suite", interrupt)
+    monkeypatch.setattr("mtret.data.suites.load_suite", interrupt)
     assert answer(capsys, "data", "check", "--suite=x") == (130, "", "mtret: interrupted\n")
 
 
@@ -191,7 +191,7 @@ def test_an_interruption_that_python_drops_comes_again(
         Dropping()
         time.sleep(20)
 
-    monkeypatch.setattr("mtret.runs.setting.load_suite", work)
+    monkeypatch.setattr("mtret.data.suites.load_suite", work)
     began = time.monotonic()
     assert answer(capsys, "data", "check", "--suite=x") == (130, "", "mtret: interrupted\n")
     assert time.monotonic() - began < 15
@@ -202,7 +202,7 @@ def test_a_full_disk_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeyp
     def fail(name: str) -> None:
         raise OSError(28, "No space left on device", "/some/file")
 
-    monkeypatch.setattr("mtret.runs.setting.load_suite", fail)
+    monkeypatch.setattr("mtret.data.suites.load_suite", fail)
     code, _, err = answer(capsys, "data", "check", "--suite=x")
     assert code == 2
     assert err == "mtret: /some/file: No space left on device. Check the path, its permissions and the disk\n"
@@ -213,7 +213,7 @@ def test_a_full_disk_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeyp
 def test_a_reader_that_went_away_is_no_traceback(arguments: list[str], unbuffered: str) -> None:
     program = (
         "import sys; from types import SimpleNamespace as Module; from mtret.cli import main; "
-        "sys.modules['mtret.runs.setting'] = Module(load_suite=lambda name: Module(tasks={})); "
+        "sys.modules['mtret.data.suites'] = Module(load_suite=lambda name: Module(tasks={})); "
         "sys.modules['mtret.data.inspection'] = Module(check=lambda suite: []); "
         "sys.modules['mtret.data.holding_out'] = Module(holding_out=lambda suite: []); "
         f"sys.exit(main({arguments!r}))"
@@ -260,7 +260,7 @@ def test_a_text_that_is_not_utf_8_is_a_mistake_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as the name of a file that is listed, or half of a character in JSON."""
-    monkeypatch.setattr("mtret.runs.setting.load_suite", lambda name: "half \ud83d of it".encode())
+    monkeypatch.setattr("mtret.data.suites.load_suite", lambda name: "half \ud83d of it".encode())
     code, _, err = answer(capsys, "data", "check", "--suite=x")
     assert (code, err) == (
         2,

@@ -1,13 +1,14 @@
-"""The committed configurations are what they say: base_config.py is the defaults, the others change some of them."""
+"""The committed configurations are what they say."""
 
 from pathlib import Path
 
 import pytest
 
-from mtret.run_config import RunConfig, as_json, differences, read_config
+from mtret.run_config import RunConfig, as_json, build, differences, read_config, with_overrides
+from mtret.runs.auto_config import source_of
+from mtret.schema import walk
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-BASE = CONFIGS.parent / "mtret" / "base_config.py"
 
 
 def keys(values: object, path: str = "") -> set[str]:
@@ -24,9 +25,26 @@ def literal(path: Path) -> dict:
     return scope["get_config"]().to_dict()
 
 
-def test_base_names_every_key_with_its_default() -> None:
-    assert read_config(str(BASE)) == RunConfig()
-    assert keys(literal(BASE)) == keys(as_json(RunConfig()))
+def test_every_key_says_what_it_means() -> None:
+    assert not {path for path, each, section in walk(RunConfig) if not (section or each.metadata.get("meaning"))}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["suite='Störung \\\\ \"x\" \\n'", "model.dropout=None", "mixture.tasks=a,b", "mixture.weights=a:2,b:.5"],
+        [f"optim.train=(('tower/embeddings/{'x' * 90}', False), ('.*', True))", "loss.dimensions=(192, 96)"],
+        ["batch.tasks={'a': {'queries': 8}, 'b': {'negatives': 2, 'row_length': 64}}"],
+    ],
+)
+def test_a_configuration_that_is_written_out_reads_as_it_was(tmp_path: Path, overrides: list[str]) -> None:
+    config = build(RunConfig, with_overrides({}, overrides), "")
+    path = tmp_path / "config.py"
+    path.write_text(source_of(config), encoding="utf-8")
+    assert read_config(str(path)) == config
+    assert keys(literal(path)) == keys(as_json(config))
+    assert all(len(line) <= 120 for line in path.read_text(encoding="utf-8").splitlines()) or overrides
 
 
 def test_every_configuration_is_found() -> None:

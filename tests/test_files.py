@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mtret.errors import UserError
 from mtret.files import (
+    check_writable,
     read_arrays,
     read_metadata,
     replace_arrays,
@@ -110,3 +112,14 @@ def test_a_comma_may_be_a_part_of_a_name(
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     assert split_places(text) == places
+
+
+def test_a_place_is_writable_if_its_nearest_folder_is(tmp_path: Path) -> None:
+    check_writable(tmp_path, "--out")
+    check_writable(tmp_path / "a" / "b" / "c", "--out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for place in ("file", "file/a/b", "dangling", "dangling/a"):
+        with pytest.raises(UserError, match=rf"^--out={tmp_path}/{place}: .* is not writable; choose"):
+            check_writable(tmp_path / place, "--out")

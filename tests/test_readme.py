@@ -23,15 +23,17 @@ def test_the_quickstart_table_is_that_of_the_committed_results() -> None:
 
 def test_the_first_hour_is_the_committed_transcript() -> None:
     study = load(ROOT / "experiments" / "005_first_hour" / "run.py")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert study.with_transcript(readme) == readme
+    page = (ROOT / "docs" / "first_hour.md").read_text(encoding="utf-8")
+    assert study.with_transcript(page) == page
     for command in study.COMMANDS:
-        assert f"\n$ {command}\n" in readme
+        assert f"\n$ {command}\n" in page
 
 
-def test_the_page_of_commands_is_that_of_the_code() -> None:
-    page = load(ROOT / "docs" / "write_commands.py").page()
+def test_the_pages_of_commands_and_keys_are_those_of_the_code() -> None:
+    writer = load(ROOT / "docs" / "write_commands.py")
+    page = writer.page()
     assert page == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert writer.keys_page() == (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
     assert "| `--hold_out` | list |" in page
 
 

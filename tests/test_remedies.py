@@ -11,7 +11,8 @@ import pytest
 from absl.flags import FlagValues
 
 from mtret.cli import COMMANDS
-from mtret.run_config import RunConfig, _keys
+from mtret.run_config import RunConfig
+from mtret.schema import walk
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted([*(ROOT / "mtret").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
@@ -30,7 +31,7 @@ FOREIGN = {
 PLACEHOLDERS = {"flag", "name", "noname"}
 CONFIGURED = ("train", "init")  # the commands that take --config.KEY
 SECTIONS = "model|mixture|templates|batch|loss|optim|loop|mesh|dev"
-KEYS = set(_keys(RunConfig)) | {f"batch.tasks.{FILLED}", f"mixture.weights.{FILLED}"}
+KEYS = {path for path, _, _ in walk(RunConfig)} | {f"batch.tasks.{FILLED}", f"mixture.weights.{FILLED}"}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 SUFFIXES = ("safetensors", "json", "jsonl", "md", "py", "tsv", "encode", "encode_document", "png", "load")

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from mtret.data.formats import TaskParts, write_task
+from mtret.data.suites import load_suite
+from mtret.data.task_files import TaskParts, write_task
 from mtret.data.tasks import TaskCard
 from mtret.errors import UserError
 from mtret.files import (
+    check_writable,
     folder_draft,
     inside,
     locate,
@@ -29,7 +31,6 @@ from mtret.files import (
     replace_text,
     written_locally,
 )
-from mtret.runs.setting import check_writable, load_suite
 
 pytestmark = pytest.mark.system
 

@@ -151,9 +151,9 @@ class Ours:
         import jax
         import jax.numpy as jnp
 
+        from mtret.kernels.attention import choose
         from mtret.losses import LossConfig
         from mtret.models import bert
-        from mtret.models.attention import choose
         from mtret.train.optim import OptimConfig, optimizer
         from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs
         from mtret.train.step import StepConfig, compile_steps, create_state, initial_params
@@ -383,8 +383,8 @@ def attention_of(name: str, segment: Any, blocks: Any = None, operands: str = "b
     """(q, k, v, cotangent) -> (mixed, three gradients), compiled. `name`: of `attentions`."""
     import jax
 
-    from mtret.models import attention_gpu
-    from mtret.models.attention import attend
+    from mtret.kernels import attention_gpu
+    from mtret.kernels.attention import attend
 
     def run(q: Any, k: Any, v: Any, cotangent: Any) -> Any:
         fn: Any = partial(attend, implementation=name, operands=operands)
@@ -415,7 +415,7 @@ def sweep(geometry: Geometry, rows: int) -> list[dict[str, Any]]:
     """Seconds of one layer's attention, forward and backward, over `rows` rows of 256; of the kernel by block sizes."""
     import jax
 
-    from mtret.models.attention_gpu import Blocks
+    from mtret.kernels.attention_gpu import Blocks
 
     arrays, segment = attention_inputs(geometry, rows)
     on_gpu = jax.default_backend() == "gpu"

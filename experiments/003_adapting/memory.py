@@ -14,12 +14,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from mtret.data.suites import load_suite
 from mtret.devices import cache_folder, keep_compilations
 from mtret.files import locate
-from mtret.processes import ALONE
 from mtret.run_config import read_config
 from mtret.runs import preparing
-from mtret.runs.setting import load_suite
 from mtret.train.step import compile_steps, create_state
 
 HERE = Path(__file__).parent
@@ -41,7 +40,7 @@ def measure(suite: str, overrides: list[str]) -> dict[str, Any]:
     config = read_config(str(HERE.parents[1] / "configs" / "public_suite.py"), [*own, *overrides])
     tasks = preparing.mixture_tasks(load_suite(config.suite), config)
     model = preparing.start_models(config, tasks)
-    run = preparing.prepare(config, tasks, model, cache_folder(), Console(quiet=True), ALONE)
+    run = preparing.prepare(config, tasks, model, cache_folder(), Console(quiet=True))
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
     steps, _ = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
     compiled: Any = steps[max(steps)]

@@ -1,9 +1,9 @@
-"""The README's tour, run for real: two applications' CSV files become tasks, a model, a verdict and an answer.
+"""The tour of docs/first_hour.md, run for real: two applications' CSV files become tasks, a model and an answer.
 
     python experiments/005_first_hour/run.py SOURCES
 
 SOURCES holds clones of two public repositories, PolyAI-LDN/task-specific-datasets (BANKING77) and
-IBM/KPA_2021_shared_task. Writes transcript.txt and results.json beside this file, and the transcript into the README.
+IBM/KPA_2021_shared_task. Writes transcript.txt and results.json beside this file, and the transcript into that page.
 Ten minutes on two CPU cores.
 """
 
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
+PAGE = HERE.parents[1] / "docs" / "first_hour.md"
 BLOCK = re.compile(r"(<!-- first hour: [^>]*-->\n)(.*?)(<!-- /first hour -->)", re.DOTALL)
 FILES = {
     "banking_train.csv": "PolyAI-LDN/task-specific-datasets/banking_data/train.csv",
@@ -64,12 +64,12 @@ def tour(folder: Path) -> str:
     return ("\n\n".join(told) + "\n").replace(str(Path.home()), "~")
 
 
-def with_transcript(readme: str) -> str:
-    """The README's text with the transcript as it has to be."""
+def with_transcript(page: str) -> str:
+    """The page's text with the transcript as it has to be."""
     told = (HERE / "transcript.txt").read_text(encoding="utf-8")
-    filled, count = BLOCK.subn(lambda match: f"{match[1]}\n```console\n{told}```\n\n{match[3]}", readme)
+    filled, count = BLOCK.subn(lambda match: f"{match[1]}\n```console\n{told}```\n\n{match[3]}", page)
     if count != 1:
-        raise ValueError(f"{README}: needs one block between <!-- first hour: ... --> and <!-- /first hour -->")
+        raise ValueError(f"{PAGE}: needs one block between <!-- first hour: ... --> and <!-- /first hour -->")
     return filled
 
 
@@ -82,7 +82,7 @@ def main() -> None:
         told = tour(folder)
         shutil.copyfile(folder / "runs" / "first" / "test" / "results.json", HERE / "results.json")
     (HERE / "transcript.txt").write_text(told, encoding="utf-8")
-    README.write_text(with_transcript(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_transcript(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ from mtret.losses import LossConfig
 from mtret.models import hf
 from mtret.models.dual_encoder import ModelConfig, encode
 from mtret.models.weights import published_name
+from mtret.provenance import versions
 from mtret.pytrees import Tree, flatten, match_rules
-from mtret.runs.setting import versions
 from mtret.train.optim import OptimConfig, learning_rate, optimizer
 from mtret.train.sharding import MeshConfig, make_mesh, param_specs
 from mtret.train.step import StepConfig, create_state, initial_params, train_step

@@ -14,7 +14,7 @@ def check(values: Flags, overrides: list[str]) -> None:
     name = required(values, "suite")
     from mtret.data.holding_out import holding_out
     from mtret.data.inspection import check
-    from mtret.runs.setting import load_suite
+    from mtret.data.suites import load_suite
 
     suite = load_suite(name)
     print(
@@ -31,7 +31,7 @@ def stats(values: Flags, overrides: list[str]) -> None:
     no_overrides(overrides)
     name = required(values, "suite")
     from mtret.data.inspection import LEGEND, stats, stats_table
-    from mtret.runs.setting import load_suite
+    from mtret.data.suites import load_suite
     from mtret.tables import to_terminal
 
     page = console()
@@ -131,8 +131,7 @@ def define_write(values: Flags) -> None:
 def write_enterprise(values: Flags, overrides: list[str]) -> None:
     no_overrides(overrides)
     from mtret.data.enterprise.suite import write_suite
-    from mtret.files import folder_draft, locate, replace_folder
-    from mtret.runs.setting import check_writable
+    from mtret.files import check_writable, folder_draft, locate, replace_folder
 
     out = locate(required(values, "out"))
     check_writable(out, "--out")
@@ -160,8 +159,9 @@ def write_tfds(values: Flags, overrides: list[str]) -> None:
     if not isinstance(out, Path):
         raise UserError(f"--out={out}: array_record files are written to local folders only; give one, and copy it")
     from mtret.console import Bar
+    from mtret.data.suites import load_suite
     from mtret.data.tfds_suites import PREFIX, count_records, dataset_folder, write_dataset
-    from mtret.runs.setting import check_writable, load_suite
+    from mtret.files import check_writable
 
     check_writable(out, "--out")
     own = values["name"].value or locate(name.rstrip("/")).name

@@ -13,7 +13,6 @@ from mtret.errors import UserError
 if TYPE_CHECKING:
     from mtret.data.formats import Suite
     from mtret.files import AnyPath
-    from mtret.processes import Peers
     from mtret.run_config import RunConfig
 
 from mtret.commands.common import (
@@ -58,8 +57,8 @@ def define_train(values: Flags) -> None:
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no such cluster is", flag_values=values)
     flags.DEFINE_integer("processes", None, "with --coordinator: how many there are", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process", None, "with --coordinator: which one this is, from 0", 0, flag_values=values)
-    flags.DEFINE_float(
-        "peer_timeout", 60.0, "seconds without a sign of life after which a process is lost", 1.0, flag_values=values
+    flags.DEFINE_integer(
+        "heartbeat_timeout", 45, "seconds without a sign of life after which a process is lost", 1, flag_values=values
     )
 
 
@@ -82,22 +81,24 @@ def train(values: Flags, overrides: list[str]) -> int | None:
     from mtret.run_config import RunConfig, as_json, build
     from mtret.train.loop import Stopped
 
-    with _processes(values) as peers:
+    with _processes(values) as several:
         config = _config(values, overrides, workdir)
-        if not values["config"].value:  # what suits one process might not be what suits another
-            config = build(RunConfig, peers.share("config", as_json(config)), "")
+        from mtret.processes import broadcast, is_first
         from mtret.runs.training import train
 
+        first = not several or is_first()
+        if several and not values["config"].value:  # what suits one process might not be what suits another
+            config = build(RunConfig, broadcast("config", as_json(config)), "")
         try:
-            model = train(config, workdir, console(peers.first), bool(values["profile"].value), peers)
+            model = train(config, workdir, console(first), bool(values["profile"].value))
         except Stopped as stopped:
-            if peers.first:
+            if first:
                 print(f"stopped at step {stopped.step}, state saved; the same command goes on from there")
             return 128 + stopped.signal_number
-    if not peers.first:
+    if not first:
         return None
     code, then = 0, ["evaluate", f"--model={workdir}", f"--suite={config.suite}", "--split=test"]
-    if peers.count == 1 and values["judge"].value:
+    if not several and values["judge"].value:
         code, then = _judge(workdir, model, config, then)
     if (workdir / "curves.png").exists():
         print(f"curves: {workdir}/curves.png")
@@ -108,8 +109,8 @@ def train(values: Flags, overrides: list[str]) -> int | None:
 def _judge(workdir: "AnyPath", model: "AnyPath", config: "RunConfig", then: list[str]) -> tuple[int, list[str]]:
     """The verdict on a finished model: the exit code, and the command to give next, `then` where the suite has a test
     split. Whatever goes wrong, the training is finished and its model is there."""
+    from mtret.data.suites import load_suite
     from mtret.runs.judging import judge_dev_samples
-    from mtret.runs.setting import load_suite
 
     try:
         suite = load_suite(config.suite)
@@ -153,9 +154,9 @@ def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "
     suite = values["suite"].value or ""
     if "config" in values and values["config"].value:
         return read_config(values["config"].value, [*given, *([f"suite={suite!r}"] if suite else [])])
-    from mtret.runs.fitting import fitted_config
+    from mtret.runs.auto_config import auto_config
 
-    return fitted_config(suite, given, workdir)
+    return auto_config(suite, given, workdir)
 
 
 def define_curves(values: Flags) -> None:
@@ -191,8 +192,8 @@ def init(values: Flags, overrides: list[str]) -> None:
 
     out = locate(required(values, "out"))
     required(values, "suite")
-    from mtret.runs.fitting import write_config
-    from mtret.runs.setting import check_writable
+    from mtret.files import check_writable
+    from mtret.runs.auto_config import write_config
 
     check_writable(out.parent, "--out")
     if out.exists():
@@ -202,11 +203,8 @@ def init(values: Flags, overrides: list[str]) -> None:
 
 
 @contextmanager
-def _processes(values: Flags) -> Iterator["Peers"]:
-    """The others that train with this process, if the flags name any. An error ends all of them."""
-    from mtret.devices import prepare_gpu
-    from mtret.processes import ALONE, Address, detect, join
-
+def _processes(values: Flags) -> Iterator[bool]:
+    """Joins the others that train with this process, if the flags name any; whether they do. An error ends all."""
     names = ("coordinator", "processes", "process")
     given = [name for name in names if values[name].value not in (None, "")]
     if values["distributed"].value and given:
@@ -215,25 +213,33 @@ def _processes(values: Flags) -> Iterator["Peers"]:
         missing = next(name for name in names if name not in given)
         raise UserError(f"--{given[0]} needs --{missing} as well: {values[missing].help}")
     if not given and not values["distributed"].value:
-        yield ALONE
+        yield False
         return
+    from mtret.devices import prepare_gpu
+    from mtret.processes import Address, end, is_first, join, leave
+
     chosen: list[Any] = [values[name].value for name in names]
-    timeout_s: Any = values["peer_timeout"].value
-    address = detect() if values["distributed"].value else Address(*chosen)
-    if address.process >= address.processes:
+    heartbeat_timeout_s: Any = values["heartbeat_timeout"].value
+    address = None if values["distributed"].value else Address(*chosen)
+    if address is not None and address.process >= address.processes:
         raise UserError(
             f"--process={address.process}: with --processes={address.processes} the last is number "
             f"{address.processes - 1}"
         )
     prepare_gpu()  # joining starts JAX
-    peers = join(address, timeout_s)
+    join(address, heartbeat_timeout_s)
+    if is_first():  # JAX ends a process that has lost another, in words of its own
+        print(
+            f"if a process is lost, JAX ends the others within {heartbeat_timeout_s} s; the same command in all of "
+            "them goes on from the last checkpoint"
+        )
     try:
-        yield peers
-        peers.finish()
+        yield True
+        leave()
     except KeyboardInterrupt as error:
-        peers.abandon(error, 128 + signal.SIGINT)
+        end(error, 128 + signal.SIGINT)
     except Exception as error:
         mistake = mistake_of(error)
-        peers.abandon(mistake or error, 2 if mistake else 1)
+        end(mistake or error, 2 if mistake else 1)
     except BaseException as error:
-        peers.abandon(error, 1)
+        end(error, 1)

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from mtret.data.cutting import Piece
-from mtret.data.formats import CORPUS, EXCLUDE, QUERIES, SCORED, UNSCORED
+from mtret.data.task_files import CORPUS, EXCLUDE, QUERIES, SCORED, UNSCORED
 from mtret.data.tasks import SPLITS, query_key
 from mtret.data.templates import render_document
 from mtret.errors import UserError

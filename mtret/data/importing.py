@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mtret.data.cutting import Piece
-from mtret.data.formats import CARD, dump_card
 from mtret.data.imported import REJECTED, TABLES, Counts, divide, write_files
 from mtret.data.json_objects import half_a_pair
 from mtret.data.records import Dialect, Findings, Progress, Row, read_rows
+from mtret.data.task_files import CARD, dump_card
 from mtret.data.tasks import TaskCard, query_key
 from mtret.data.templates import render_document
 from mtret.errors import UserError

@@ -1,23 +1,26 @@
 """Which task at which step: as even as can be, and a function of seed and step alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from mtret.errors import UserError, nearest
+from mtret.schema import SHARE, setting
 
 
 @dataclass(frozen=True)
 class MixtureConfig:
     """The tasks to train on. What each evaluated task is (in-domain, cross-domain, zero-shot) follows from this."""
 
-    tasks: tuple[str, ...] = ()  # names; empty: every task of the suite that has a train split
-    hold_out: tuple[str, ...] = ()  # tasks and families that are left out of it, to be judged on
-    weights: Mapping[str, float] = field(default_factory=dict)  # in place of n^alpha
-    alpha: float = 0.5  # a task with n training queries is drawn in proportion to n^alpha
-    generic: float = 0.1  # of the steps, those whose queries carry the generic instruction in place of their task's
+    tasks: tuple[str, ...] = setting((), "names; empty: every task of the suite that has a train split")
+    hold_out: tuple[str, ...] = setting((), "tasks and families that are left out of it, to be judged on")
+    weights: Mapping[str, float] = setting(dict, "explicit shares by task name; tasks left out get n^alpha")
+    alpha: float = setting(0.5, "a task with n training queries is drawn in proportion to n^alpha")
+    generic: float = setting(
+        0.1, "of the steps, those with templates.generic in place of the task's instruction", SHARE
+    )
 
 
 def shares(names: Sequence[str], n_queries: Sequence[int], config: MixtureConfig) -> Float64[np.ndarray, "tasks"]:

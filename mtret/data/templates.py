@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from string import Formatter
 
 from mtret.errors import UserError, nearest
+from mtret.schema import setting
 
 
 def render_document(title: str, text: str) -> str:
@@ -44,9 +45,13 @@ class TemplateConfig:
     Raises UserError as `Templates` does.
     """
 
-    query: str | None = None
-    document: str | None = None
-    generic: str = Templates.generic
+    query: str | None = setting(
+        None,
+        'must end in {query}; None: "Instruct: {instruction}\\nQuery: {query}", behind the source\'s own prompt for '
+        "queries where it has one; of a source that mtret trained, the source's",
+    )
+    document: str | None = setting(None, "must end in {document}; None: the source's own prompt for documents, if any")
+    generic: str = setting(Templates.generic, 'the instruction of the exported prompt "query"')
 
     def __post_init__(self) -> None:
         self.over(Templates())

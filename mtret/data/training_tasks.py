@@ -1,7 +1,7 @@
 """A task's train split, as batches are made of it: distinct queries and documents, and the relation between them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt8
@@ -12,6 +12,7 @@ from mtret.data.tasks import Judgements, Task
 from mtret.data.templates import Templates
 from mtret.data.tokenize import Tokenizer, Tokens, offsets_of, ranges
 from mtret.errors import UserError
+from mtret.schema import setting
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,21 @@ class TaskBatch:
 class BatchConfig:
     """One task per global batch; texts packed into rows."""
 
-    queries: int = 64  # distinct queries per batch; a task with fewer gets smaller batches
-    positives: int = 1  # documents sampled per query
-    negatives: int = 0  # given hard negatives sampled per query, from negatives/train.tsv
-    query_length: int = 128  # tokens, special ones included; longer texts are truncated
-    document_length: int = 256
-    row_length: int | None = None  # tokens of a row, at least the two above; None: by task, what costs least
-    groups: int = 1  # the batch is made of so many independent parts; the number of devices divides it
-    chunk_tokens: int | None = None  # of a group, encoded at a time and each twice (GradCache); None: all, once
-    tasks: Mapping[str, TaskBatch] = field(default_factory=dict)  # by task name, what differs there
+    queries: int = setting(64, "distinct queries of one task per step; a task with fewer gets smaller batches")
+    positives: int = setting(1, "documents sampled per query")
+    negatives: int = setting(0, "hard negatives sampled per query, from negatives/train.tsv")
+    query_length: int = setting(128, "tokens, special ones included; longer texts are truncated")
+    document_length: int = setting(256, "likewise")
+    row_length: int | None = setting(
+        None, "tokens of a packed row, at least the two above; None: by task, what costs least"
+    )
+    groups: int = setting(1, "independent parts of a batch; the number of devices divides it")
+    chunk_tokens: int | None = setting(
+        None, "of a group, encoded at a time and each twice (GradCache), for batches that do not fit; None: all, once"
+    )
+    tasks: Mapping[str, TaskBatch] = setting(
+        dict, "by task name: queries, negatives and the three lengths, where they differ"
+    )
 
     def of(self, task: str) -> "BatchConfig":
         """The settings that hold for one task."""

@@ -4,8 +4,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from mtret.data.formats import CARD, CORPUS, EXCLUDE, QUERIES
 from mtret.data.imported import MERGED, REJECTED
+from mtret.data.task_files import CARD, CORPUS, EXCLUDE, QUERIES
 from mtret.data.tasks import Task
 from mtret.files import AnyPath, inside
 

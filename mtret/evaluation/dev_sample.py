@@ -11,17 +11,20 @@ from mtret.data.images import ImageFiles
 from mtret.data.tasks import Judgements, Task
 from mtret.evaluation.metrics import hits, ndcg
 from mtret.index.exact import Run, excluded_pairs, search, tie_order
+from mtret.schema import AT_LEAST_0, AT_LEAST_1, setting
 
 
 @dataclass(frozen=True)
 class DevConfig:
     """Gold documents and seeded distractors, for a few seeded queries of each mixture task that has a dev split."""
 
-    queries: int = 100  # of a task, at most
-    distractors: int = (
-        1000  # documents of a task beside the gold ones, at most; where they are in chunks, so many of those
+    queries: int = setting(100, "of each mixture task, at most", AT_LEAST_1)
+    distractors: int = setting(
+        1000, "documents of each task beside the gold ones, at most; of documents in chunks, so many chunks", AT_LEAST_0
     )
-    dimensions: tuple[int, ...] = ()  # also by the first so many features of each vector (Matryoshka)
+    dimensions: tuple[int, ...] = setting(
+        (), "also judged by the first so many features of each vector, e.g. (256, 128, 64)"
+    )
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mtret.models.attention import attend
-from mtret.models.layers import Dense, Embedding, LayerNorm, Layers, Weights, dropout, project
+from mtret.kernels.attention import attend
+from mtret.kernels.dense import project
+from mtret.kernels.masks import dropout
+from mtret.models.layers import Dense, Embedding, LayerNorm, Layers, Weights
 from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("bert.",)  # some checkpoints were saved from inside a larger model

@@ -1,6 +1,6 @@
 """Towers for queries and documents: packed tokens or images in, vectors out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mtret.encoder_folder.modules import Head
+from mtret.kernels.dense import OPERANDS
 from mtret.models.lora import LoraConfig
 from mtret.models.pooling import finish, pool
 from mtret.models.vision import VisionConfig
 from mtret.pytrees import Tree
+from mtret.schema import BELOW_1_OR_NONE, one_of, setting
 from mtret.types import TokenBatch
 
 DOCUMENTS = ("shared", "frozen", "separate")
@@ -21,18 +23,29 @@ DOCUMENTS = ("shared", "frozen", "separate")
 class ModelConfig:
     """Which encoders to start from, and how to run them."""
 
-    source: str = "minilm"  # "minilm" (the installed package), a sentence-transformers folder, or a hub id
-    query_prompt: str | None = None  # before a query, of an encoder that mtret did not train; None: as published
-    document_prompt: str | None = None
-    dropout: float | None = 0.0  # None: as published (0.1 in BERT); drawn per row, so batches of any split agree
-    operands: str = "float32"  # operand type of matrix products, "float32" or "bfloat16"; sums are always float32
-    attention: str | None = None  # one of attention.IMPLEMENTATIONS; None: "cpu" or "xla", the faster here
-    remat: bool = False  # keep a layer's input alone and run it again in the backward pass
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    # Document texts are read by the queries' tower ("shared"), by the encoder as it came, so that an index made with it
-    # stays valid ("frozen"), or by a second tower that is trained as well ("separate").
-    documents: str = "shared"
-    vision: VisionConfig = field(default_factory=VisionConfig)
+    source: str = setting("minilm", '"minilm" (the installed package), a sentence-transformers folder, or a hub id')
+    query_prompt: str | None = setting(None, "before a query, of a source that mtret did not train; None: as published")
+    document_prompt: str | None = setting(None, "before a document")
+    dropout: float | None = setting(
+        0.0, "None: as published (0.1 in BERT); drawn per row, so batches of any split agree", BELOW_1_OR_NONE
+    )
+    operands: str = setting(
+        "float32", 'of matrix products: "float32" or "bfloat16"; sums are always float32', one_of(OPERANDS)
+    )
+    attention: str | None = setting(
+        None, '"xla", "cpu", "pallas", "cudnn"; None: the faster of the first two (docs/cpu.md)'
+    )
+    lora: LoraConfig = setting(LoraConfig, "low-rank adapters; the tower itself is frozen then")
+    documents: str = setting(
+        "shared",
+        'who reads document texts: "shared", the queries\' tower; "frozen", the encoder as it came, so that an index '
+        'made with it stays valid; "separate", a second tower, trained as well',
+        one_of(DOCUMENTS),
+    )
+    vision: VisionConfig = setting(VisionConfig, "the tower of images; without one, tasks of images are left out")
+    remat: bool = setting(
+        False, "keep a layer's input alone and run it again in the backward pass (not measured; see LOG)"
+    )
 
 
 def encode(

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError
-from mtret.models.layers import Embedding, Gated, LayerNorm, Layers, dropout
+from mtret.kernels.masks import dropout
+from mtret.models.layers import Embedding, Gated, LayerNorm, Layers
 from mtret.models.rotary import RotaryAttention, Rotation, angles
 from mtret.models.tower_config import TowerConfig
 

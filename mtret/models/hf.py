@@ -29,7 +29,8 @@ from mtret.encoder_folder.reading import read_json
 from mtret.encoder_folder.transformer import TransformerSettings, read_settings
 from mtret.errors import UserError, nearest, nearest_folder
 from mtret.files import AnyPath, folder_draft, locate, reaching, replace_arrays, replace_folder
-from mtret.models import attention, weights
+from mtret.kernels import attention
+from mtret.models import weights
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.pooling import DENSE, dense_shapes, unit
 from mtret.models.tower_config import TowerConfig

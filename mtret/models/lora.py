@@ -10,15 +10,16 @@ import numpy as np
 
 from mtret.errors import UserError
 from mtret.pytrees import Tree, flatten, unflatten
+from mtret.schema import AT_LEAST_0, setting
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """Which kernels get an adapter, kernel + alpha / rank * a @ b, and of which rank. The tower is frozen then."""
 
-    rank: int = 0  # 0: no adapters
-    alpha: float = 16.0
-    targets: str = r".*/(query|value|qkv_proj|Wqkv)/kernel"  # expression for parameters' paths in the tower
+    rank: int = setting(0, "0: no adapters", AT_LEAST_0)
+    alpha: float = setting(16.0, "an adapter is scaled by alpha / rank")
+    targets: str = setting(r".*/(query|value|qkv_proj|Wqkv)/kernel", "expression for parameters' paths in the tower")
 
 
 def initial_adapters(tower: Tree, config: LoraConfig, seed: int) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError
-from mtret.models.layers import Embedding, Gated, LayerNorm, Layers, dropout
+from mtret.kernels.masks import dropout
+from mtret.models.layers import Embedding, Gated, LayerNorm, Layers
 from mtret.models.rotary import RotaryAttention, Rotation, angles
 from mtret.models.tower_config import TowerConfig
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from mtret.models.attention import attend
+from mtret.kernels.attention import attend
 from mtret.models.layers import Dense
 from mtret.models.tower_config import TowerConfig
 

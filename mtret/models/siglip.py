@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mtret.errors import UserError
-from mtret.models.attention import attend
+from mtret.kernels.attention import attend
 from mtret.models.layers import Dense, Embedding, LayerNorm, Layers
 from mtret.models.tower_config import TowerConfig
 

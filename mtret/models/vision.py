@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from mtret.models.layers import Dense
 from mtret.models.siglip import SiglipConfig, SiglipTower
+from mtret.schema import setting
 
 SCRATCH = "scratch"
 
@@ -16,12 +17,12 @@ SCRATCH = "scratch"
 class VisionConfig:
     """Where the image tower comes from. Without one, tasks of images are left out."""
 
-    source: str = ""  # "": none; a SigLIP folder or hub id; "scratch": untrained, of the sizes below
-    image_size: int = 96  # pixels of a side; images are scaled to it
-    patch_size: int = 12
-    width: int = 192
-    layers: int = 4
-    heads: int = 6
+    source: str = setting("", 'a SigLIP folder or hub id; "scratch": untrained, of the sizes below')
+    image_size: int = setting(96, "pixels of a side; images are scaled to it")
+    patch_size: int = setting(12, "pixels of a patch's side")
+    width: int = setting(192, "of a layer's states")
+    layers: int = setting(4, "of the tower")
+    heads: int = setting(6, "of its attention")
 
     def siglip(self) -> SiglipConfig:
         """The tower of these sizes."""

@@ -11,9 +11,8 @@ import numpy as np
 from mtret.errors import UserError
 from mtret.evaluation.plots import MEAN, Line, lines_figure, png
 from mtret.evaluation.run_tables import distinct_labels
-from mtret.files import AnyPath, locate, replace_bytes
+from mtret.files import AnyPath, check_writable, locate, replace_bytes
 from mtret.runs.reporting import check_new, side_of
-from mtret.runs.setting import check_writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

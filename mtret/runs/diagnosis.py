@@ -120,13 +120,13 @@ def _memory() -> list[Finding]:
 
 def _cache() -> list[Finding]:
     from mtret.devices import cache_folder
-    from mtret.runs.setting import check_writable
+    from mtret.files import check_writable
 
     folder = cache_folder()
     try:
         check_writable(folder, "MTRET_CACHE")
     except UserError as error:
-        return [Finding("cache", "missing", str(error), "set MTRET_CACHE to a folder that can be written to")]
+        return [Finding("cache", "missing", str(error), "set MTRET_CACHE to a writable folder")]
     if not isinstance(folder, Path):
         return [Finding("cache", "ok", str(folder))]
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -138,7 +138,7 @@ def _cache() -> list[Finding]:
 
 
 def _compiler() -> list[Finding]:
-    from mtret.models.attention_cpu import COMPILERS
+    from mtret.kernels.attention_cpu import COMPILERS
 
     named = os.environ.get("CXX", "").split()[:1]
     found = [path for name in (named or COMPILERS) if (path := shutil.which(name))]

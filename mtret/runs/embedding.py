@@ -10,11 +10,11 @@ from mtret.artefact.fingerprint import key
 from mtret.artefact.folder import Artefact
 from mtret.console import Bar, timed
 from mtret.data.images import Images
+from mtret.data.suites import read_all_pixels
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
 from mtret.files import AnyPath
 from mtret.index.encode import Embedder, Texts, cached
-from mtret.runs.setting import read_all_pixels
 
 NEEDS_TOWER = "its documents are images, and the model has no image tower"
 

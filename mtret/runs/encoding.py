@@ -21,16 +21,15 @@ from mtret.console import Bar, say_once
 from mtret.data.json_objects import each_key_once, half_a_pair
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer, Tokens
-from mtret.devices import cache_folder, keep_compilations, keep_memory
 from mtret.errors import UserError, nearest
-from mtret.files import AnyPath, locate, parents_of, replace_bytes
+from mtret.files import AnyPath, check_writable, locate, parents_of, replace_bytes
 from mtret.index.encode import Texts
 from mtret.index.exact import check_finite, cut
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.hf import Pretrained
+from mtret.runs import session
 from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
-from mtret.runs.setting import check_writable
 
 BLOCK = 4096  # texts embedded between two writes
 SUFFIXES = (".parquet", ".jsonl", ".npz")
@@ -83,10 +82,7 @@ def encode_to_file(
     not one of `SUFFIXES`.
     """
     check_out(out)
-    keep_memory()
-    cache = cache_folder()
-    check_writable(cache, "MTRET_CACHE")
-    keep_compilations()
+    cache = session.begin().cache
     prompts = config.query_prompt, config.document_prompt
     artefact = open_model(config.model, ModelConfig(config.model, *prompts) if prompts != (None, None) else None)
     say_once(console, artefact.remarks)

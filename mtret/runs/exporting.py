@@ -21,20 +21,21 @@ from mtret.artefact.folder import (
 from mtret.artefact.retriever import Retriever
 from mtret.data.formats import Suite
 from mtret.data.roles import training_record
+from mtret.data.suites import load_suite
 from mtret.data.tasks import Task
 from mtret.devices import cache_folder
 from mtret.errors import UserError
 from mtret.evaluation.report import role_tables
 from mtret.evaluation.results import read_results
-from mtret.files import AnyPath, locate, read_arrays, read_metadata
+from mtret.files import AnyPath, check_writable, locate, read_arrays, read_metadata
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
+from mtret.provenance import versions
 from mtret.pytrees import unflatten
 from mtret.run_config import RunConfig, as_json, build
 from mtret.runs.baseline import base_forms
 from mtret.runs.identity import UNDRAWN, begun_by_older, claim, identity_of, read_identity
 from mtret.runs.preparing import mixture_tasks, start_models, with_templates
-from mtret.runs.setting import check_writable, load_suite, versions
 from mtret.train.loop import KeptWeights
 
 PARAMETERS = ".safetensors"  # a run's best.safetensors, or one of its weights/

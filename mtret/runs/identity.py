@@ -10,16 +10,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from mtret.artefact.fingerprint import differing, dropouts
 from mtret.artefact.retriever import Retriever
 from mtret.data.formats import Suite
 from mtret.data.tasks import Task
 from mtret.data.templates import TemplateConfig
 from mtret.errors import UserError
-from mtret.files import AnyPath, inside, parents_of, replace_json
-from mtret.processes import Peers
+from mtret.files import AnyPath, inside, is_probe, parents_of, replace_json
+from mtret.processes import broadcast, is_first
+from mtret.provenance import this_start, versions
 from mtret.run_config import RunConfig, as_json, build, differences
-from mtret.runs.setting import is_probe, this_start, versions
 
 RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
@@ -48,27 +50,27 @@ def identity_of(
     }
 
 
-def check_same(peers: Peers, identity: Mapping[str, Any]) -> None:
+def check_same(identity: Mapping[str, Any]) -> None:
     """That all processes train the same, or their batches would not fit together."""
     ours = {key: identity[key] for key in (*IDENTITY, SOURCE)} | {"versions": versions()}
-    found = differences(ours, peers.share("identity", ours))
+    found = differences(ours, broadcast("identity", ours))
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(
-            f"process {peers.index} trains something else than process 0: {found[0]}{more}; start every process with "
-            "the same command, configuration, data and versions"
+            f"process {jax.process_index()} trains something else than process 0: {found[0]}{more}; start every "
+            "process with the same command, configuration, data and versions"
         )
 
 
-def check_shared(peers: Peers, workdir: AnyPath) -> None:
+def check_shared(workdir: AnyPath) -> None:
     """That all processes see one folder: each writes its share of a checkpoint. A network's may be seconds late."""
-    token = peers.share("claimed", (workdir / RUN_FILE).read_text(encoding="utf-8") if peers.first else None)
+    token = broadcast("claimed", (workdir / RUN_FILE).read_text(encoding="utf-8") if is_first() else None)
     end = time.monotonic() + SEEN_WITHIN_S
     while not (workdir / RUN_FILE).exists() or (workdir / RUN_FILE).read_text(encoding="utf-8") != token:
         if time.monotonic() > end:
             raise UserError(
-                f"--workdir={workdir}: process {peers.index} does not see what process 0 writes there; give a folder "
-                "that all processes share"
+                f"--workdir={workdir}: process {jax.process_index()} does not see what process 0 writes there; give "
+                "a folder that all processes share"
             )
         time.sleep(0.5)
 

@@ -10,17 +10,16 @@ from rich.console import Console
 
 from mtret.console import Bar, say
 from mtret.data.cutting import Cut, pieces
-from mtret.data.formats import CORPUS, QUERIES, VALIDATION
 from mtret.data.importing import Columns, Source, import_task
 from mtret.data.records import Dialect
+from mtret.data.task_files import CORPUS, QUERIES, VALIDATION
 from mtret.data.tasks import SPLITS, TaskCard
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError, nearest_folder
-from mtret.files import AnyPath, inside, locate, size_of
+from mtret.files import AnyPath, check_writable, inside, locate, size_of
 from mtret.models import hf
 from mtret.runs.import_report import report
-from mtret.runs.setting import check_writable
 
 MEANINGS = {
     "family": "the kind of thing retrieved, such as table, article or intent",

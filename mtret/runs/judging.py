@@ -18,8 +18,9 @@ from mtret.artefact.folder import Artefact, load_artefact
 from mtret.console import say, say_once, timed
 from mtret.data.formats import Suite
 from mtret.data.roles import check_leakage, role_of, seen_document_share
+from mtret.data.suites import content_sha256
 from mtret.data.tasks import Task
-from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory
+from mtret.devices import device_line
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.findings import findings
@@ -35,19 +36,20 @@ from mtret.evaluation.retrieval import (
     pool,
     queries_with_copies,
 )
-from mtret.files import AnyPath, locate, read_arrays, replace_arrays
+from mtret.files import AnyPath, check_writable, locate, read_arrays, replace_arrays
 from mtret.index import bm25, exact
 from mtret.index.exact import NOTHING, Run, cut, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
+from mtret.provenance import versions
 from mtret.run_config import RunConfig
+from mtret.runs import session
 from mtret.runs.baseline import base_of_model, chosen_templates, forms_of_model, in_form
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.preparing import mixture_tasks
-from mtret.runs.setting import check_writable, content_sha256, versions
 
 DEPTH = 100  # results of every search
 
@@ -100,14 +102,10 @@ def judge(
     Raises UserError where model, suite or tasks are not in order, or a task's queries were trained on.
     """
     began = time.monotonic()
-    keep_memory()
-    say(console, device_line())
+    cache = session.begin(console).cache
     check_writable(folder, "--out")
     if config.scann:
         import_scann()
-    cache = cache_folder()
-    check_writable(cache, "MTRET_CACHE")
-    keep_compilations()
     how = ModelConfig(model, config.query_prompt, config.document_prompt, operands=config.operands)
     artefact = open_model(model, how)
     if isinstance(suite, str):

@@ -13,12 +13,12 @@ from mtret.artefact.folder import Artefact, save_artefact
 from mtret.artefact.golden import Agreement
 from mtret.data.roles import TrainingRecord
 from mtret.errors import UserError
-from mtret.files import AnyPath
+from mtret.files import AnyPath, check_writable
 from mtret.models import hf
 from mtret.models.weights import read_json
+from mtret.provenance import versions
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.runs.exporting import open_model
-from mtret.runs.setting import check_writable, versions
 
 
 def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agreement:

@@ -2,8 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,12 +11,13 @@ from rich.console import Console
 
 from mtret.artefact.folder import base_of, load_artefact, starting_templates
 from mtret.artefact.retriever import Retriever
-from mtret.console import say, timed
+from mtret.console import say, say_once, timed
 from mtret.data.formats import Suite
 from mtret.data.images import Images
 from mtret.data.planning import Planner
 from mtret.data.roles import role_of, training_record
 from mtret.data.shapes import Shape
+from mtret.data.suites import load_suite, read_all_pixels
 from mtret.data.tasks import Task
 from mtret.data.templates import TemplateConfig, Templates
 from mtret.data.tokenize import Tokenizer
@@ -28,12 +28,12 @@ from mtret.evaluation.wording import ROLE_NAMES
 from mtret.files import AnyPath
 from mtret.index.encode import Texts
 from mtret.index.exact import check_finite, cut
+from mtret.kernels import attention
 from mtret.models import hf, hf_images
-from mtret.processes import Peers
+from mtret.processes import gather
 from mtret.pytrees import Tree, flatten
 from mtret.run_config import RunConfig
 from mtret.runs.learnable import check_room, check_teaching, slow_average
-from mtret.runs.setting import read_all_pixels
 from mtret.train.loop import Evaluate
 from mtret.train.optim import frozen_paths, optimizer, warmup_remark
 from mtret.train.sharding import make_mesh, param_specs
@@ -145,6 +145,29 @@ def start_models(config: RunConfig, tasks: Sequence[Task]) -> Retriever:
     return Retriever(encoder, documents, images)
 
 
+class Inputs(NamedTuple):
+    """What a training begins with."""
+
+    config: RunConfig  # with its templates settled
+    suite: Suite
+    tasks: list[Task]
+    model: Retriever
+
+
+def load_inputs(config: RunConfig, console: Console, begun: TemplateConfig | None = None) -> Inputs:
+    """Reads suite and encoder, and says what one would not expect of them. `begun`: templates of a run that an older
+    mtret began. Raises UserError for the first mistake in them."""
+    suite = load_suite(config.suite)
+    tasks = mixture_tasks(suite, config)
+    for line in untrainable(suite, config, tasks):
+        say(console, line)
+    model = start_models(config, tasks)
+    config = with_templates(config, model.encoder, begun)
+    say_once(console, said_of_source(config, model.encoder))
+    attention.choose(config.model.attention, model.encoder.config.attention_dropout_rate)
+    return Inputs(config, suite, tasks, model)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What a training needs, before any state."""
@@ -163,7 +186,6 @@ def prepare(
     model: Retriever,
     cache: AnyPath,
     console: Console,
-    peers: Peers,
 ) -> Prepared:
     """Tokenises, plans every batch, and says what will be trained on.
 
@@ -181,16 +203,7 @@ def prepare(
         ]
     _check_lengths(training, encoder)
     remarks = check_room(tasks, training, config, tokenizer, encoder.max_length)
-    if any(dimension >= encoder.features for dimension in config.loss.dimensions):
-        raise UserError(
-            f"loss.dimensions: {config.loss.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
-            "features, which are trained anyway; name smaller numbers"
-        )
-    if any(not 0 < dimension < encoder.features for dimension in config.dev.dimensions):
-        raise UserError(
-            f"dev.dimensions: {config.dev.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
-            "features; name smaller numbers"
-        )
+    _check_dimensions(config, encoder)
     apart = model.documents is not None
     patches = images.config.patches if images else 1
     arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, apart, patches
@@ -202,14 +215,7 @@ def prepare(
     _print_plan(planner, shapes, tasks, training, config, console)
     for line in remarks:
         say(console, line, style="yellow")
-    params = initial_params(
-        encoder.params,
-        config.loss,
-        config.model.lora,
-        config.seed,
-        documents=model.documents.params if model.documents else None,
-        vision=images.params if images else None,
-    )
+    params = _initial(model, config)
     optim = config.optim
     if config.model.documents == "frozen":
         optim = replace(optim, train=(("documents/.*", False), *optim.train))
@@ -230,8 +236,33 @@ def prepare(
     )
     _print_trained(params, frozen, console)
     samples = dev_samples(tasks, config.dev, config.seed)
-    evaluate = _dev_evaluator(samples, model, tokenizer, pixels, config, peers) if samples else None
+    evaluate = _dev_evaluator(samples, model, tokenizer, pixels, config) if samples else None
     return Prepared(planner, step, params, mesh, specs, evaluate)
+
+
+def _initial(model: Retriever, config: RunConfig) -> Tree:
+    """The parameters of all towers, adapters and the loss."""
+    return initial_params(
+        model.encoder.params,
+        config.loss,
+        config.model.lora,
+        config.seed,
+        documents=model.documents.params if model.documents else None,
+        vision=model.images.params if model.images else None,
+    )
+
+
+def _check_dimensions(config: RunConfig, encoder: hf.Pretrained) -> None:
+    if any(dimension >= encoder.features for dimension in config.loss.dimensions):
+        raise UserError(
+            f"loss.dimensions: {config.loss.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
+            "features, which are trained anyway; name smaller numbers"
+        )
+    if any(not 0 < dimension < encoder.features for dimension in config.dev.dimensions):
+        raise UserError(
+            f"dev.dimensions: {config.dev.dimensions}, but the vectors of {encoder.folder} have {encoder.features} "
+            "features; name smaller numbers"
+        )
 
 
 def _check_lengths(training: Sequence[TrainingTask], encoder: hf.Pretrained) -> None:
@@ -313,14 +344,12 @@ def _dev_evaluator(
     tokenizer: Tokenizer,
     pixels: Mapping[str, UInt8[np.ndarray, "_ S S 3"]],
     config: RunConfig,
-    peers: Peers,
 ) -> Evaluate:
     """Scores of parameters on the dev samples, by task, and their mean, which of cut vectors alone is kept
     (`mean@128`). Processes share out the tasks."""
     parts: list[tuple[Texts, Texts | Images]] = []
     limit = model.encoder.max_length
-    own = list(samples.items())[peers.index :: peers.count]
-    rounds = count()
+    own = list(samples.items())[jax.process_index() :: jax.process_count()]
     for _, sample in own:
         task = sample.task
         prompt = config.templates.chosen.query_prefix(task.card.instruction)
@@ -343,7 +372,7 @@ def _dev_evaluator(
         for features in config.dev.dimensions:
             for (name, sample), (queries, documents) in zip(own, sides, strict=True):
                 mine[f"{name}@{features}"] = sample.ndcg_at_10(cut(queries, features), cut(documents, features))
-        found = {name: score for each in peers.gather(f"dev/{next(rounds)}", mine) for name, score in each.items()}
+        found = {name: score for each in gather("dev", mine) for name, score in each.items()}
         means = {"mean": [found[name] for name in samples]}
         means |= {f"mean@{d}": [found[f"{name}@{d}"] for name in samples] for d in config.dev.dimensions}
         return {name: float(np.mean(each)) for name, each in means.items()} | {name: found[name] for name in samples}

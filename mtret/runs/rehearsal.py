@@ -9,28 +9,17 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from mtret.console import duration, say, say_once
+from mtret.console import duration, say
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokens
 from mtret.data.training_tasks import TrainingTask
-from mtret.devices import cache_folder, device_line, free_memory, keep_compilations, keep_memory, prepare_gpu
+from mtret.devices import free_memory
 from mtret.evaluation.dev_sample import dev_samples
-from mtret.models import attention
-from mtret.processes import ALONE
 from mtret.run_config import RunConfig
-from mtret.runs.preparing import (
-    Prepared,
-    bytes_of,
-    mixture_tasks,
-    prepare,
-    said_of_source,
-    start_models,
-    untrainable,
-    with_templates,
-)
-from mtret.runs.setting import check_writable, load_suite
+from mtret.runs import session
+from mtret.runs.preparing import Prepared, bytes_of, load_inputs, prepare
 from mtret.tables import Table, to_terminal
 from mtret.train.sharding import batch_sharding
 from mtret.train.step import TrainState, compile_steps, create_state
@@ -61,21 +50,9 @@ def rehearse(config: RunConfig, console: Console) -> list[TaskPlan]:
 
     Raises UserError for what `train` would raise it for, but for its workdir.
     """
-    keep_memory()
-    prepare_gpu()
-    say(console, device_line())
-    cache = cache_folder()
-    check_writable(cache, "MTRET_CACHE")
-    keep_compilations()
-    suite = load_suite(config.suite)
-    tasks = mixture_tasks(suite, config)
-    for line in untrainable(suite, config, tasks):
-        say(console, line)
-    model = start_models(config, tasks)
-    config = with_templates(config, model.encoder)
-    say_once(console, said_of_source(config, model.encoder))
-    attention.choose(config.model.attention, model.encoder.config.attention_dropout_rate)
-    run = prepare(config, tasks, model, cache, console, ALONE)
+    cache = session.begin(console).cache
+    config, _, tasks, model = load_inputs(config, console)
+    run = prepare(config, tasks, model, cache, console)
     planned = [run.planner.plan(step) for step in range(min(run.planner.steps, PLANNED))]
     found = [_of_task(run.planner, index, task, planned) for index, task in enumerate(run.planner.tasks)]
     console.print(to_terminal(_table(found)))

@@ -12,8 +12,16 @@ from mtret.evaluation.report import write_views
 from mtret.evaluation.results import Results, read_results
 from mtret.evaluation.retrieval import PRIMARY
 from mtret.evaluation.run_tables import RunResults, distinct_labels
-from mtret.files import AnyPath, at_home, locate, replace_bytes, replace_json, replace_text, split_places
-from mtret.runs.setting import check_writable
+from mtret.files import (
+    AnyPath,
+    at_home,
+    check_writable,
+    locate,
+    replace_bytes,
+    replace_json,
+    replace_text,
+    split_places,
+)
 from mtret.schema import to_json
 from mtret.tables import Form, to_text
 

@@ -12,15 +12,14 @@ from mtret.artefact.retriever import embedder
 from mtret.data.chunks import chunk_rows
 from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
-from mtret.devices import cache_folder, keep_compilations, keep_memory
 from mtret.errors import UserError, nearest
 from mtret.evaluation.retrieval import pool
 from mtret.index.encode import Texts
 from mtret.index.exact import NOTHING, search, tie_order
 from mtret.models.dual_encoder import ModelConfig
+from mtret.runs import session
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
-from mtret.runs.setting import check_writable
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,7 @@ def answer(
     `suite_name` may be empty for a model that mtret trained: then it is the suite of its training. Raises UserError
     where there is no such model, suite or task, or the model cannot read the task.
     """
-    keep_memory()
-    cache = cache_folder()
-    check_writable(cache, "MTRET_CACHE")
-    keep_compilations()
+    cache = session.begin().cache
     artefact = open_model(model, how)
     for line in artefact.remarks:  # standard output is for hits
         print(line, file=sys.stderr)

@@ -16,7 +16,7 @@ import jax
 from mtret.console import duration
 from mtret.devices import local_cache, processor
 from mtret.files import replace_json
-from mtret.models.layers import OPERANDS, project
+from mtret.kernels.dense import OPERANDS, project
 from mtret.pytrees import Tree, flatten
 from mtret.train.loop import Totals
 

@@ -1,10 +1,10 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -15,13 +15,13 @@ from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.shapes import Shape
 from mtret.data.tasks import Task
-from mtret.devices import cache_folder, device_line, keep_compilations, keep_memory, prepare_gpu
 from mtret.errors import UserError
-from mtret.files import AnyPath, load_arrays, read_arrays, read_metadata, replace_json, written_locally
-from mtret.models import attention
-from mtret.processes import ALONE, Peers
+from mtret.files import AnyPath, check_writable, load_arrays, read_arrays, read_metadata, replace_json, written_locally
+from mtret.kernels import attention
+from mtret.processes import broadcast, gather, is_first
 from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig
+from mtret.runs import session
 from mtret.runs.baseline import base_forms
 from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.exporting import save_model
@@ -35,75 +35,48 @@ from mtret.runs.identity import (
     identity_of,
     resuming,
 )
-from mtret.runs.preparing import (
-    Prepared,
-    bytes_of,
-    mixture_tasks,
-    prepare,
-    said_of_source,
-    sizes_of,
-    start_models,
-    untrainable,
-    with_templates,
-)
-from mtret.runs.setting import check_writable, load_suite
+from mtret.runs.preparing import Inputs, Prepared, bytes_of, load_inputs, prepare, sizes_of
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
-from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, Nowhere, Sinks
+from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, Nowhere, Sinks, Totals
 from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import batch_sharding, layout, layout_lines
 from mtret.train.step import Step, TrainState, compile_steps, create_state, deployed_of
 
 
-def train(
-    config: RunConfig, workdir: AnyPath, console: Console, profile: bool = False, peers: Peers = ALONE
-) -> AnyPath:
+def train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool = False) -> AnyPath:
     """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
     finished is left as it is.
 
     Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `curves.png`, `events/`, `best.safetensors`, `summary.json`
     and `model/` into `workdir`; with `profile` also a trace of a few steps for TensorBoard's profile page, in
-    `profile/`. Of several processes (`peers`) the first does, and all call this alike; only checkpoints are written by
-    each.
+    `profile/`. Of several processes the first does, and all call this alike; only checkpoints are written by each.
     Raises UserError before anything is written where the input is wrong or `workdir` belongs to another configuration;
     raises `Stopped` after a requested stop, with the state saved.
     """
     with ExitStack() as held:
-        return _train(config, workdir, console, profile, peers, held)
+        return _train(config, workdir, console, profile, held)
 
 
-def _train(
-    config: RunConfig, workdir: AnyPath, console: Console, profile: bool, peers: Peers, held: ExitStack
-) -> AnyPath:
+def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool, held: ExitStack) -> AnyPath:
     """`held` gets what has to be given back in the end: the workdir."""
-    keep_memory()
-    prepare_gpu()
-    say(console, device_line())
+    here = session.begin(console)
+    compiled_before = count_compilations()
     check_writable(workdir, "--workdir")
-    cache = cache_folder()
-    check_writable(cache, "MTRET_CACHE")
-    programs, programs_made = keep_compilations(), count_compilations()
-    suite = load_suite(config.suite)
-    tasks = mixture_tasks(suite, config)
-    for line in untrainable(suite, config, tasks):
-        say(console, line)
-    model = start_models(config, tasks)
-    encoder = model.encoder
-    config = with_templates(config, encoder, begun_by_older(workdir))
-    say_once(console, said_of_source(config, encoder))
-    attention.choose(config.model.attention, encoder.config.attention_dropout_rate)
-    say(console, attention.in_words(encoder.config.attention))
-    identity = identity_of(config, suite, tasks, model)
-    check_same(peers, identity)
-    if peers.first:
+    inputs = load_inputs(config, console, begun_by_older(workdir))
+    config = inputs.config
+    say(console, attention.in_words(inputs.model.encoder.config.attention))
+    identity = identity_of(*inputs)
+    check_same(identity)
+    if is_first():
         claim(workdir, identity, write=False)
         say_once(console, resuming(workdir, identity))
         held.enter_context(alone_in(workdir))
-    if peers.share("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
+    if broadcast("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")
         return workdir / "model"
-    run = prepare(config, tasks, model, cache, console, peers)
+    run = prepare(config, inputs.tasks, inputs.model, here.cache, console)
     undrawn = run.planner.without_steps()
     for name in undrawn:
         say(
@@ -112,48 +85,101 @@ def _train(
             f"mixture.alpha or mixture.weights.{name} would draw it",
             style="yellow",
         )
-    drawn = [task for task in tasks if task.name not in undrawn]
-    if peers.first:
+    if is_first():
         claim(workdir, {**identity, UNDRAWN: undrawn}, write=True)
-    check_shared(peers, workdir)
-
-    checkpoints = _checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)
-    try:
-        state, best = _start(run, config, checkpoints, workdir, console, peers)
-        first = int(state.step)
-        if first < config.loop.steps:
-            say(console, f"compiling {len(run.planner.shapes)} shapes, which takes a minute or more the first time ...")
-            steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
-            say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {programs})")
-            weights = KeptWeights(workdir / "weights", config.loop.keep_weights, writes=peers.first)
-            weights.forget_after(first)
-            traced = written_locally(workdir / "profile") if profile and peers.first else nullcontext()
-            with _sinks(run, workdir, first, console, peers) as sinks, traced as traces:
-                tell = partial(_list_skipped, run.planner, tasks, workdir / "skipped", console)
-                loop = _loop(run, config, steps, checkpoints, best, sinks, tell, peers)
-                state = replace(loop, weights=weights, profile=traces).run(state)
-            if peers.first:
-                counted = None if {"documents", "vision"} & {*state.params} else state.params["tower"]
-                numbers = summary(loop.totals, counted, config.model.operands, len(steps), seconds)
-                numbers |= {
-                    "parameters": sizes_of(run.params, run.step.frozen),
-                    "optimizer_bytes": bytes_of(state.opt_state),
-                }
-                numbers |= {"first_step": first + 1, "last_step": int(state.step), "skipped_steps": int(state.skipped)}
-                replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
+    check_shared(workdir)
+    with closing(_checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)) as checkpoints:
+        state, best = _start(run, config, checkpoints, workdir, console)
+        if (first := int(state.step)) < config.loop.steps:
+            steps, seconds = _compile(run, state, here.programs, console)
+            state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile)
+            if is_first():
+                numbers = _numbers(run, config, state, totals, first, len(steps), seconds)
+                replace_json(workdir / "summary.json", {**numbers, "compilations": compiled_before()})
                 say(console, in_words(numbers))
         latest = deployed_of(state, config.model.lora)
-    finally:
-        checkpoints.close()
-    if peers.first:
-        params, chosen = _chosen(best, latest, int(state.step))
-        if chosen != int(state.step):
-            say(console, f"the model is that of step {chosen}, the best on the dev samples")
-        forms = base_forms(base_of(encoder, config.model), tasks, config.dev, config.seed, cache, console)
-        save_model(workdir / "model", model.with_params(params), drawn, config, chosen, forms=forms)
-        with suppress(UserError):  # with a log_every of more than all steps, nothing was written down to draw
-            write_curves({workdir.name: read_curves(workdir)}, workdir / CURVES)
+    if is_first():
+        _write_model(inputs, undrawn, best, latest, int(state.step), workdir, here.cache, console)
     return workdir / "model"
+
+
+def _compile(run: Prepared, state: TrainState, programs: str, console: Console) -> tuple[Mapping[Shape, Step], float]:
+    """An executable for each shape, and the seconds that took."""
+    say(console, f"compiling {len(run.planner.shapes)} shapes, which takes a minute or more the first time ...")
+    steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
+    say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {programs})")
+    return steps, seconds
+
+
+def _run(
+    run: Prepared,
+    inputs: Inputs,
+    steps: Mapping[Shape, Step],
+    state: TrainState,
+    best: Best,
+    checkpoints: Checkpoints | ObjectCheckpoints,
+    workdir: AnyPath,
+    console: Console,
+    profile: bool,
+) -> tuple[TrainState, Totals]:
+    """All steps that are left."""
+    config, first = inputs.config, int(state.step)
+    weights = KeptWeights(workdir / "weights", config.loop.keep_weights, writes=is_first())
+    weights.forget_after(first)
+    traced = written_locally(workdir / "profile") if profile and is_first() else nullcontext()
+    skipped = partial(_list_skipped, run.planner, inputs.tasks, workdir / "skipped", console)
+    with _sinks(run, workdir, first, console) as sinks, traced as traces:
+        loop = Loop(
+            config=config.loop,
+            steps=steps,
+            batches=lambda first: batches(run.planner, batch_sharding(run.mesh), first),
+            checkpoints=checkpoints,
+            best=best,
+            sinks=sinks,
+            evaluate=run.evaluate,
+            on_skipped=skipped if is_first() else lambda plan: None,
+            weights=weights,
+            profile=traces,
+            deployed=partial(deployed_of, lora=config.model.lora),
+        )
+        return loop.run(state), loop.totals
+
+
+def _numbers(
+    run: Prepared, config: RunConfig, state: TrainState, totals: Totals, first: int, programs: int, seconds: float
+) -> dict[str, Any]:
+    """What `summary.json` says of the steps after the first so many."""
+    counted = None if {"documents", "vision"} & {*state.params} else state.params["tower"]
+    return {
+        **summary(totals, counted, config.model.operands, programs, seconds),
+        "parameters": sizes_of(run.params, run.step.frozen),
+        "optimizer_bytes": bytes_of(state.opt_state),
+        "first_step": first + 1,
+        "last_step": int(state.step),
+        "skipped_steps": int(state.skipped),
+    }
+
+
+def _write_model(
+    inputs: Inputs,
+    undrawn: Sequence[str],
+    best: Best,
+    latest: Tree,
+    last_step: int,
+    workdir: AnyPath,
+    cache: AnyPath,
+    console: Console,
+) -> None:
+    """The best parameters as a model folder, with the curves that led to them."""
+    config, tasks, model = inputs.config, inputs.tasks, inputs.model
+    params, chosen = _chosen(best, latest, last_step)
+    if chosen != last_step:
+        say(console, f"the model is that of step {chosen}, the best on the dev samples")
+    forms = base_forms(base_of(model.encoder, config.model), tasks, config.dev, config.seed, cache, console)
+    trained = [task for task in tasks if task.name not in undrawn]
+    save_model(workdir / "model", model.with_params(params), trained, config, chosen, forms=forms)
+    with suppress(UserError):  # with a log_every of more than all steps, nothing was written down to draw
+        write_curves({workdir.name: read_curves(workdir)}, workdir / CURVES)
 
 
 def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints | ObjectCheckpoints:
@@ -166,16 +192,15 @@ def _start(
     checkpoints: Checkpoints | ObjectCheckpoints,
     workdir: AnyPath,
     console: Console,
-    peers: Peers,
 ) -> tuple[TrainState, Best]:
     """The state to go on from, and the best before it."""
-    best = Best(workdir / "best.safetensors", writes=peers.first)
+    best = Best(workdir / "best.safetensors", writes=is_first())
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
     if run.mesh.size > 1:
         for line in layout_lines(layout(state.params, state.opt_state), run.mesh):
             say(console, line)
     restored = checkpoints.restore(state, complain=lambda line: say(console, line, style="yellow"))
-    steps = peers.gather("restored", -1 if restored is None else int(restored[0].step))
+    steps = gather("restored", -1 if restored is None else int(restored[0].step))
     if len(set(steps)) > 1:
         raise UserError(f"{workdir}: the processes restore different steps, {steps}; mend the disk")
     if restored is None:
@@ -203,9 +228,9 @@ def _there(path: AnyPath) -> bool:
 
 
 @contextmanager
-def _sinks(run: Prepared, workdir: AnyPath, first: int, console: Console, peers: Peers) -> Iterator[Sinks]:
+def _sinks(run: Prepared, workdir: AnyPath, first: int, console: Console) -> Iterator[Sinks]:
     names = tuple(task.name for task in run.planner.tasks)
-    if not peers.first:
+    if not is_first():
         yield Sinks(Nowhere(), Nowhere(), Nowhere(), names)
         return
     file = MetricsFile(workdir / "metrics.jsonl", first)
@@ -233,30 +258,6 @@ def _list_skipped(planner: Planner, tasks: Sequence[Task], folder: AnyPath, cons
     }
     replace_json(path, listed)
     say(console, f"step {plan.step + 1}: loss or gradient is not finite, left out; its texts: {path}", style="yellow")
-
-
-def _loop(
-    run: Prepared,
-    config: RunConfig,
-    steps: Mapping[Shape, Step],
-    checkpoints: Checkpoints | ObjectCheckpoints,
-    best: Best,
-    sinks: Sinks,
-    on_skipped: Callable[[Plan], None],
-    peers: Peers,
-) -> Loop:
-    return Loop(
-        config=config.loop,
-        steps=steps,
-        batches=lambda first: batches(run.planner, batch_sharding(run.mesh), first),
-        checkpoints=checkpoints,
-        best=best,
-        sinks=sinks,
-        evaluate=run.evaluate,
-        on_skipped=on_skipped if peers.first else lambda plan: None,
-        stop=peers.stop,
-        deployed=partial(deployed_of, lora=config.model.lora),
-    )
 
 
 def _chosen(best: Best, latest: Tree, last_step: int) -> tuple[Tree, int]:

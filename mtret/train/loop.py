@@ -20,7 +20,9 @@ from mtret.data.planning import Plan
 from mtret.data.shapes import Shape
 from mtret.errors import UserError
 from mtret.files import AnyPath, inside, remove, replace_arrays, replace_text
+from mtret.processes import stop_together
 from mtret.pytrees import Tree, flatten
+from mtret.schema import AT_LEAST_0, AT_LEAST_1, setting
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import whole
@@ -33,13 +35,17 @@ PROFILED = range(3, 6)  # steps after the start of a run
 class LoopConfig:
     """How long, and what is written how often. All counted in steps."""
 
-    steps: int = 200
-    log_every: int = 1
-    evaluate_every: int = 50  # on the dev sample; the best is kept
-    checkpoint_every: int = 50
-    keep_checkpoints: int = 2  # of the whole state, to go on from
-    keep_weights: int = 0  # of the parameters alone, of as many checkpoints; `mtret export --step` reads them
-    skip_limit: int = 10  # steps whose loss or gradient is not finite; each is left out, one more ends the run
+    steps: int = setting(200, "optimiser steps in all, a batch each", AT_LEAST_1)
+    log_every: int = setting(1, "of steps; as the next two", AT_LEAST_1)
+    evaluate_every: int = setting(50, "on the dev sample; the best is kept", AT_LEAST_1)
+    checkpoint_every: int = setting(50, "the state, to go on from", AT_LEAST_1)
+    keep_checkpoints: int = setting(2, "of the whole state", AT_LEAST_1)
+    keep_weights: int = setting(
+        0, "of the parameters alone, of as many checkpoints; `mtret export --step` reads them", AT_LEAST_0
+    )
+    skip_limit: int = setting(
+        10, "steps left out because loss or gradient is not finite; one more ends the run", AT_LEAST_0
+    )
 
 
 class Stopped(Exception):
@@ -53,15 +59,17 @@ class Stopped(Exception):
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM is noted, not obeyed: the loop saves first. The second is obeyed.
 
-    One that was ignored before (Ctrl-C, for a job in a shell's background) stays ignored.
+    One that was ignored before (Ctrl-C, for a job in a shell's background) stays ignored. Where several processes
+    train, JAX notes SIGTERM, so that all stop after the same step; SIGINT is passed on to it as that.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._before: dict[int, Any] = {}
+        self._several = jax.process_count() > 1
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -71,6 +79,8 @@ class StopRequest:
         # A step can take a while, and who hears nothing asks again. Not by print: that may be what was interrupted.
         os.write(2, b"\nmtret: stopping after this step, the state is saved first; once more to end at once\n")
         self._restore()
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def __exit__(self, *exception: object) -> None:
         self._restore()
@@ -241,9 +251,6 @@ class Loop:
     weights: KeptWeights | None = None
     profile: Path | None = None  # folder for a trace of a few early steps
     deployed: Callable[[TrainState], Tree] = lambda state: whole(state.params)  # what is judged and kept of a state
-    # (steps begun, signal that asks this process to stop) -> the signal to stop for now: where several processes train,
-    # they all stop after the same step
-    stop: Callable[[int, int | None], int | None] = lambda done, asked: asked
 
     def run(self, state: TrainState) -> TrainState:
         """From the state's own step to the last. Raises Stopped, the state saved, when asked to stop."""
@@ -283,7 +290,7 @@ class Loop:
                         "Their texts are listed in the folder skipped; a lower optim.learning_rate, in another "
                         "--workdir, may help"
                     )
-                number = self.stop(done, stop.signal_number)
+                number = stop_together(done, stop.signal_number)
                 if number is not None and not last:
                     if late is not None:
                         self._log(*late, clock, skips)

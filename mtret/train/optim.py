@@ -10,29 +10,38 @@ import optax
 
 from mtret.errors import UserError
 from mtret.pytrees import Tree, flatten, match_rules, unflatten
+from mtret.schema import ABOVE_0, AT_LEAST_0, BELOW_1, setting
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """AdamW (Loshchilov & Hutter, 1711.05101)."""
 
-    learning_rate: float = 1e-4  # at the end of the warm-up
-    warmup_steps: int = 10
-    schedule: str = "cosine"  # "cosine" or "linear", to zero at the last step, or "constant"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.01
-    # (expression for the parameter's whole path, decayed or not); the first match counts, every parameter needs one
-    decay: tuple[tuple[str, bool], ...] = (
-        (r".*/(kernel|embedding|in_proj_weight|a|b)", True),
-        (r".*/(bias|in_proj_bias|scale|probe)", False),
-        (r"log_scale", False),
+    learning_rate: float = setting(1e-4, "the highest, after the warm-up", ABOVE_0)
+    warmup_steps: int = setting(10, "over which it rises from 0", AT_LEAST_0)
+    schedule: str = setting("cosine", 'then falls to 0 at the last step: "cosine", "linear"; or stays: "constant"')
+    beta1: float = setting(0.9, "AdamW's, of the first moment", BELOW_1)
+    beta2: float = setting(0.999, "of the second", BELOW_1)
+    epsilon: float = setting(1e-8, "AdamW's", ABOVE_0)
+    weight_decay: float = setting(0.01, "of the parameters that `decay` names", AT_LEAST_0)
+    decay: tuple[tuple[str, bool], ...] = setting(
+        (
+            (r".*/(kernel|embedding|in_proj_weight|a|b)", True),
+            (r".*/(bias|in_proj_bias|scale|probe)", False),
+            (r"log_scale", False),
+        ),
+        "(expression for a parameter's whole path, decayed or not); the first match counts, every parameter needs one",
     )
-    train: tuple[tuple[str, bool], ...] = ((r".*", True),)  # the same of: trained, or frozen as it was loaded
-    rates: tuple[tuple[str, float], ...] = ((r".*", 1.0),)  # the same of: its learning rate, times this
-    average: float = 0.0  # above 0, e.g. 0.999: evaluated and kept is the moving average of the parameters
-    clip_norm: float = 1.0  # global gradient norm; 0: no clipping
+    train: tuple[tuple[str, bool], ...] = setting(
+        ((r".*", True),), 'the same of: trained or frozen, e.g. (("tower/embeddings/.*", False), (".*", True))'
+    )
+    rates: tuple[tuple[str, float], ...] = setting(
+        ((r".*", 1.0),), 'the same of: its learning rate, times this, e.g. (("vision/.*", 10.0), (".*", 1.0))'
+    )
+    average: float = setting(
+        0.0, "above 0, e.g. 0.999: evaluated and kept is the moving average of the parameters", BELOW_1
+    )
+    clip_norm: float = setting(1.0, "global gradient norm; 0: no clipping", AT_LEAST_0)
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:

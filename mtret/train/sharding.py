@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from mtret.errors import UserError
 from mtret.pytrees import Tree, flatten, match_rules, unflatten
+from mtret.schema import AT_LEAST_1, setting
 from mtret.tables import Table, to_lines
 from mtret.types import PairBatch
 
@@ -21,9 +22,11 @@ AXES = ("data", "fsdp")  # a batch's groups are shared out over both
 class MeshConfig:
     """Which parameters, with their optimizer state, are cut into how many parts."""
 
-    fsdp: int = 1  # devices that share one copy; the others hold copies of it
-    # (expression for a parameter's path, the dimension that is cut, -1 from the end, or None); the first match counts
-    shard: tuple[tuple[str, int | None], ...] = ((r".*/(kernel|embedding)", -1), (r".*", None))
+    fsdp: int = setting(1, "devices that share one copy of the parameters; a divisor of their number", AT_LEAST_1)
+    shard: tuple[tuple[str, int | None], ...] = setting(
+        ((r".*/(kernel|embedding)", -1), (r".*", None)),
+        "(expression for a parameter's path, its dimension that is cut, -1 from the end, or None); the first counts",
+    )
 
 
 def make_mesh(groups: int, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:

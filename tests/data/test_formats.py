@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mtret.data.formats import TaskParts, read_cards, read_suite, read_task, suite_names, write_task
+from mtret.data.formats import read_cards, read_suite, read_task, suite_names
+from mtret.data.task_files import TaskParts, write_task
 from mtret.data.tasks import TaskCard
 from mtret.errors import UserError
 

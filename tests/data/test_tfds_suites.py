@@ -144,7 +144,7 @@ def test_chunks_keep_their_parents(write_folder: Write, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.system
 def test_the_enterprise_comes_back(tmp_path: Path) -> None:
-    from mtret.runs.setting import load_suite
+    from mtret.data.suites import load_suite
 
     write_dataset(load_suite("enterprise"), tmp_path / "enterprise" / "1.0.0")
     assert_same(read_dataset(str(tmp_path / "enterprise")), load_suite("enterprise"))

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtret.kernels.masks import dropout
 from mtret.models.bert import BertConfig, BertTower
 from mtret.models.dual_encoder import encode, row_keys
-from mtret.models.layers import dropout
 from mtret.types import TokenBatch
 
 FEATURES, N_TEXTS = 12, 3

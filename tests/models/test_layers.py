@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtret.models.attention import attend
-from mtret.models.layers import Dense, Embedding, Gated, LayerNorm, dropout, gated_project, gelu_project, project
+from mtret.kernels.attention import attend
+from mtret.kernels.dense import gated_project, gelu_project, project
+from mtret.kernels.masks import dropout
+from mtret.models.layers import Dense, Embedding, Gated, LayerNorm
 from mtret.models.rotary import Rotation, angles, rotate
 
 

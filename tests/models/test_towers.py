@@ -113,7 +113,11 @@ def test_every_text_alone_has_the_vector_that_it_has_packed(tower: Any, attentio
         np.testing.assert_allclose(vector, alone[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("tower", [name for name in TOWERS if name != "xlmr"], indirect=True)  # BERT's tower too
+# XLM-R's tower is BERT's. Of the others one stands for all in `make test`: what runs again is said once, in Layers.
+REMATERIALISED = ["bert", *(pytest.param(name, marks=pytest.mark.system) for name in ("gte", "modernbert"))]
+
+
+@pytest.mark.parametrize("tower", REMATERIALISED, indirect=True)
 def test_rematerialised_the_gradients_are_the_same(tower: Any) -> None:
     """Nor does dropout change: a layer that is run again draws the same masks."""
     lengths, packing = LENGTHS, pack(LENGTHS, 30)
@@ -141,7 +145,7 @@ def test_rematerialised_the_gradients_are_the_same(tower: Any) -> None:
 
 
 def test_every_place_that_drops_has_a_mask_of_its_own(tower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mtret.models.attention
+    import mtret.kernels.attention
     import mtret.models.bert
     import mtret.models.gte
     import mtret.models.layers
@@ -153,7 +157,8 @@ def test_every_place_that_drops_has_a_mask_of_its_own(tower: Any, monkeypatch: p
         sites.append(site)
         return x
 
-    for module in ("attention", "bert", "gte", "layers", "modernbert"):
+    monkeypatch.setattr(mtret.kernels.attention, "dropout", note)
+    for module in ("bert", "gte", "layers", "modernbert"):
         monkeypatch.setattr(getattr(mtret.models, module), "dropout", note)
     rates = dict.fromkeys(tower.config.DROPOUTS, 0.2)
     own = tower.clone(config=replace(tower.config, **rates))

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from mtret.artefact import fingerprint
 from mtret.artefact.folder import load_artefact
 from mtret.data.formats import read_task
+from mtret.data.suites import load_suite
 from mtret.data.tasks import Task
 from mtret.data.templates import TemplateConfig, Templates
 from mtret.errors import UserError
@@ -25,7 +26,6 @@ from mtret.runs.embedding import embed_tasks
 from mtret.runs.identity import begun_by_older, claim, identity_of, read_identity, resuming
 from mtret.runs.judging import JudgeConfig, judge
 from mtret.runs.preparing import mixture_tasks, start_models, with_templates
-from mtret.runs.setting import load_suite
 from mtret.runs.training import train
 
 Change = Callable[[Path], None]

@@ -21,7 +21,6 @@ from safetensors.numpy import load_file
 
 from mtret.errors import UserError
 from mtret.files import AnyPath, inside, locate, remove
-from mtret.processes import Peers
 from mtret.run_config import read_config
 from mtret.runs.identity import check_same
 from mtret.runs.training import train
@@ -38,24 +37,57 @@ LONG = (
 )
 
 
+# `mtret`, to which a signal comes where a function is called the so manyeth time: after it, its own process gets it.
+STRUCK = """
+import importlib, itertools, os, sys
+from mtret.cli import main
+
+module, name, time, number = sys.argv.pop(1).split()
+place = importlib.import_module(module)
+*parts, last = name.split(".")
+for part in parts:
+    place = getattr(place, part)
+original, calls = getattr(place, last), itertools.count(1)
+
+def struck(*arguments, **named):
+    found = original(*arguments, **named)
+    if next(calls) == int(time):
+        os.kill(os.getpid(), int(number))
+    return found
+
+setattr(place, last, struck)
+sys.exit(main())
+"""
+PLACES = {
+    "compilation": "mtret.runs.training create_state 1",  # what comes just before it
+    "step": "mtret.train.loop _Clock.wait_for 4",
+    "save": "mtret.train.checkpoint Checkpoints.save 2",  # which goes on behind
+    "evaluation": "mtret.evaluation.dev_sample DevSample.ndcg_at_10 2",
+}
+
+
 def start(
     config: Path, workdir: AnyPath, environment: Mapping[str, str], count: int = 2, changes: tuple[str, ...] = (),
     devices: int = 4,
-    timeout_s: int = 60,
+    timeout_s: int = 45,
+    struck: Mapping[int, str] | None = None,
 ) -> list[subprocess.Popen[str]]:  # fmt: skip
-    """`mtret train` in `count` processes of four devices each."""
+    """`mtret train` in `count` processes of four devices each. `struck`: where a signal comes to which of them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    line = [sys.executable, "-m", "mtret.cli", "train", f"--config={config}", f"--workdir={workdir}"]
+    line = ["train", f"--config={config}", f"--workdir={workdir}"]
     line += [f"--config.{change}" for change in changes]
     several = (
-        [f"--coordinator=localhost:{port}", f"--processes={count}", f"--peer_timeout={timeout_s}"] if count > 1 else []
+        [f"--coordinator=localhost:{port}", f"--processes={count}", f"--heartbeat_timeout={timeout_s}"]
+        if count > 1
+        else []
     )
+    programs = [["-c", STRUCK, struck[i]] if struck and i in struck else ["-m", "mtret.cli"] for i in range(count)]
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     return [
         subprocess.Popen(
-            [*line, *several, *([f"--process={process}"] if several else [])],
+            [sys.executable, *programs[process], *line, *several, *([f"--process={process}"] if several else [])],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**environment, **flags},
         )
         for process in range(count)
@@ -141,14 +173,35 @@ def test_two_processes_train_into_a_store_and_one_goes_on(
     assert [(one["devices"]["processes"], one["mesh"]["fsdp"]) for one in starts] == [(2, 8), (1, 1)]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, environment: Mapping[str, str]) -> Path:
+    """The workdir of two processes that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert [code for code, _, _ in ends(start(tiny_config, workdir, environment))] == [0, 0]
+    return workdir
+
+
+def assert_goes_on(config: Path, workdir: Path, environment: Mapping[str, str], undisturbed: Path) -> None:
+    """The same command, in both processes, to the end, bit for bit."""
+    (code, _, err), (other, _, _) = ends(start(config, workdir, environment))
+    assert (code, other, err) == (0, 0, "")
+    for name in ("model/model.safetensors", "best.safetensors"):
+        assert (workdir / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    kept = ("step", "loss", "gradient_norm", "plan", "dev", "best")
+    ours, theirs = ([{key: line.get(key) for key in kept} for line in lines(each)] for each in (workdir, undisturbed))
+    assert ours == theirs
+
+
 @pytest.mark.system
-def test_a_signal_to_one_stops_all_after_one_step_and_a_killed_one_is_named(
-    tmp_path: Path, tiny_config: Path, environment: Mapping[str, str]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_stops_all_after_one_step(
+    tmp_path: Path, tiny_config: Path, environment: Mapping[str, str], number: signal.Signals
 ) -> None:
-    workdir = tmp_path / "run"
-    both = start(tiny_config, workdir, environment, changes=LONG, timeout_s=8)
+    """SIGTERM to the one, Ctrl-C to the other: both are told to JAX as SIGTERM."""
+    workdir, asked = tmp_path / "run", int(number == signal.SIGTERM)
+    both = start(tiny_config, workdir, environment, changes=LONG)
     wait_for_step(workdir, 10, both)
-    os.kill(both[1].pid, signal.SIGTERM)
+    os.kill(both[asked].pid, number)
     (code, out, err), (other_code, other_out, other_err) = ends(both)
     assert code == other_code == 128 + signal.SIGTERM
     steps = [line["step"] for line in lines(workdir) if "dev" not in line]
@@ -156,33 +209,54 @@ def test_a_signal_to_one_stops_all_after_one_step_and_a_killed_one_is_named(
     saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert saved == steps[-1]
     assert out.endswith(f"\nstopped at step {saved}, state saved; the same command goes on from there\n")
-    assert (err, other_out) == ("", "")
-    assert other_err.strip().startswith("mtret: stopping after this step")
+    assert (other_out, other_err) == ("", "")
+    assert ("mtret: stopping after this step" in err) == (number == signal.SIGINT)
 
-    both = start(tiny_config, workdir, environment, changes=LONG, timeout_s=8)
-    wait_for_step(workdir, saved + 5, both)
-    os.kill(both[1].pid, signal.SIGKILL)
+
+LOSSES = [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)]
+CASES = [(*loss, place) for loss in LOSSES for place in PLACES]
+# One of each; all of them take seven minutes: MTRET_ALL_LOSSES=1.
+FEW = [(1, signal.SIGKILL, "step"), (0, signal.SIGKILL, "evaluation"), (1, signal.SIGSTOP, "save")]
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("victim", "number", "place"),
+    CASES if os.environ.get("MTRET_ALL_LOSSES") else FEW,
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else str(value),
+)
+def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(
+    tmp_path: Path, tiny_config: Path, environment: Mapping[str, str], undisturbed: Path,
+    victim: int, number: signal.Signals, place: str,
+) -> None:  # fmt: skip
+    workdir, timeout_s = tmp_path / "run", 8
+    struck = {victim: f"{PLACES[place]} {int(number)}"}
+    both = start(tiny_config, workdir, environment, timeout_s=timeout_s, struck=struck)
+    lost, other = both[victim], both[1 - victim]
+    if number == signal.SIGKILL:
+        assert lost.wait(120) == -number
+    else:
+        assert os.WIFSTOPPED(os.waitpid(lost.pid, os.WUNTRACED)[1])
     began = time.monotonic()
-    (code, out, err), _ = ends(both)
-    assert time.monotonic() - began < 20
-    assert f"\nresumed at step {saved}\n" in out
-    assert code == 75
-    (line,) = err.splitlines()
-    assert line.startswith(f"mtret: process 1 of 2 ({socket.gethostname()}, process id {both[1].pid}) is lost: ")
-    assert line.endswith("the same command in all of them goes on from the last checkpoint")
+    out, err = other.communicate(timeout=120)
+    took = time.monotonic() - began
+    lost.kill()
+    told, _ = lost.communicate()
+    assert other.returncode not in (0, None), out + err
+    assert took < 3 * timeout_s, (took, err)
+    assert "if a process is lost, JAX ends the others within 8 s" in (told if victim == 0 else out)
+    assert_goes_on(tiny_config, workdir, environment, undisturbed)
 
 
-def test_processes_that_train_different_things_are_told_in_which_part() -> None:
-    class Third(Peers):
-        index, count = 2, 3
-
-        def share(self, name: str, value: Any) -> Any:
-            return {**value, "config": {**value["config"], "seed": 5}, "data": {"alpha": "other"}}
+def test_processes_that_train_different_things_are_told_in_which_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(name: str, value: Any) -> Any:
+        return {**value, "config": {**value["config"], "seed": 5}, "data": {"alpha": "other"}}
 
     identity = {"config": {"seed": 0, "suite": "x"}, "data": {"alpha": "one"}, "weights_sha256": "", "source": {}}
-    with pytest.raises(UserError, match=r"process 2 .* than process 0: config.seed: 0, there 5 \(and 1 more\); start"):
-        check_same(Third(), identity)
-    check_same(Peers(), identity)
+    check_same(identity)
+    monkeypatch.setattr("mtret.runs.identity.broadcast", told)
+    with pytest.raises(UserError, match=r"process 0 .* than process 0: config.seed: 0, there 5 \(and 1 more\); start"):
+        check_same(identity)
 
 
 @pytest.mark.system

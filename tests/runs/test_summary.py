@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from mtret.models.layers import OPERANDS
+from mtret.kernels.dense import OPERANDS
 from mtret.runs import summary as module
 from mtret.runs.summary import matrix_rate, matrix_rates, summary
 from mtret.train.loop import Totals

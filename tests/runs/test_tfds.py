@@ -12,12 +12,11 @@ import pytest
 from rich.console import Console
 
 from mtret.data.pipeline import batches
+from mtret.data.suites import load_suite
 from mtret.data.tfds_suites import write_dataset
 from mtret.devices import cache_folder
-from mtret.processes import ALONE
 from mtret.run_config import read_config
 from mtret.runs.preparing import mixture_tasks, prepare, start_models
-from mtret.runs.setting import load_suite
 from mtret.train.sharding import batch_sharding
 
 STEPS = 50
@@ -37,7 +36,7 @@ def digests(source: str, suite: str, console: Console) -> list[str]:
     """One for each step: of every array of its batch, with its kind and shape."""
     config = read_config(source, [f"suite={suite}", f"loop.steps={STEPS}"])
     tasks = mixture_tasks(load_suite(config.suite), config)
-    run = prepare(config, tasks, start_models(config, tasks), cache_folder(), console, ALONE)
+    run = prepare(config, tasks, start_models(config, tasks), cache_folder(), console)
     found = []
     for loaded in batches(run.planner, batch_sharding(run.mesh), 0):
         sha = hashlib.sha256()

@@ -172,14 +172,6 @@ def with_dropout(task: int, mesh: tuple[int, int, int | None]) -> tuple[float, d
     return gradient(plans, params, config_of(plans, params, OPTIM, dropout=True), task, devices, fsdp)
 
 
-@pytest.mark.parametrize("task", [0, system(1)])
-def test_dropout_changes_the_loss(task: int) -> None:
-    plans = planner(None, apart=True, images=True)
-    params = narrow(params_of(plans))
-    without = gradient(plans, params, config_of(plans, params, OPTIM), task)[0]
-    assert abs(without - with_dropout(task, ONE_DEVICE)[0]) > 1e-3
-
-
 EVERY_MESH = [(task, mesh) for mesh in ((8, 4, 16), (8, 1, None), (4, 2, None), (1, 1, 16)) for task in (0, 1)]
 
 
@@ -189,6 +181,16 @@ def test_every_mesh_and_chunk_draws_the_same_dropout(task: int, mesh: tuple[int,
     norm = np.sqrt(sum(np.square(x).sum() for x in wanted.values()))
     assert other == pytest.approx(loss, rel=1e-5)
     assert np.sqrt(sum(np.square(theirs[path] - x).sum() for path, x in wanted.items())) < 1e-5 * norm
+
+
+# From here on it matters what moves, not what XLA makes of it.
+@pytest.mark.unoptimised
+@pytest.mark.parametrize("task", [0, system(1)])
+def test_dropout_changes_the_loss(task: int) -> None:
+    plans = planner(None, apart=True, images=True)
+    params = narrow(params_of(plans))
+    without = gradient(plans, params, config_of(plans, params, OPTIM), task)[0]
+    assert abs(without - with_dropout(task, ONE_DEVICE)[0]) > 1e-3
 
 
 def run(plans: Planner, params: Tree, config: StepConfig, steps: int) -> TrainState:
@@ -203,6 +205,7 @@ def run(plans: Planner, params: Tree, config: StepConfig, steps: int) -> TrainSt
     return state
 
 
+@pytest.mark.unoptimised
 @pytest.mark.parametrize("chunk_tokens", [None, system(16)])
 def test_frozen_documents_stay_bit_equal_and_the_queries_learn(chunk_tokens: int | None) -> None:
     plans = planner(chunk_tokens, apart=True, images=False)
@@ -219,6 +222,7 @@ def test_frozen_documents_stay_bit_equal_and_the_queries_learn(chunk_tokens: int
     np.testing.assert_array_equal(np.asarray(vectors[0]), np.asarray(vectors[1]))
 
 
+@pytest.mark.unoptimised
 def test_frozen_documents_have_no_dropout_and_no_gradient() -> None:
     plans = planner(None, apart=True, images=False)
     params = narrow(params_of(plans))
@@ -229,6 +233,7 @@ def test_frozen_documents_have_no_dropout_and_no_gradient() -> None:
     assert any(value.any() for path, value in others.items() if path.startswith("documents/"))
 
 
+@pytest.mark.unoptimised
 def test_texts_and_images_train_in_turns_with_adapters_and_rates() -> None:
     """Adapters change the text tower alone; a rate of zero changes nothing."""
     plans = planner(None, apart=False, images=True)

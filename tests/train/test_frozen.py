@@ -118,6 +118,7 @@ OPTIM = OptimConfig(learning_rate=0.01, warmup_steps=1, schedule="constant")
 AVERAGED = replace(OPTIM, average=0.6)  # which changes no parameter: its runs serve the other tests too
 
 
+@pytest.mark.unoptimised
 def test_what_is_frozen_stays_bit_equal_and_the_rest_moves() -> None:
     params, states = run(replace(AVERAGED, train=NO_TOP))
     moved = changed(params, states[-1].params)
@@ -147,6 +148,7 @@ def test_all_frozen_is_refused() -> None:
         frozen_paths(initial_params(start(), LossConfig()), replace(OPTIM, train=((r"tower/.*", True),)))
 
 
+@pytest.mark.unoptimised
 def test_adapters_alone_are_trained_and_merged_they_are_the_same_model() -> None:
     params, states = run(AVERAGED, LORA)
     after = states[-1].params
@@ -169,14 +171,7 @@ def test_adapters_alone_are_trained_and_merged_they_are_the_same_model() -> None
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("chunk_tokens", [pytest.param(None, marks=pytest.mark.system), 16])
-def test_adapters_train_alike_on_every_mesh_whole_or_in_chunks(chunk_tokens: int | None) -> None:
-    _, one = run(AVERAGED, LORA)
-    _, many = run(OPTIM, LORA, devices=4, chunk_tokens=chunk_tokens)
-    ours, theirs = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(s[-1].params["lora"])]) for s in (many, one))
-    assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
-
-
+@pytest.mark.unoptimised
 @pytest.mark.parametrize("lora", [NO_LORA, LORA])
 @pytest.mark.parametrize("train", [OPTIM.train, NO_TOP])
 def test_the_average_is_that_of_the_parameters_after_each_step(lora: LoraConfig, train: Any) -> None:
@@ -190,6 +185,14 @@ def test_the_average_is_that_of_the_parameters_after_each_step(lora: LoraConfig,
     for path, value in found.items():
         np.testing.assert_allclose(value, wanted[path], atol=1e-6)
     assert changed(deployed(states[-1].params, lora), unflatten(found))  # which the last ones are not
+
+
+@pytest.mark.parametrize("chunk_tokens", [pytest.param(None, marks=pytest.mark.system), 16])
+def test_adapters_train_alike_on_every_mesh_whole_or_in_chunks(chunk_tokens: int | None) -> None:
+    _, one = run(AVERAGED, LORA)
+    _, many = run(OPTIM, LORA, devices=4, chunk_tokens=chunk_tokens)
+    ours, theirs = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(s[-1].params["lora"])]) for s in (many, one))
+    assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
 
 
 @cache

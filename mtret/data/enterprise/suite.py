@@ -21,7 +21,7 @@ from mtret.data.enterprise.operations import build_endpoints, build_steps
 from mtret.data.enterprise.processes import build_reports, build_workflows
 from mtret.data.enterprise.service_desk import build_articles, build_catalogue
 from mtret.data.enterprise.voice import Speaker, generator
-from mtret.data.formats import TaskParts, write_task
+from mtret.data.task_files import TaskParts, write_task
 from mtret.data.tasks import Judgements, Task, TaskCard, query_key
 from mtret.data.templates import render_document
 from mtret.files import AnyPath

@@ -1,11 +1,10 @@
 """A configuration that suits a suite, an encoder and this machine, for those who have not written one."""
 
-import ast
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import reduce
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mtret.artefact.folder import load_artefact
+from mtret.data.suites import load_suite
 from mtret.data.tasks import Task
 from mtret.devices import free_memory
 from mtret.files import AnyPath, replace_text
@@ -22,7 +22,6 @@ from mtret.pytrees import flatten
 from mtret.run_config import RunConfig, as_json, build, read_config, with_overrides
 from mtret.runs.identity import RUN_FILE, read_identity
 from mtret.runs.preparing import mixture_tasks, with_templates
-from mtret.runs.setting import load_suite
 
 SMALLEST, LARGEST = 16, 1024  # queries of a batch
 CPU_LARGEST = 64  # a CPU is no faster with more, and learns less from as many texts
@@ -37,8 +36,22 @@ CHARACTERS_OF_TOKEN = 4
 SAMPLED = 1_000  # texts of a task, to tell how long they are
 CPU_DISTRACTORS = 300
 
+WIDTH = 120
+HEAD = '''"""A training's configuration, every key with its meaning. It may give what it changes and nothing else.
 
-def fitted_config(suite: str, overrides: Sequence[str], workdir: AnyPath | None = None) -> RunConfig:
+On the command line: `--config.batch.queries=128`, `--config.mixture.weights=banking77:2,aws_kb:1`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """What `mtret train --config` asks for."""
+    return ConfigDict(
+'''
+
+
+def auto_config(suite: str, overrides: Sequence[str], workdir: AnyPath | None = None) -> RunConfig:
     """The defaults, with what they cannot know chosen for the suite's tasks, the encoder and the devices: batch, steps,
     types. `overrides` (`batch.queries=128`) go before; in a workdir that holds a run, they change that run's
     configuration, which goes on on any machine.
@@ -55,12 +68,12 @@ def fitted_config(suite: str, overrides: Sequence[str], workdir: AnyPath | None 
     # What is held out has a say in the batch all the same: a training without it is compared with one that has it.
     every = mixture_tasks(there, replace(config, mixture=replace(config.mixture, hold_out=())))
     encoder = load_artefact(config.model.source, config.model).encoder
-    chosen = _fitted(with_templates(config, encoder), tasks, every, encoder, given)
+    chosen = _chosen(with_templates(config, encoder), tasks, every, encoder, given)
     values = with_overrides(given, [f"{key}={value!r}" for key, value in chosen.items()])
     return build(RunConfig, values, "")
 
 
-def _fitted(
+def _chosen(
     config: RunConfig, tasks: Sequence[Task], every: Sequence[Task], encoder: Pretrained, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What is chosen, by key, but for what was given: the batch for `every` task, the steps for the mixture's."""
@@ -131,33 +144,43 @@ def _value(values: Mapping[str, Any], path: str) -> Any:
 
 def write_config(config: RunConfig, path: AnyPath) -> None:
     """Writes every key of `config` out, with its meaning, as a file to edit and to train by."""
-    template = resources.files("mtret") / "base_config.py"
-    replace_text(path, editable(config, template.read_text(encoding="utf-8")))
+    replace_text(path, source_of(config))
     if isinstance(path, Path) and read_config(str(path)) != config:
         raise AssertionError(f"{path} does not give the configuration that it was written for")
 
 
-def editable(config: RunConfig, template: str) -> str:
-    """`template`, a configuration file that writes every key out with its meaning, with the values of `config`."""
-    spans: list[tuple[ast.expr, Any]] = []
+def source_of(config: RunConfig) -> str:
+    """The Python source of a configuration file that gives `config`."""
+    body = "\n".join(_entries(config, as_json(config), 12))
+    return f"{HEAD}        {{\n{body}\n        }}\n    )\n"
 
-    def compare(node: ast.Dict, values: Mapping[str, Any]) -> None:
-        for key, value in zip(node.keys, node.values, strict=True):
-            assert key is not None  # no **other
-            wanted = values[ast.literal_eval(key)]
-            if isinstance(value, ast.Dict) and value.keys:
-                compare(value, wanted)
-            elif ast.literal_eval(value) != (wanted := _tuples(wanted)):
-                spans.append((value, wanted))
 
-    compare(next(node for node in ast.walk(ast.parse(template)) if isinstance(node, ast.Dict)), as_json(config))
-    lines = template.splitlines(keepends=True)
-    for node, value in reversed(spans):  # from the end, so that places before stay where they are
-        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-        before, after = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
-        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
-        lines[first : last + 1] = [before + shown + after]
-    return "".join(lines)
+def _entries(settings: Any, values: Mapping[str, Any], indent: int) -> Iterator[str]:
+    """A line for each key, with its meaning behind it, or above where that would be too long."""
+    pad = " " * indent
+    for each in fields(settings):
+        value, meaning = getattr(settings, each.name), each.metadata.get("meaning")
+        remark = f"# {meaning}" if meaning else ""
+        if is_dataclass(value):
+            yield f'{pad}"{each.name}": {{  {remark}'.rstrip()
+            yield from _entries(value, values[each.name], indent + 4)
+            yield f"{pad}}},"
+            continue
+        lines = _literal(_tuples(values[each.name]), f'{pad}"{each.name}": ')
+        if remark and len(lines[-1]) + 2 + len(remark) <= WIDTH and len(lines) == 1:
+            yield f"{lines[0]}  {remark}"
+            continue
+        above = textwrap.wrap(meaning or "", WIDTH, initial_indent=f"{pad}# ", subsequent_indent=f"{pad}# ")
+        yield from [*above, *lines]
+
+
+def _literal(value: Any, before: str) -> list[str]:
+    """`before` and the value, on lines; an entry a line where a tuple is too long for one."""
+    shown = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if len(before) + len(shown) < WIDTH or not isinstance(value, tuple):
+        return [f"{before}{shown},"]
+    pad = " " * (len(before) - len(before.lstrip()))
+    return [f"{before}(", *(f"{pad}    {entry!r}," for entry in value), f"{pad}),"]
 
 
 def _tuples(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What every command needs first: a suite by its name, a place to write to."""
+"""A suite by its name."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from mtret.data.formats import read_task
+from mtret.data.suites import content_sha256, load_suite
 from mtret.data.tasks import Judgements
-from mtret.errors import UserError
-from mtret.runs.setting import check_writable, content_sha256, load_suite, versions
 
 
 def test_a_folder_is_read_and_a_home_is_found(tiny_suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,25 +45,3 @@ def test_everything_in_a_task_moves_its_hash(tiny_suite: Path) -> None:
     hashes = [content_sha256(one) for one in (task, *changed)]
     assert len(set(hashes)) == len(hashes)
     assert content_sha256(read_task(tiny_suite / "alpha")) == hashes[0]
-
-
-def test_a_place_is_writable_if_its_nearest_folder_is(tmp_path: Path) -> None:
-    check_writable(tmp_path, "--out")
-    check_writable(tmp_path / "a" / "b" / "c", "--out")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").write_text("x", encoding="utf-8")
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    for place in ("file", "file/a/b", "dangling", "dangling/a"):
-        with pytest.raises(
-            UserError, match=rf"^--out={tmp_path}/{place}: .* is no folder that can be written to; choose"
-        ):
-            check_writable(tmp_path / place, "--out")
-
-
-def test_versions_of_all_that_numbers_depend_on() -> None:
-    import jax
-
-    found = versions()
-    assert found["jax"] == jax.__version__
-    assert found["numpy"] == np.__version__
-    assert set(found) >= {"python", "mtret", "tokenizers", "bm25s", "scann"}

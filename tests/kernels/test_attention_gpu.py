@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from mtret.errors import UserError
-from mtret.models import attention_gpu
-from mtret.models.attention import attend, choose
-from mtret.models.attention_gpu import Blocks
+from mtret.kernels import attention_gpu
+from mtret.kernels.attention import attend, choose
+from mtret.kernels.attention_gpu import Blocks
 
 pytestmark = pytest.mark.unoptimised  # an interpreted kernel; on a GPU another compiler does it
 

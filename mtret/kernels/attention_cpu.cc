@@ -91,7 +91,7 @@ inline Floats exponential(Floats x) {
   return x == x ? found : x;  // not a number stays none
 }
 
-// As `masks.kept`: MurmurHash3's finaliser, twice.
+// As `masks.dropout_mask`: MurmurHash3's finaliser, twice.
 inline Words mix(Words x) {
   x = (x ^ (x >> 16)) * 0x85EBCA6Bu;
   x = (x ^ (x >> 13)) * 0xC2B2AE35u;

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int32, Key, UInt32
 
 from mtret.errors import UserError
-from mtret.models.masks import dropout_words, kept, visible
+from mtret.kernels.masks import dropout_mask, dropout_words, visible
 
 # "pallas_interpreted": the same kernel on any device, slowly; for tests.
 IMPLEMENTATIONS = ("pallas", "cudnn", "pallas_interpreted")
@@ -392,4 +392,4 @@ def _drop(x: Array, keys: Array, queries: Array, mask_of: tuple[Array, Array, Ar
         return x
     head, first, second = mask_of
     number = ((head * kernel.length + keys) * kernel.length + queries).astype(jnp.uint32)
-    return jnp.where(kept(number, first, second, kernel.rate), x / (1.0 - kernel.rate), 0.0)
+    return jnp.where(dropout_mask(number, first, second, kernel.rate), x / (1.0 - kernel.rate), 0.0)

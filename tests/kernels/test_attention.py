@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from mtret.errors import UserError
-from mtret.models import attention_cpu
-from mtret.models.attention import attend, choose, in_words
-from mtret.models.layers import dropout
+from mtret.kernels import attention_cpu
+from mtret.kernels.attention import attend, choose, in_words
+from mtret.kernels.masks import dropout
 
 ROWS, LENGTH, HEADS, FEATURES = 2, 7, 3, 4
 SEGMENT = np.array([[0, 0, 0, 1, 1, 9, 9], [2, 3, 3, 3, 3, 2, 9]], np.int32)  # a segment need not lie in one piece
@@ -228,7 +228,7 @@ def test_what_was_compiled_is_used_again(tmp_path: Path) -> None:
     """And made anew where it is damaged. In processes of their own: JAX takes each name once."""
 
     def of_a_process() -> tuple[Path, int]:
-        command = [sys.executable, "-c", "from mtret.models.attention import choose; print(choose('cpu'))"]
+        command = [sys.executable, "-c", "from mtret.kernels.attention import choose; print(choose('cpu'))"]
         environment = os.environ | {"MTRET_CACHE": str(tmp_path / "cache")}
         assert subprocess.run(command, env=environment, capture_output=True, check=True).stdout == b"cpu\n"
         (library,) = (tmp_path / "cache" / "native").iterdir()

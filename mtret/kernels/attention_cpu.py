@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from mtret.devices import local_cache, processor
 from mtret.errors import UserError
-from mtret.models.masks import dropout_words
+from mtret.kernels.masks import dropout_words
 
 SOURCE = Path(__file__).with_name("attention_cpu.cc")
 COMPILERS = ("c++", "g++", "clang++")

@@ -9,8 +9,8 @@ import pytest
 
 from mtret.errors import UserError
 from mtret.run_config import read_config
-from mtret.runs import fitting
-from mtret.runs.fitting import FEWEST_STEPS, SMALLEST, fitted_config, one_epoch
+from mtret.runs import auto_config as module
+from mtret.runs.auto_config import FEWEST_STEPS, SMALLEST, auto_config, one_epoch
 
 Mtret = Callable[..., tuple[int, str, str]]
 
@@ -25,7 +25,7 @@ def test_an_epoch_sees_each_query_once() -> None:
 
 
 def test_what_is_chosen_fits_suite_encoder_and_devices(tiny_suite: Path, source: str) -> None:
-    config = fitted_config(str(tiny_suite), [source])
+    config = auto_config(str(tiny_suite), [source])
     assert config.suite == str(tiny_suite)
     assert config.batch.queries == SMALLEST  # two tasks of forty queries: no size makes enough steps
     assert config.batch.groups == jax.device_count()
@@ -37,7 +37,7 @@ def test_what_is_chosen_fits_suite_encoder_and_devices(tiny_suite: Path, source:
 
 def test_what_is_given_goes_before(tiny_suite: Path, source: str) -> None:
     given = [source, "batch.queries=8", "loop.steps=7", "dev.distractors=3", "batch.query_length=20"]
-    config = fitted_config(str(tiny_suite), given)
+    config = auto_config(str(tiny_suite), given)
     assert (config.batch.queries, config.loop.steps, config.dev.distractors) == (8, 7, 3)
     assert (config.batch.query_length, config.loop.evaluate_every) == (20, 1)
 
@@ -45,38 +45,38 @@ def test_what_is_given_goes_before(tiny_suite: Path, source: str) -> None:
 def test_little_memory_makes_batches_small_and_then_cuts_them(
     tiny_suite: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "WANTED_STEPS", 1)
-    roomy = fitted_config(str(tiny_suite), [source])
-    assert roomy.batch.queries == fitting.CPU_LARGEST
+    monkeypatch.setattr(module, "WANTED_STEPS", 1)
+    roomy = auto_config(str(tiny_suite), [source])
+    assert roomy.batch.queries == module.CPU_LARGEST
     assert roomy.batch.chunk_tokens is None
-    monkeypatch.setattr(fitting, "_tokens_in_memory", lambda encoder: 40 * 70 // jax.device_count())
-    tight = fitted_config(str(tiny_suite), [source])
-    assert SMALLEST < tight.batch.queries < fitting.CPU_LARGEST
-    monkeypatch.setattr(fitting, "_tokens_in_memory", lambda encoder: 1)
-    hopeless = fitted_config(str(tiny_suite), [source])
+    monkeypatch.setattr(module, "_tokens_in_memory", lambda encoder: 40 * 70 // jax.device_count())
+    tight = auto_config(str(tiny_suite), [source])
+    assert SMALLEST < tight.batch.queries < module.CPU_LARGEST
+    monkeypatch.setattr(module, "_tokens_in_memory", lambda encoder: 1)
+    hopeless = auto_config(str(tiny_suite), [source])
     assert hopeless.batch.queries == SMALLEST
     assert hopeless.batch.chunk_tokens == 64  # a row at a time
 
 
 def test_a_run_goes_on_by_its_own_configuration(finished: Path) -> None:
-    own = fitted_config("", [], finished)
+    own = auto_config("", [], finished)
     assert (own.loop.steps, own.batch.queries) == (6, 16)
-    assert fitted_config("", ["loop.steps=9"], finished).loop.steps == 9
+    assert auto_config("", ["loop.steps=9"], finished).loop.steps == 9
 
 
 def test_held_out_tasks_are_left_out_before_anything_is_chosen(tiny_suite: Path, source: str) -> None:
     with pytest.raises(UserError, match=r"mixture\.hold_out: no task or family 'tabel' .* Did you mean 'table'\?"):
-        fitted_config(str(tiny_suite), [source, "mixture.hold_out=('tabel',)"])
+        auto_config(str(tiny_suite), [source, "mixture.hold_out=('tabel',)"])
     with pytest.raises(UserError, match="is all that could be trained; hold out less"):
-        fitted_config(str(tiny_suite), [source, "mixture.hold_out=('table', 'alpha')"])
+        auto_config(str(tiny_suite), [source, "mixture.hold_out=('table', 'alpha')"])
 
 
 def test_what_is_held_out_does_not_change_the_batch(
     tiny_suite: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "WANTED_STEPS", 2)
-    whole, less = (fitted_config(str(tiny_suite), [source, *more]) for more in ([], ["mixture.hold_out=('beta',)"]))
-    alone = fitted_config(str(tiny_suite), [source, "mixture.tasks=('alpha',)"])
+    monkeypatch.setattr(module, "WANTED_STEPS", 2)
+    whole, less = (auto_config(str(tiny_suite), [source, *more]) for more in ([], ["mixture.hold_out=('beta',)"]))
+    alone = auto_config(str(tiny_suite), [source, "mixture.tasks=('alpha',)"])
     assert alone.batch.queries < whole.batch.queries == less.batch.queries
 
 
@@ -89,7 +89,7 @@ def test_init_writes_what_train_would_have_chosen(tmp_path: Path, tiny_suite: Pa
     assert (code, err) == (0, "")
     assert said.endswith(f"wrote {out}\nnext: mtret train --config={out} --workdir=runs/first\n")
     written = read_config(str(out))
-    assert written == fitted_config(
+    assert written == auto_config(
         str(tiny_suite),
         [
             source, "mixture.hold_out=('beta',)", "optim.rates=(('vision/.*', 10.0), ('.*', 1.0))",

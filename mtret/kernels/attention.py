@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError, nearest
-from mtret.models import attention_cpu, attention_gpu
-from mtret.models.layers import afresh, dropout, narrow, product, turned
-from mtret.models.masks import visible
+from mtret.kernels import attention_cpu, attention_gpu
+from mtret.kernels.dense import cast_operand, materialised_transpose, product, recompute_barrier
+from mtret.kernels.masks import dropout, visible
 
 IMPLEMENTATIONS = ("xla", "cpu", *attention_gpu.IMPLEMENTATIONS)
 
@@ -95,7 +95,7 @@ class _Attention:
     def by_head(self, x: Float[Array, "rows L heads features"]) -> Float[Array, "rows_heads L features"]:
         """As an operand."""
         rows, length, heads, features = x.shape
-        return narrow(x.transpose(0, 2, 1, 3), self.operands).reshape(rows * heads, length, features)
+        return cast_operand(x.transpose(0, 2, 1, 3), self.operands).reshape(rows * heads, length, features)
 
 
 def _wide(x: Array) -> Any:
@@ -116,8 +116,8 @@ def _xla_forward(q: Array, k: Array, v: Array, segment: Array, row_keys: Any, co
     highest = scores.max(axis=2)
     weights = jnp.exp(scores - highest[:, :, None])
     total = weights.sum(axis=2)
-    weights = _flat(narrow(config.drop(weights, row_keys), config.operands))
-    mixed = product("bdk,bkq->bdq", turned(v), weights, _wide(v)).reshape(rows, heads, features, length)
+    weights = _flat(cast_operand(config.drop(weights, row_keys), config.operands))
+    mixed = product("bdk,bkq->bdq", materialised_transpose(v), weights, _wide(v)).reshape(rows, heads, features, length)
     # The division comes after the product with the values: it then touches [L, features], not [L, L].
     mixed = (mixed / total[:, :, None]).transpose(0, 3, 1, 2)
     return mixed, (q, k, v, segment, row_keys, mixed, highest + jnp.log(total))
@@ -126,19 +126,21 @@ def _xla_forward(q: Array, k: Array, v: Array, segment: Array, row_keys: Any, co
 def _xla_backward(config: _Attention, saved: Any, cotangent: Array) -> tuple[Any, ...]:
     q, k, v, segment, row_keys, mixed, log_total = saved
     rows, length, heads, features = mixed.shape
-    k = afresh(k, cotangent)
+    k = recompute_barrier(k, cotangent)
     weights = jnp.exp(config.scores(k, q, segment) - log_total[:, :, None])
     share = (cotangent * mixed).sum(axis=3).transpose(0, 2, 1)
     cotangent = config.by_head(cotangent)
     to_weights = product("bkd,bqd->bkq", v, cotangent, _wide(v)).reshape(weights.shape)
     to_scores = weights * (config.drop(to_weights, row_keys) - share[:, :, None])
-    to_scores = _flat(narrow(to_scores, config.operands))
-    dropped = _flat(narrow(config.drop(weights, row_keys), config.operands))
+    to_scores = _flat(cast_operand(to_scores, config.operands))
+    dropped = _flat(cast_operand(config.drop(weights, row_keys), config.operands))
 
     def back(x: Float[Array, "rows_heads L features"]) -> Float[Array, "rows L heads features"]:
         return x.reshape(rows, heads, length, features).transpose(0, 2, 1, 3)
 
-    to_q = product("bdk,bkq->bdq", turned(k), to_scores, _wide(k)).reshape(rows, heads, features, length)
+    to_q = product("bdk,bkq->bdq", materialised_transpose(k), to_scores, _wide(k)).reshape(
+        rows, heads, features, length
+    )
     to_q = to_q.transpose(0, 3, 1, 2) * features**-0.5
     to_k = back(product("bkq,bqd->bkd", to_scores, q, _wide(q)))
     to_v = back(product("bkq,bqd->bkd", dropped, cotangent, _wide(q)))
