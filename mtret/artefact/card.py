@@ -236,28 +236,8 @@ for name, vectors in zip(golden["prompts"], expected, strict=True):
 ## Text Embeddings Inference
 
 {_tei(example, prefix) if others.pools_prompt else PROMPT_LEFT_OUT}{apart}
-## LangChain
-
-```python
-from langchain_huggingface import HuggingFaceEmbeddings
-
-embeddings = HuggingFaceEmbeddings(
-    model_name="path/of/this/folder", query_encode_kwargs={{"prompt_name": {json.dumps(example)}}}
-)
-```
-{apart}
-## pgvector
-
-```sql
-CREATE TABLE documents (id text PRIMARY KEY, body text, embedding vector({features}));
-CREATE INDEX ON documents USING hnsw (embedding vector_ip_ops);
--- <#> is the negative dot product: the nearest come first
-SELECT id, body FROM documents ORDER BY embedding <#> $1 LIMIT 10;
-```
-
-with `$1` the vector of {prefix} and the query, and each `embedding` that of {document} and the body{
-        ", by `documents/`" if others.documents else ""
-    }.
+{_langchain(example)}{apart}
+{_pgvector(features, prefix, document, others)}
 {_of_images(others)}"""
 
 
@@ -285,3 +265,30 @@ query yourself.
 client.embeddings.create(model="-", input=[{prefix} + query])
 ```
 """
+
+
+def _langchain(example: str) -> str:
+    return f"""## LangChain
+
+```python
+from langchain_huggingface import HuggingFaceEmbeddings
+
+embeddings = HuggingFaceEmbeddings(
+    model_name="path/of/this/folder", query_encode_kwargs={{"prompt_name": {json.dumps(example)}}}
+)
+```
+"""
+
+
+def _pgvector(features: int, prefix: str, document: str, others: Others) -> str:
+    where = ", by `documents/`" if others.documents else ""
+    return f"""## pgvector
+
+```sql
+CREATE TABLE documents (id text PRIMARY KEY, body text, embedding vector({features}));
+CREATE INDEX ON documents USING hnsw (embedding vector_ip_ops);
+-- <#> is the negative dot product: the nearest come first
+SELECT id, body FROM documents ORDER BY embedding <#> $1 LIMIT 10;
+```
+
+with `$1` the vector of {prefix} and the query, and each `embedding` that of {document} and the body{where}."""

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 
 from mtret.commands.common import Flags, console, next_line, no_overrides
 from mtret.errors import UserError
-
-FORMATS = ["terminal", "markdown", "latex", "csv"]
+from mtret.tables import Form
 
 
 def define_report(values: Flags) -> None:
@@ -23,7 +22,7 @@ def define_report(values: Flags) -> None:
     flags.DEFINE_enum(
         "format",
         "",
-        ["", *FORMATS],
+        ["", *get_args(Form)],
         "of one table of all of them, on standard output (default: of one, tables and plot anew; of several, terminal)",
         flag_values=values,
     )
