@@ -1,7 +1,7 @@
 """The results file: schema `mtret.results/1`, checked when read, written atomically. See docs/results.md."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -133,11 +133,6 @@ class Results:
     queries: QueriesFile | None = None  # since queries.jsonl is kept
     base_forms: BaseForms | None = None  # since the base has prompts
 
-    @property
-    def split(self) -> str:
-        """What was judged."""
-        return self.protocol.get("split", "?")
-
 
 def parse_results(raw: Any, source: str = "results") -> Results:
     """Raises UserError naming the first path that is not of the schema. `source` is what the message calls the file."""
@@ -191,32 +186,22 @@ READING = Reading(more_keys=True, readers={Interval: _interval, Difference: _dif
 def _check_systems(results: Results) -> None:
     """Every entry has the file's systems with the primary metric, and the differences of the last to the others. A task
     of images may have the last alone."""
-    for name, entry in results.tasks.items():
-        _check_entry(f"tasks.{name}", entry, _read_by(results, name))
+    groups: dict[str, Mapping[str, Scores]] = {"tasks": results.tasks, "roles": results.roles}
+    if results.pooled is not None:
+        groups |= {"pooled.tasks": results.pooled.tasks, "pooled.roles": results.pooled.roles}
+    seen = {name for name, task in results.tasks.items() if task.images}
+    for group, entries in groups.items():
+        for name, entry in entries.items():
+            path, every = f"{group}.{name}", results.systems
+            systems = every[-1:] if name in seen and len(entry.systems) == 1 else every
+            if (*entry.systems,) != systems:
+                raise MismatchError(f"{path}.systems", f"must be {', '.join(systems)}")
+            if (*entry.differences,) != systems[:-1]:
+                raise MismatchError(f"{path}.differences", f"must be {', '.join(systems[:-1])}")
+            for system, metrics in entry.systems.items():
+                if PRIMARY not in metrics:
+                    raise MissingKeyError(f"{path}.systems.{system}.{PRIMARY}", "is missing")
     for role, entry in results.roles.items():
-        _check_entry(f"roles.{role}", entry, results.systems)
         for name in entry.tasks:
             if name not in results.tasks:
                 raise MismatchError(f"roles.{role}.tasks", f"'{name}' is no task of the file")
-    if results.pooled is None:
-        return
-    for name, entry in results.pooled.tasks.items():
-        _check_entry(f"pooled.tasks.{name}", entry, _read_by(results, name))
-    for role, entry in results.pooled.roles.items():
-        _check_entry(f"pooled.roles.{role}", entry, results.systems)
-
-
-def _read_by(results: Results, task: str) -> Sequence[str]:
-    """The systems that have scores of a task."""
-    own = results.tasks.get(task)
-    return results.systems[-1:] if own and own.images and len(own.systems) == 1 else results.systems
-
-
-def _check_entry(path: str, entry: Scores, systems: Sequence[str]) -> None:
-    if [*entry.systems] != [*systems]:
-        raise MismatchError(f"{path}.systems", f"must be {', '.join(systems)}")
-    if [*entry.differences] != [*systems[:-1]]:
-        raise MismatchError(f"{path}.differences", f"must be {', '.join(systems[:-1])}")
-    for system, metrics in entry.systems.items():
-        if PRIMARY not in metrics:
-            raise MissingKeyError(f"{path}.systems.{system}.{PRIMARY}", "is missing")
