@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,24 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevConfig
 from mtret.losses import LossConfig
 from mtret.models.dual_encoder import ModelConfig
-from mtret.schema import AT_LEAST_0, check_limits, setting, walk
+from mtret.schema import (
+    AT_LEAST_0,
+    MismatchError,
+    MissingKeyError,
+    Reading,
+    UnknownKeyError,
+    check_limits,
+    join,
+    setting,
+    to_json,
+    walk,
+)
+from mtret.schema import build as build_strictly
 from mtret.train.loop import LoopConfig
 from mtret.train.optim import OptimConfig
 from mtret.train.sharding import MeshConfig
 
-LARGEST = 2**62  # no whole number of a configuration has to be beyond
+FROM_FLAGS = Reading(from_text=True)
 
 
 @dataclass(frozen=True)
@@ -163,90 +175,21 @@ def _meant(value: Any, text: str, wanted: Any) -> Any:
 
 def build(kind: type, values: Any, path: str) -> Any:
     """A dataclass from nested mappings; what is not given keeps its default. Raises UserError, naming the key."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"config {path or 'file'}: needs keys and values, got {values!r}")
-    hints = typing.get_type_hints(kind)
-    known = {each.name: each for each in fields(kind)}
-    for key in map(str, values):
-        if key not in known:
-            elsewhere = [where for where, _, _ in walk(RunConfig) if where.rpartition(".")[2] == key]
-            close = f" Did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, known)
-            raise UserError(f"config: unknown key '{_join(path, key)}'.{close} Known: {', '.join(known)}")
-    missing = [n for n, f in known.items() if n not in values and f.default is MISSING and f.default_factory is MISSING]
-    if missing:
-        raise UserError(f"config: '{_join(path, missing[0])}' is missing")
-    given = {key: _convert(value, hints[key], _join(path, key)) for key, value in values.items()}
-    return kind(**given)
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _convert(value: Any, wanted: Any, path: str) -> Any:
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(value, next(a for a in arguments if a is not type(None)), path)
-    if is_dataclass(wanted):
-        return build(typing.cast(type, wanted), value, path)
-    if origin is not None and issubclass(origin, Mapping):
-        pairs = _mapping(value, path)
-        return {str(key): _convert(item, arguments[1], _join(path, str(key))) for key, item in pairs.items()}
-    if origin is tuple:
-        return _tuple(value, arguments, path)
-    return _scalar(value, wanted, path)
-
-
-def _mapping(value: Any, path: str) -> Mapping[Any, Any]:
-    if isinstance(value, str):  # a:1,b:2
-        pairs = [item.partition(":") for item in value.split(",") if item.strip()]
-        try:
-            return {name.strip(): ast.literal_eval(number.strip()) for name, _, number in pairs}
-        except (ValueError, SyntaxError, TypeError) as error:
-            raise UserError(f"config {path}: '{value}' is not of the form name:number,name:number") from error
-    if not isinstance(value, Mapping):
-        raise UserError(f"config {path}: needs names and values, got {value!r}")
-    return value
-
-
-def _tuple(value: Any, arguments: tuple[Any, ...], path: str) -> tuple[Any, ...]:
-    if isinstance(value, str):
-        value = [item.strip() for item in value.split(",") if item.strip()]
-    if not isinstance(value, list | tuple):
-        raise UserError(f"config {path}: needs a list, got {value!r}")
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_convert(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
-    if len(value) != len(arguments):
-        raise UserError(f"config {path}: needs {len(arguments)} entries, got {value!r}")
-    return tuple(
-        _convert(item, kind, f"{path}[{i}]") for i, (item, kind) in enumerate(zip(value, arguments, strict=True))
-    )
-
-
-def _scalar(value: Any, wanted: type, path: str) -> Any:
-    if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
-        raise UserError(f"config {path}: must be between -2^62 and 2^62, is {value}")
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):
-        return value
-    kind = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}[wanted]
-    raise UserError(f"config {path}: needs {kind}, got {value!r}")
+    try:
+        return build_strictly(kind, values, path, FROM_FLAGS)
+    except UnknownKeyError as error:
+        elsewhere = [where for where, _, _ in walk(RunConfig) if where.rpartition(".")[2] == error.key]
+        close = f" Did you mean '{elsewhere[0]}'?" if elsewhere else nearest(error.key, error.known)
+        raise UserError(f"config: unknown key '{error.path}'.{close} Known: {', '.join(error.known)}") from None
+    except MissingKeyError as error:
+        raise UserError(f"config: '{error.path}' is missing") from None
+    except MismatchError as error:
+        raise UserError(f"config {error.path or 'file'}: {error.shown()}") from None
 
 
 def as_json(config: RunConfig) -> dict[str, Any]:
     """The configuration as JSON values, to be written with a run and compared with it."""
-    return _jsonable(asdict(config))
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return value
+    return to_json(config)
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> list[str]:
@@ -255,7 +198,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = 
     for key in sorted({*ours, *theirs}):
         a, b = ours.get(key), theirs.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, _join(path, key))
+            found += differences(a, b, join(path, key))
         elif a != b:
-            found.append(f"{_join(path, key)}: {a!r}, there {b!r}")
+            found.append(f"{join(path, key)}: {a!r}, there {b!r}")
     return found

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors",),
     ("files", "schema"),
-    ("types", "pytrees", "devices", "console", "provenance", "encoder_folder"),
+    ("types", "pytrees", "devices", "console", "tables", "provenance", "encoder_folder"),
     ("processes", "kernels"),
     ("models", "losses", "data"),
     ("train", "index"),

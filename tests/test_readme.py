@@ -41,9 +41,9 @@ def test_the_quickstart_tuned_model_is_better_in_every_role() -> None:
     """The claim that the README makes of its own table."""
     from mtret.evaluation.results import read_results
 
-    roles = read_results(ROOT / "experiments" / "000_quickstart" / "results.json")["roles"]
+    roles = read_results(ROOT / "experiments" / "000_quickstart" / "results.json").roles
     assert set(roles) == {"in_domain", "cross_domain", "zero_shot"}
     for role in roles.values():
-        assert list(role["differences"]) == ["bm25", "untuned", "hybrid"]
-        for difference in role["differences"].values():
-            assert difference["ci95"][0] > 0
+        assert list(role.differences) == ["bm25", "untuned", "hybrid"]
+        for difference in role.differences.values():
+            assert difference.low > 0

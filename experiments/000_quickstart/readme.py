@@ -17,7 +17,7 @@ BLOCK = re.compile(r"(<!-- quickstart: [^>]*-->\n)(.*?)(<!-- /quickstart -->)", 
 def with_table(readme: str) -> str:
     """The README's text with the table as it has to be."""
     results = read_results(HERE / "results.json")
-    table = role_tables(results["roles"], results["systems"]).split("\n\n")[0]  # of two the first
+    table = role_tables(results.roles, results.systems).split("\n\n")[0]  # of two the first
     filled, count = BLOCK.subn(lambda match: f"{match[1]}\n{table}\n\n{match[3]}", readme)
     if count != 1:
         raise ValueError(f"{README}: needs one block between <!-- quickstart: ... --> and <!-- /quickstart -->")

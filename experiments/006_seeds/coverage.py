@@ -11,12 +11,12 @@ quarter of an hour on one core.
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mtret.evaluation.comparison import Side, compare
 from mtret.evaluation.query_scores import QueryScores, TaskQueries
+from mtret.evaluation.results import Bootstrap, Results, TaskResults
 
 TRIALS, TASKS, QUERIES = 300, 8, 300
 OF_ALL, OF_TASK = 0.005, 0.02  # standard deviations: what a seed does to all tasks, and to one
@@ -30,24 +30,26 @@ SETTINGS = (
     *((a, b, (OF_ALL, OF_TASK), 3) for a, b in ((3, 3), (5, 5), (2, 5), (1, 5))),
 )
 KEY = ("ndcg@10", "tuned")
+TASK = TaskResults(
+    n_queries=QUERIES, systems={}, differences={}, family="", domain="", role="in_domain", n_documents=0, n_dropped=0,
+    dropped_queries=(), seen_document_share=None, cutoffs=(10,), scann=None, judged_sha256="same",
+)  # fmt: skip
+RESULTS = Results(
+    schema="", protocol={"split": "test"}, bootstrap=Bootstrap(seed=0, resamples=0, level=0.95), systems=("tuned",),
+    mixture=None, tasks={f"task{number}": TASK for number in range(TASKS)}, roles={}, pooled=None, skipped={},
+)  # fmt: skip
 
 
 def training(rng: np.random.Generator, difficulty: np.ndarray, spreads: tuple[float, float]) -> QueryScores:
     """One training, judged on all tasks."""
     of_all = rng.normal(0, spreads[0])
-    entry = {"role": "in_domain", "images": False, "judged_sha256": "same"}
-    results: dict[str, Any] = {
-        "protocol": {"split": "test"},
-        "systems": ["tuned"],
-        "tasks": {f"task{number}": entry for number in range(TASKS)},
-    }
     ids = tuple(map(str, range(QUERIES)))
     tasks = {}
     for number in range(TASKS):
         mean = 0.6 + of_all + rng.normal(0, spreads[1])
         scores = mean + difficulty[number] + rng.normal(0, NOISE, QUERIES)
         tasks[f"task{number}"] = TaskQueries(ids, {KEY: scores})
-    return QueryScores(results, tasks)
+    return QueryScores(RESULTS, tasks)
 
 
 def main() -> None:
@@ -61,10 +63,10 @@ def main() -> None:
             difficulty = rng.normal(0, DIFFICULTY, (TASKS, QUERIES))
             made = {name: [training(rng, difficulty, own) for _ in range(n)] for name, (n, own) in both.items()}
             one = compare(*(Side(name, runs) for name, runs in made.items()), seed=trial)
-            by_task += sum(entry["difference"]["verdict"] != "no difference" for entry in one["tasks"].values())
-            role = one["roles"][0]["difference"]
-            by_role += role["verdict"] != "no difference"
-            width += role["ci95"][1] - role["ci95"][0]
+            by_task += sum(task.difference.verdict != "no difference" for task in one.tasks.values())
+            role = one.roles[0].difference
+            by_role += role.verdict != "no difference"
+            width += role.high - role.low
         counted = {"task": by_task / TRIALS / TASKS, "role": by_role / TRIALS, "width_of_role": width / TRIALS}
         found.append({"trainings": [a, b], "of_all": spreads[0], "of_task": spreads[1], "times": times, **counted})
         print(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtret.data.roles import TrainedTask
+from mtret.tables import Table, to_markdown
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ def card(
     """The model card. `scores`: a table in Markdown, or nothing where the model was not judged."""
     example = tasks[0].name
     languages = sorted({language for each in tasks for language in each.languages})
-    rows = "\n".join(
-        f"| {each.name} | {each.family} | {each.domain} | {', '.join(each.languages)} | {each.license or '?'} |"
-        for each in tasks
+    trained = Table(
+        ["task", "family", "domain", "languages", "licence of the data"],
+        [[[one.name, one.family, one.domain, ", ".join(one.languages), one.license or "?"] for one in tasks]],
     )
     listed = "\n".join(f"- {json.dumps(language)}" for language in languages)  # bare, Norwegian would be `false`
     base = _hub_id(details["source"])
@@ -78,9 +79,7 @@ queries = model.encode(["..."], prompt_name="{example}")  # the prompt: {prompts
 {_of_documents(others)}{_of_images(others)}
 ## Trained on
 
-| task | family | domain | languages | licence of the data |
-|---|---|---|---|---|
-{rows}
+{to_markdown(trained)}
 
 {_licence(details)}
 
@@ -185,7 +184,10 @@ def integrate(prompts: Mapping[str, str], features: int, max_length: int, others
     tasks = [name for name in prompts if name not in ("query", "document")]
     example = tasks[0] if tasks else "query"
     prefix = json.dumps(prompts[example], ensure_ascii=False)
-    rows = "\n".join(f"| {name} | `{json.dumps(text, ensure_ascii=False)}` |" for name, text in prompts.items())
+    table = Table(
+        ["prompt", "text before the query"],
+        [[[name, f"`{json.dumps(text, ensure_ascii=False)}`"] for name, text in prompts.items()]],
+    )
     before = others.documents.prefix if others.documents else prompts["document"]
     document = json.dumps(before, ensure_ascii=False)
     every = f"every document the {'tower in `documents/`' if others.documents else 'prompt `document`'}"
@@ -196,9 +198,7 @@ Vectors have {features} features and {LENGTH_1 if others.normalises else NOT_LEN
 tokens, the prompt included. Every query needs its prompt, {every}; without them, ranks get
 worse and nobody says so.
 {_of_documents(others)}
-| prompt | text before the query |
-|---|---|
-{rows}
+{to_markdown(table)}
 
 ## sentence-transformers
 
@@ -236,28 +236,8 @@ for name, vectors in zip(golden["prompts"], expected, strict=True):
 ## Text Embeddings Inference
 
 {_tei(example, prefix) if others.pools_prompt else PROMPT_LEFT_OUT}{apart}
-## LangChain
-
-```python
-from langchain_huggingface import HuggingFaceEmbeddings
-
-embeddings = HuggingFaceEmbeddings(
-    model_name="path/of/this/folder", query_encode_kwargs={{"prompt_name": {json.dumps(example)}}}
-)
-```
-{apart}
-## pgvector
-
-```sql
-CREATE TABLE documents (id text PRIMARY KEY, body text, embedding vector({features}));
-CREATE INDEX ON documents USING hnsw (embedding vector_ip_ops);
--- <#> is the negative dot product: the nearest come first
-SELECT id, body FROM documents ORDER BY embedding <#> $1 LIMIT 10;
-```
-
-with `$1` the vector of {prefix} and the query, and each `embedding` that of {document} and the body{
-        ", by `documents/`" if others.documents else ""
-    }.
+{_langchain(example)}{apart}
+{_pgvector(features, prefix, document, others)}
 {_of_images(others)}"""
 
 
@@ -285,3 +265,30 @@ query yourself.
 client.embeddings.create(model="-", input=[{prefix} + query])
 ```
 """
+
+
+def _langchain(example: str) -> str:
+    return f"""## LangChain
+
+```python
+from langchain_huggingface import HuggingFaceEmbeddings
+
+embeddings = HuggingFaceEmbeddings(
+    model_name="path/of/this/folder", query_encode_kwargs={{"prompt_name": {json.dumps(example)}}}
+)
+```
+"""
+
+
+def _pgvector(features: int, prefix: str, document: str, others: Others) -> str:
+    where = ", by `documents/`" if others.documents else ""
+    return f"""## pgvector
+
+```sql
+CREATE TABLE documents (id text PRIMARY KEY, body text, embedding vector({features}));
+CREATE INDEX ON documents USING hnsw (embedding vector_ip_ops);
+-- <#> is the negative dot product: the nearest come first
+SELECT id, body FROM documents ORDER BY embedding <#> $1 LIMIT 10;
+```
+
+with `$1` the vector of {prefix} and the query, and each `embedding` that of {document} and the body{where}."""

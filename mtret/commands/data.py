@@ -32,9 +32,10 @@ def stats(values: Flags, overrides: list[str]) -> None:
     name = required(values, "suite")
     from mtret.data.inspection import LEGEND, stats, stats_table
     from mtret.data.suites import load_suite
+    from mtret.tables import to_terminal
 
     page = console()
-    page.print(stats_table(stats(load_suite(name))))
+    page.print(to_terminal(stats_table(stats(load_suite(name))), close=True))
     page.print(f"\n{LEGEND}", highlight=False)
     print(next_line("data", "check", name))
 

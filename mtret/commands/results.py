@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 
 from mtret.commands.common import Flags, console, next_line, no_overrides
 from mtret.errors import UserError
-
-FORMATS = ["terminal", "markdown", "latex", "csv"]
+from mtret.tables import Form
 
 
 def define_report(values: Flags) -> None:
@@ -23,7 +22,7 @@ def define_report(values: Flags) -> None:
     flags.DEFINE_enum(
         "format",
         "",
-        ["", *FORMATS],
+        ["", *get_args(Form)],
         "of one table of all of them, on standard output (default: of one, tables and plot anew; of several, terminal)",
         flag_values=values,
     )
@@ -64,10 +63,10 @@ def report(values: Flags, overrides: list[str]) -> None:
     plain = not form and not given and all(asked[name] == values[name].default for name in asked)
     label, places = side_of(names[0]) if len(names) == 1 else ("", [])
     if plain and not label and len(places) == 1:
-        from mtret.evaluation.report import terminal_table
+        from mtret.evaluation.report import terminal_tables
 
         results, folder = rebuild_report(places[0], out)
-        console().print(terminal_table(results))
+        console().print(terminal_tables(results))
         print(f"wrote {folder}/results.json, report.md and results.png")
         return
     runs, together = open_runs(names)
@@ -77,7 +76,8 @@ def report(values: Flags, overrides: list[str]) -> None:
     for name, labels in together.items():
         _add_group(groups, name, labels)
     if out is None and form in ("", "terminal"):
-        from mtret.evaluation.run_tables import build, to_terminal
+        from mtret.evaluation.run_tables import build
+        from mtret.tables import to_terminal
 
         console().print(to_terminal(build(runs, groups, **asked)))
         return
@@ -129,16 +129,17 @@ def compare(values: Flags, overrides: list[str]) -> None:
         raise UserError(f"compare: takes two results, got {len(words)}; mtret compare runs/first/test runs/second/test")
     from mtret.files import locate
     from mtret.runs.reporting import compare_results
+    from mtret.schema import to_json
 
     out = locate(values["out"].value) if values["out"].value else None
     metric, system, tasks, seed = (values[name].value for name in ("metric", "system", "tasks", "seed"))
     given: Any = {"metric": metric, "system": system or "", "tasks": tuple(tasks or ()), "seed": seed}
     found = compare_results(words, out, **given)
     if values["json"].value:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(to_json(found), indent=2, ensure_ascii=False))
         return
     from mtret.console import say
-    from mtret.evaluation.comparison import SIDES, summary, terminal_tables
+    from mtret.evaluation.comparison import summary, terminal_tables
 
     page = console()
     page.print(terminal_tables(found))
@@ -146,5 +147,5 @@ def compare(values: Flags, overrides: list[str]) -> None:
         say(page, line)
     if out is not None:
         print(f"wrote {out}/compare.json and compare.md")
-    of_groups = ["--only_groups"] if any(len(found[side]["runs"]) > 1 for side in SIDES) else []
+    of_groups = ["--only_groups"] if max(found.trainings) > 1 else []
     print(next_line("report", *words, *of_groups, "--format=latex"))

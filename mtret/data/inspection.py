@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +14,7 @@ from mtret.data.images import decode
 from mtret.data.roles import document_hashes
 from mtret.data.tasks import SPLITS, Judgements, Task, query_key
 from mtret.data.unread import unread
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from mtret.tables import Table
 
 LONG_CHARACTERS = 1000  # about 250 tokens of English; what a training length of 256 begins to cut
 EMBEDDED = Path("enterprise")  # the suite that is built and read from no folder
@@ -172,15 +169,15 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def stats_table(rows: Sequence[TaskStats]) -> "Table":
-    """The figures as a table for the terminal, about 110 columns wide, without domains and columns of zeros.
+def stats_table(rows: Sequence[TaskStats]) -> Table:
+    """The figures, about 110 columns wide on a terminal, without domains and columns of zeros.
 
     `positives` are mean and most per query; `words` are mean and 95th percentile; `long` is a share of the documents.
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     columns: dict[str, list[str]] = {
+        "task": [row.name for row in rows],
+        "family": [row.family for row in rows],
+        "languages": [row.languages[0] + (f" +{len(row.languages) - 1}" * (len(row.languages) > 1)) for row in rows],
         "docs": [f"{row.documents:,}" for row in rows],
         "long": [f"{row.long_documents:.0%}" for row in rows],
         **{split: [f"{row.queries[split]:,}" if row.queries[split] else "-" for row in rows] for split in SPLITS},
@@ -199,12 +196,4 @@ def stats_table(rows: Sequence[TaskStats]) -> "Table":
     columns |= {
         heading: [f"{one:,}" if one else "-" for one in counts] for heading, counts in rare.items() if any(counts)
     }
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("task", "family", "languages"):
-        table.add_column(heading, no_wrap=True)
-    for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for place, row in enumerate(rows):
-        languages = row.languages[0] + (f" +{len(row.languages) - 1}" if len(row.languages) > 1 else "")
-        table.add_row(*map(escape, (row.name, row.family, languages)), *(cells[place] for cells in columns.values()))
-    return table
+    return Table([*columns], [[*zip(*columns.values(), strict=True)]])

@@ -3,7 +3,7 @@ trainings that differ in their seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -11,9 +11,20 @@ from jaxtyping import Float64
 from mtret.errors import UserError, nearest
 from mtret.evaluation import statistics
 from mtret.evaluation.query_scores import QueryScores, TaskQueries
+from mtret.evaluation.results import Bootstrap, Results
 from mtret.evaluation.retrieval import PRIMARY, ROLES
-from mtret.evaluation.statistics import Interval, Verdict, bounds, resampled_means, run_noise, spread_apart, verdict
-from mtret.evaluation.wording import ROLE_NAMES, STYLES, difference, interval, markdown_table, metric_name
+from mtret.evaluation.statistics import (
+    Difference,
+    Interval,
+    bounds,
+    paired,
+    resampled_means,
+    rounded,
+    run_noise,
+    spread_apart,
+)
+from mtret.evaluation.wording import ROLE_NAMES, STYLES, counts, difference, interval, metric_name, score, some
+from mtret.tables import Cell, Table, to_markdown, to_terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,8 +41,74 @@ SAME_SPREAD = ", whose spread is taken to be the same on both sides"
 OWN_SPREAD = ", of each side for itself, since they have not as many; that of the smaller one is known least"
 NO_SPREAD = "; `{alone}`, a single one, is taken to spread as the others do, which nothing here can show"
 FEW_TRAININGS = 6
-NAMED = 5  # tasks in an error
-SIDES = ("a", "b")
+ABOUT = ("model", "step", "weights_sha256", "training_seed", "suite", "suite_sha256", "date")  # of each run's protocol
+
+
+class SideScore(NamedTuple):
+    """What one side scores, and each of its trainings."""
+
+    interval: Interval
+    runs: tuple[float, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As compare.json has it."""
+        return {**self.interval.as_json(), "runs": [*self.runs]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskComparison:
+    """Of one task."""
+
+    roles: tuple[str, str]  # what it is to a and to b
+    images: bool
+    n_queries: int
+    a: SideScore
+    b: SideScore
+    difference: Difference  # b minus a
+    unmatched: tuple[int, int]  # queries of each side that are not in all runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleComparison:
+    """Means over the tasks that have these roles."""
+
+    roles: tuple[str, str]
+    tasks: tuple[str, ...]
+    n_queries: int
+    a: SideScore
+    b: SideScore
+    difference: Difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a side is called, which system of it is compared, and what its runs are."""
+
+    label: str
+    system: str
+    runs: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What compare.json holds, key by key."""
+
+    schema: str
+    metric: str
+    split: str | None
+    a: Compared
+    b: Compared
+    bootstrap: Bootstrap
+    n_queries: int
+    tasks: Mapping[str, TaskComparison]
+    roles: tuple[RoleComparison, ...]
+    only: Mapping[str, tuple[str, ...]]  # tasks of one side, left out
+    not_in_all: tuple[str, ...]
+
+    @property
+    def trainings(self) -> tuple[int, int]:
+        """How many each side has."""
+        return len(self.a.runs), len(self.b.runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,19 +120,19 @@ class Side:
 
     def called(self, run: QueryScores) -> str:
         """Which of them, in an error."""
-        model = run.results["protocol"].get("model") or self.runs.index(run) + 1
+        model = run.results.protocol.get("model") or self.runs.index(run) + 1
         return self.label if len(self.runs) == 1 else f"{self.label} ({model})"
 
 
-def judged_system(results: Mapping[str, Any]) -> str:
+def judged_system(results: Results) -> str:
     """The model that results are about: `tuned`; `untuned` where a model was judged that mtret did not train."""
-    return "tuned" if "tuned" in results["systems"] else "untuned" if "untuned" in results["systems"] else ""
+    return next((system for system in ("tuned", "untuned") if system in results.systems), "")
 
 
 def compare(
     a: Side, b: Side, *, metric: str = PRIMARY, system: str = "", tasks: Sequence[str] = (), seed: int = 0
-) -> dict[str, Any]:
-    """Paired differences, b minus a, over the queries that were judged in all (schema `mtret.comparison/2`).
+) -> Comparison:
+    """Paired differences, b minus a, over the queries that were judged in all.
 
     A side's score of a query is the mean over its runs. Where there are several, the intervals are also over trainings
     (`statistics.run_noise`).
@@ -72,64 +149,62 @@ def compare(
     systems = [_system(side, system) for side in sides]
     shared = _shared(sides, tasks)
     noise = run_noise([len(side.runs) for side in sides], seed, statistics.RESAMPLES)
-    entries: dict[str, Any] = {}
+    found: dict[str, TaskComparison] = {}
     resampled: dict[str, tuple[Float64[np.ndarray, "n"], Float64[np.ndarray, "r 2"]]] = {}
     for name in shared:
         values, left = _matched(sides, name, metric, systems)
         if not len(values):
             continue
         means = values.mean(axis=0)
-        drawn = _drawn(resampled_means(values, seed, name), means, noise, len(a.runs))
-        resampled[name] = means, drawn
-        entries[name] = {
-            "roles": [_role(side, name) for side in sides],
-            "images": bool(a.runs[0].results["tasks"][name].get("images")),
-            **_entry(means, drawn, len(values), len(a.runs)),
-            "unmatched": left,
-        }
-    if not entries:
+        resampled[name] = means, _drawn(resampled_means(values, seed, name), means, noise, len(a.runs))
+        found[name] = TaskComparison(
+            roles=(_role(a, name), _role(b, name)),
+            images=a.runs[0].results.tasks[name].images,
+            unmatched=left,
+            **_scored(*resampled[name], len(values), len(a.runs)),
+        )
+    if not found:
         raise UserError(f"{a.label} and {b.label} share no query")
-    counted = {name: entries[name]["n_queries"] for name in entries}
-    return {
-        "schema": SCHEMA,
-        "metric": metric,
-        "split": a.runs[0].results["protocol"].get("split"),
-        **{
-            key: {"label": side.label, "system": chosen, "runs": [_about(run.results) for run in side.runs]}
-            for key, side, chosen in zip(SIDES, sides, systems, strict=True)
-        },
-        "bootstrap": {"seed": seed, "resamples": statistics.RESAMPLES, "level": statistics.LEVEL},
-        "n_queries": sum(counted.values()),
-        "tasks": entries,
-        "roles": [
-            {"roles": list(roles), "tasks": names, **_mean_of(names, resampled, counted, len(a.runs))}
-            for roles, names in _groups(entries).items()
-        ],
-        "only": {
-            key: sorted(_all_tasks(own) - _all_tasks(other)) if not tasks else []
-            for key, own, other in zip(SIDES, sides, sides[::-1], strict=True)
-        },
-        "not_in_all": sorted(
-            name for name in _all_tasks(a) & _all_tasks(b) if name not in entries and (not tasks or name in tasks)
+    counted = {name: one.n_queries for name, one in found.items()}
+    own, other = _all_tasks(a), _all_tasks(b)
+    return Comparison(
+        schema=SCHEMA,
+        metric=metric,
+        split=a.runs[0].results.protocol.get("split"),
+        a=_compared(a, systems[0]),
+        b=_compared(b, systems[1]),
+        bootstrap=Bootstrap(seed=seed, resamples=statistics.RESAMPLES, level=statistics.LEVEL),
+        n_queries=sum(counted.values()),
+        tasks=found,
+        roles=tuple(
+            RoleComparison(roles=roles, tasks=tuple(names), **_mean_of(names, resampled, counted, len(a.runs)))
+            for roles, names in _groups(found).items()
         ),
-    }
+        only={key: () if tasks else tuple(sorted(one)) for key, one in (("a", own - other), ("b", other - own))},
+        not_in_all=tuple(sorted(n for n in own & other if n not in found and (not tasks or n in tasks))),
+    )
+
+
+def _compared(side: Side, system: str) -> Compared:
+    about = tuple({key: run.results.protocol.get(key) for key in ABOUT} for run in side.runs)
+    return Compared(label=side.label, system=system, runs=about)
 
 
 def _system(side: Side, asked: str) -> str:
     chosen = [asked or judged_system(run.results) for run in side.runs]
     for run, system in zip(side.runs, chosen, strict=True):
-        if system not in run.results["systems"]:
-            known = ", ".join(run.results["systems"])
+        if system not in run.results.systems:
+            known = ", ".join(run.results.systems)
             raise UserError(f"--system: {side.called(run)} has no system '{system}', only {known}")
     if len(set(chosen)) > 1:
         raise UserError(f"{side.label}: its runs are about different systems, {', '.join(sorted(set(chosen)))}")
-    if len({run.results["protocol"].get("training_sha256") for run in side.runs}) > 1:
+    if len({run.results.protocol.get("training_sha256") for run in side.runs}) > 1:
         raise UserError(
             f"{side.label}: its runs are not seeds of one configuration: {_by_configuration(side)}; compare these with "
             "each other"
         )
     # Two seeds may both have kept the encoder as it came, step 0: the same weights alone are no mistake.
-    kept = [tuple(run.results["protocol"].get(key) for key in ("weights_sha256", "training_seed")) for run in side.runs]
+    kept = [tuple(run.results.protocol.get(key) for key in ("weights_sha256", "training_seed")) for run in side.runs]
     if len(set(kept)) < len(kept) and all(weights for weights, _ in kept):
         raise UserError(f"{side.label}: two of its runs are the same model; give trainings that differ in their seed")
     return chosen[0]
@@ -139,13 +214,13 @@ def _by_configuration(side: Side) -> str:
     """`x, y / z`: which runs of a side belong together."""
     found: dict[Any, list[str]] = {}
     for run in side.runs:
-        protocol = run.results["protocol"]
+        protocol = run.results.protocol
         found.setdefault(protocol.get("training_sha256"), []).append(str(protocol.get("model") or "?"))
     return " / ".join(", ".join(models) for models in found.values())
 
 
 def _role(side: Side, task: str) -> str:
-    roles = sorted({run.results["tasks"][task]["role"] for run in side.runs})
+    roles = sorted({run.results.tasks[task].role for run in side.runs})
     if len(roles) > 1:
         raise UserError(
             f"{task} is {' and '.join(ROLE_NAMES[role].lower() for role in roles)} to runs of {side.label}, which are "
@@ -170,23 +245,21 @@ def _shared(sides: Sequence[Side], tasks: Sequence[str]) -> list[str]:
     shared = [name for name in asked if all(name in run.tasks for _, run in runs)]
     alike = [name for name in shared if all(_data(run, name) == _data(first, name) for _, run in runs)]
     for label, run in runs[1:]:
-        splits = [each.results["protocol"].get("split") for each in (first, run)]
+        splits = [each.results.protocol.get("split") for each in (first, run)]
         if splits[0] != splits[1]:
             raise UserError(
                 f"{first_name} was judged on the {splits[0]} split, {label} on the {splits[1]} split; run "
                 "`mtret evaluate --split=...` so that all are of one"
             )
-        suites = [each.results["protocol"].get("suite", "?") for each in (first, run)]
+        suites = [each.results.protocol.get("suite", "?") for each in (first, run)]
         both = f"{first_name} (suite {suites[0]}) and {label} (suite {suites[1]})"
         if not any(name in run.tasks for name in asked):
             raise UserError(f"{both} share no task; evaluate them on one suite")
         differ = [name for name in shared if _data(first, name) != _data(run, name)]
         if differ:
-            more = f" and {len(differ) - NAMED} more" if len(differ) > NAMED else ""
             remedy = f", or compare the others: --tasks={','.join(alike)}" if alike else ""
             raise UserError(
-                f"not judged on the same data in {both}: {', '.join(differ[:NAMED])}{more}; evaluate them on one "
-                f"suite{remedy}"
+                f"not judged on the same data in {both}: {some(differ)}; evaluate them on one suite{remedy}"
             )
     if not shared:
         raise UserError("no task is in all of the runs; evaluate them on one suite")
@@ -194,18 +267,18 @@ def _shared(sides: Sequence[Side], tasks: Sequence[str]) -> list[str]:
 
 
 def _data(scores: QueryScores, task: str) -> Any:
-    return scores.results["tasks"][task].get("judged_sha256") or scores.results["protocol"].get("suite_sha256")
+    return scores.results.tasks[task].judged_sha256 or scores.results.protocol.get("suite_sha256")
 
 
 def _matched(
     sides: Sequence[Side], task: str, metric: str, systems: Sequence[str]
-) -> tuple[Float64[np.ndarray, "q n"], list[int]]:
+) -> tuple[Float64[np.ndarray, "q n"], tuple[int, int]]:
     """Scores of the queries that stand in all runs, a column for each, and how many others each side has."""
     by_side = [[run.tasks[task] for run in side.runs] for side in sides]
     ids = [set().union(*(each.ids for each in own)) for own in by_side]
     every = [(each, system) for own, system in zip(by_side, systems, strict=True) for each in own]
     common = set.intersection(*(set(each.ids) for each, _ in every))
-    left = [len(own - common) for own in ids]
+    left = (len(ids[0] - common), len(ids[1] - common))
     if any((metric, system) not in each.scores for each, system in every):
         return np.zeros((0, len(every))), left  # a task of images, which this system does not read
     order = [query for query in every[0][0].ids if query in common]
@@ -229,12 +302,12 @@ def _drawn(
     return np.stack([resampled[:, side].mean(axis=1) for side in sides], axis=1) + noise @ deviations
 
 
-def _groups(entries: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
+def _groups(tasks: Mapping[str, TaskComparison]) -> dict[tuple[str, str], list[str]]:
     """Tasks by what they are to the two models, in order. Tasks of images count in no mean, as in the report."""
     found: dict[tuple[str, str], list[str]] = {}
-    for name, entry in sorted(entries.items()):
-        if not entry["images"]:
-            found.setdefault((entry["roles"][0], entry["roles"][1]), []).append(name)
+    for name, task in sorted(tasks.items()):
+        if not task.images:
+            found.setdefault(task.roles, []).append(name)
     return dict(sorted(found.items(), key=lambda item: [ROLES.index(role) for role in item[0][::-1]]))
 
 
@@ -244,31 +317,22 @@ def _mean_of(
     """Every task counts the same; the queries of each are resampled apart."""
     means = np.mean([resampled[name][0] for name in names], axis=0)
     drawn = np.mean([resampled[name][1] for name in names], axis=0)
-    return _entry(means, drawn, sum(counted[name] for name in names), first)
+    return _scored(means, drawn, sum(counted[name] for name in names), first)
 
 
-def _entry(
+def _scored(
     means: Float64[np.ndarray, "n"], drawn: Float64[np.ndarray, "r 2"], n_queries: int, first: int
 ) -> dict[str, Any]:
+    """What comparisons of tasks and of roles have alike."""
     low, high = bounds(drawn)
     runs = (means[:first], means[first:])
-    scores = {
-        side: {**_shown(own.mean(), low[i], high[i]), "runs": [round(float(mean), 6) for mean in own]}
-        for i, (side, own) in enumerate(zip(SIDES, runs, strict=True))
-    }
+    a, b = (
+        SideScore(rounded(own.mean(), low[i], high[i]), tuple(round(float(mean), 6) for mean in own))
+        for i, own in enumerate(runs)
+    )
     low, high = bounds(drawn[:, 1] - drawn[:, 0])
-    shown = _shown(runs[1].mean() - runs[0].mean(), low, high)
-    word = verdict(Interval(shown["mean"], *shown["ci95"]), n_queries)
-    return {"n_queries": n_queries, **scores, "difference": {**shown, "verdict": word}}
-
-
-def _shown(mean: Any, low: Any, high: Any) -> dict[str, Any]:
-    return {"mean": round(float(mean), 6), "ci95": [round(float(low), 6), round(float(high), 6)]}
-
-
-def _about(results: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("model", "step", "weights_sha256", "training_seed", "suite", "suite_sha256", "date")
-    return {key: results["protocol"].get(key) for key in kept}
+    difference = paired(runs[1].mean() - runs[0].mean(), low, high, n_queries)
+    return {"n_queries": n_queries, "a": a, "b": b, "difference": difference}
 
 
 def role_words(roles: Sequence[str]) -> str:
@@ -278,109 +342,93 @@ def role_words(roles: Sequence[str]) -> str:
     return known[0] if len(known) == 1 else f"{known[0]}, then {known[1].lower()}"
 
 
-def summary(comparison: Mapping[str, Any]) -> list[str]:
+def summary(found: Comparison) -> list[str]:
     """What came out, how many queries it rests on, and what was left out, in sentences."""
-    a, b = names(comparison)
-    words = [entry["difference"]["verdict"] for entry in comparison["tasks"].values()]
-    counts = ", ".join(f"{word} on {words.count(word)}" for word in get_args(Verdict) if word in words)
-    lines = [f"`{b}` against `{a}`: {counts} of {len(words)} tasks."]
-    left = np.sum([entry["unmatched"] for entry in comparison["tasks"].values()], axis=0).tolist()
-    every = "both" if sum(len(comparison[side]["runs"]) for side in SIDES) == 2 else "all"
-    matched = f"{comparison['n_queries']:,} queries were judged in {every}"
+    a, b = found.a.label, found.b.label
+    said = counts([task.difference.verdict for task in found.tasks.values()])
+    lines = [f"`{b}` against `{a}`: {said} of {len(found.tasks)} tasks."]
+    left = np.sum([task.unmatched for task in found.tasks.values()], axis=0).tolist()
+    matched = f"{found.n_queries:,} queries were judged in {'both' if sum(found.trainings) == 2 else 'all'}"
     if any(left):
         matched += f"; {left[0]:,} others of `{a}` and {left[1]:,} of `{b}` are left out"
     lines.append(f"{matched}.")
-    for side, label in zip(SIDES, (a, b), strict=True):
-        if comparison["only"][side]:
-            lines.append(f"In `{label}` only, and left out: {', '.join(comparison['only'][side])}.")
-    if comparison["not_in_all"]:
-        missing = ", ".join(comparison["not_in_all"])
+    for label, only in ((a, found.only["a"]), (b, found.only["b"])):
+        if only:
+            lines.append(f"In `{label}` only, and left out: {', '.join(only)}.")
+    if found.not_in_all:
+        missing = ", ".join(found.not_in_all)
         lines.append(f"Not in every result, or without a query that is in all, and left out: {missing}.")
-    lines.append(_scope(comparison))
+    lines.append(_scope(found))
     return lines
 
 
-def _scope(comparison: Mapping[str, Any]) -> str:
+def _scope(found: Comparison) -> str:
     """What the intervals are of."""
-    runs = [len(comparison[side]["runs"]) for side in SIDES]
+    runs = found.trainings
     if sum(runs) == 2:
         return OF_MODELS
-    counts = ", ".join(f"{n} of `{label}`" for n, label in zip(runs, names(comparison), strict=True))
-    alone = next((label for n, label in zip(runs, names(comparison), strict=True) if n == 1), None)
+    both = [*zip(runs, (found.a.label, found.b.label), strict=True)]
+    listed = ", ".join(f"{n} of `{label}`" for n, label in both)
+    alone = next((label for n, label in both if n == 1), None)
     spread = NO_SPREAD.format(alone=alone) if alone else OWN_SPREAD if spread_apart(runs) else SAME_SPREAD
     few = "; of so few it is hardly known, and more of them narrow the intervals" if sum(runs) < FEW_TRAININGS else ""
-    return OF_TRAININGS.format(counts=counts, spread=spread, few=few)
+    return OF_TRAININGS.format(counts=listed, spread=spread, few=few)
 
 
-def _spread(entry: Mapping[str, Any]) -> str:
+def _spread(side: SideScore) -> str:
     """Of a side's trainings; nothing where there is one."""
-    return f" ± {np.std(entry['runs'], ddof=1):.3f}" if len(entry["runs"]) > 1 else ""
+    return f" ± {np.std(side.runs, ddof=1):.3f}" if len(side.runs) > 1 else ""
 
 
-def names(comparison: Mapping[str, Any]) -> tuple[str, str]:
-    """What the two are called."""
-    return comparison["a"]["label"], comparison["b"]["label"]
-
-
-def markdown(comparison: Mapping[str, Any]) -> str:
+def markdown(found: Comparison) -> str:
     """The whole comparison."""
-    a, b = names(comparison)
+    a, b = found.a.label, found.b.label
     header = ["queries", a, b, f"`{b}` minus `{a}`"]
 
-    def cells(entry: Mapping[str, Any]) -> list[Any]:
-        means = [interval(entry[side]) + _spread(entry[side]) for side in SIDES]
-        return [entry["n_queries"], *means, difference(entry["difference"])]
+    def cells(one: TaskComparison | RoleComparison) -> list[Any]:
+        means = [score(side.interval) + _spread(side) for side in (one.a, one.b)]
+        return [one.n_queries, *means, difference(one.difference)]
 
-    by_role = markdown_table(
+    by_role = Table(
         ["role", "tasks", *header],
-        [[role_words(one["roles"]), len(one["tasks"]), *cells(one)] for one in comparison["roles"]],
+        [[[role_words(one.roles), len(one.tasks), *cells(one)] for one in found.roles]],
     )
-    by_task = markdown_table(
+    by_task = Table(
         ["task", "role", *header],
-        [[name, role_words(entry["roles"]), *cells(entry)] for name, entry in sorted(comparison["tasks"].items())],
+        [[[name, role_words(task.roles), *cells(task)] for name, task in sorted(found.tasks.items())]],
     )
-    systems = f"`{comparison['a']['system']}` of `{a}`, `{comparison['b']['system']}` of `{b}`"
     intro = (
-        f"{metric_name(comparison['metric'])}, {comparison['split']} split, {systems}. 95% intervals; "
-        "differences are paired."
+        f"{metric_name(found.metric)}, {found.split} split, `{found.a.system}` of `{a}`, `{found.b.system}` of `{b}`. "
+        "95% intervals; differences are paired."
     )
-    parts = [f"# `{b}` against `{a}`", intro, *summary(comparison)]
-    parts += ["## By role", "Mean over tasks, every task counting the same.", by_role] if comparison["roles"] else []
-    return "\n\n".join([*parts, "## By task", by_task]) + "\n"
+    parts = [f"# `{b}` against `{a}`", intro, *summary(found)]
+    if found.roles:
+        parts += ["## By role", "Mean over tasks, every task counting the same.", to_markdown(by_role)]
+    return "\n\n".join([*parts, "## By task", to_markdown(by_task)]) + "\n"
 
 
-def terminal_tables(comparison: Mapping[str, Any]) -> "RenderableType":
+def terminal_tables(found: Comparison) -> "RenderableType":
     """By task and by role, for a rich console."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
-    a, b = names(comparison)
-    metric = metric_name(comparison["metric"])
+    a, b = found.a.label, found.b.label
+    metric = metric_name(found.metric)
+    header = ["queries", a, b, "difference", "95% interval", ""]
 
-    def table(title: str, *first: str) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for place, name in enumerate([*first, "queries", a, b, "difference", "95% interval", ""]):
-            made.add_column(Text(name), justify="right" if place else "left", no_wrap=place > 0)
-        return made
+    def cells(one: TaskComparison | RoleComparison) -> list[Any]:
+        means = [f"{side.interval.mean:.3f}{_spread(side)}" for side in (one.a, one.b)]
+        shown = one.difference
+        word = Cell(shown.verdict, style=STYLES[shown.verdict])
+        return [f"{one.n_queries:,}", *means, f"{shown.mean:+.3f}", interval(shown, "+"), word]
 
-    def cells(entry: Mapping[str, Any]) -> list[str | Text]:
-        one = entry["difference"]
-        low, high = one["ci95"]
-        means = [f"{entry[side]['mean']:.3f}{_spread(entry[side])}" for side in SIDES]
-        word = Text(one["verdict"], style=STYLES[one["verdict"]])
-        return [f"{entry['n_queries']:,}", *means, f"{one['mean']:+.3f}", f"[{low:+.3f}, {high:+.3f}]", word]
-
-    by_task = table(f"{metric} by task, {b} against {a}", "task")
-    shown = [(one["roles"], one["tasks"]) for one in comparison["roles"]]
-    images = sorted(name for name, entry in comparison["tasks"].items() if entry["images"])
-    for title, own in [(role_words(roles), tasks) for roles, tasks in shown] + [("Images", images)]:
-        if own:
-            by_task.add_row(Text(title, style="italic"))
-        for name in own:
-            by_task.add_row(Text(f"  {name}"), *cells(comparison["tasks"][name]))
-    by_role = table(f"{metric} by role, mean over tasks", "role", "tasks")
-    for one in comparison["roles"]:
-        by_role.add_row(role_words(one["roles"]), str(len(one["tasks"])), *cells(one))
-    return Group(by_task, by_role) if comparison["roles"] else by_task
+    images = sorted(name for name, task in found.tasks.items() if task.images)
+    shown = [*((role_words(one.roles), one.tasks) for one in found.roles), *([("Images", images)] if images else [])]
+    by_task = [
+        [[Cell(title, style="italic")], *([f"  {name}", *cells(found.tasks[name])] for name in names)]
+        for title, names in shown
+    ]
+    by_role = [[role_words(one.roles), len(one.tasks), *cells(one)] for one in found.roles]
+    tables = [Table(["task", *header], by_task, f"{metric} by task, {b} against {a}")]
+    if by_role:
+        tables.append(Table(["role", "tasks", *header], [by_role], f"{metric} by role, mean over tasks"))
+    return Group(*map(to_terminal, tables))

@@ -1,52 +1,56 @@
-"""One figure, from the results dictionary alone: systems by role, and every task's difference to the reference."""
+"""Figures: systems by role and every task's difference to the reference, of results; lines by step, of trainings."""
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from mtret.evaluation.findings import reference_system, tasks_by_role
-from mtret.evaluation.results import validate
+from mtret.evaluation.results import Results, RoleResults
 from mtret.evaluation.retrieval import PRIMARY, ROLES
-from mtret.evaluation.wording import ROLE_NAMES, metric_name
+from mtret.evaluation.wording import ROLE_NAMES, count, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Told apart by readers with any colour vision (Okabe and Ito), and by word and place besides.
 VERDICT_COLOURS = {"better": "#0072B2", "no difference": "#8A8A8A", "WORSE": "#D55E00"}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+DASHES = ("-", "--", ":")  # of lines: every colour with the first, then with the second
 INK, FAINT, SYSTEM, LAST = "#222222", "#DDDDDD", "#B8BCC0", "#0072B2"
 ROW_INCHES = 0.27
+LEGEND_ROW_INCHES = 0.21
+MEAN = "mean"
 
 
-def results_png(results: Mapping[str, Any]) -> bytes:
-    """The figure as a PNG, the same bytes for the same results. Raises UserError as `results_figure` does."""
+@dataclass(frozen=True)
+class Line:
+    """Values by step, in order."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+def png(figure: "Figure") -> bytes:
+    """The same bytes for the same figure."""
     buffer = io.BytesIO()
-    results_figure(results).savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def results_figure(results: Mapping[str, Any]) -> "Figure":
-    """Bars of every system by role, and dots of every task's difference to the reference, with intervals.
-
-    Raises:
-      UserError: the results are not of the schema.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    validate(results)
-    systems, pooled = results["systems"], results["pooled"]
+def results_figure(results: Results) -> "Figure":
+    """Bars of every system by role, and dots of every task's difference to the reference, with intervals."""
+    systems, pooled = results.systems, results.pooled
     other = reference_system(systems)
-    by_role = tasks_by_role(results["tasks"])
-    roles = [role for role, _ in by_role]
-    panels = [("By role, each task over its own documents", results["roles"])]
+    by_role = tasks_by_role(results.tasks)
+    panels = [("By role, each task over its own documents", results.roles)]
     if pooled is not None:
-        title = f"By role, one index of all {pooled['n_documents']:,} documents"
-        panels.append((title, pooled["roles"]))
-    rows = max(sum(len(names) + 1.6 for _, names in by_role), len(panels) * (len(roles) * (len(systems) + 1.6) + 2), 4)
-    figure = Figure(figsize=(13 if other else 6, rows * ROW_INCHES + 1.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+        panels.append((f"By role, one index of all {pooled.n_documents:,} documents", pooled.roles))
+    bars = len(panels) * (len(by_role) * (len(systems) + 1.6) + 2)
+    rows = max(sum(len(names) + 1.6 for _, names in by_role), bars, 4)
+    figure = _figure(13.0 if other else 6.0, rows * ROW_INCHES + 1.6)
     grid = figure.add_gridspec(len(panels), 2 if other else 1, width_ratios=(1, 1.3) if other else None)
     first = None
     for number, (title, entries) in enumerate(panels):
@@ -57,21 +61,67 @@ def results_figure(results: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def _draw_roles(axes: "Axes", title: str, entries: Mapping[str, Any], systems: Sequence[str]) -> None:
+def lines_figure(
+    title: str, losses: Mapping[str, Line], dev: Mapping[str, Line], mean: Line | None = None, best: int | None = None
+) -> "Figure":
+    """Loss and dev score by step, a line for each name, in one colour on both sides.
+
+    Args:
+      title: what the lines are of.
+      mean: of the dev scores, drawn bold.
+      best: its step that is marked.
+    """
+    colours = _colours({*losses, *dev})
+    figure = _figure(13.0, max(4.8, LEGEND_ROW_INCHES * len(colours) + 1.0))
+    left, right = figure.subplots(1, 2)
+    drawn = _draw_lines(left, f"Loss of the batches: {_plain(title)}", losses, colours)
+    drawn |= _draw_lines(right, f"{metric_name(PRIMARY)} on the dev samples: {_plain(title)}", dev, colours)
+    if mean is not None:
+        drawn[MEAN] = _draw_mean(right, mean, best)
+    names = sorted(drawn, key=lambda name: (name != MEAN, name))
+    if len(names) > 1:
+        # Matplotlib leaves lines out of a legend that are called _something.
+        lines = [drawn[name] for name in names]
+        shown = [_plain(name) if name[0] != "_" else f" {_plain(name)}" for name in names]
+        figure.legend(lines, shown, loc="outside right upper", frameon=False, fontsize=8.5)
+    return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """An empty one, in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain(name: str) -> str:
+    """Matplotlib takes $ for mathematics."""
+    return name.replace("$", r"\$")
+
+
+def _colours(names: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Colour and dash of each."""
+    looks = [(colour, dash) for dash in DASHES for colour in COLOURS]
+    return {name: looks[place % len(looks)] for place, name in enumerate(sorted(names))}
+
+
+def _draw_roles(axes: "Axes", title: str, entries: Mapping[str, RoleResults], systems: Sequence[str]) -> None:
     labels: list[tuple[float, str]] = []
     y = 0.0
     for role in (role for role in ROLES if role in entries):
         entry = entries[role]
-        n = len(entry["tasks"])
-        counts = f"{n} task{'' if n == 1 else 's'}, {entry['n_queries']:,} queries"
-        axes.text(0, y, f"{ROLE_NAMES[role]}  ({counts})", va="center", fontsize=9.5, fontweight="bold", color=INK)
+        about = f"{count(len(entry.tasks), 'task')}, {entry.n_queries:,} queries"
+        axes.text(0, y, f"{ROLE_NAMES[role]}  ({about})", va="center", fontsize=9.5, fontweight="bold", color=INK)
         for system in systems:
             y += 1
-            one, last = entry["systems"][system][PRIMARY], system == systems[-1]
-            axes.barh(y, one["mean"], height=0.72, color=LAST if last else SYSTEM, zorder=2)
-            axes.plot(one["ci95"], [y, y], color=INK, linewidth=1.3, zorder=3)
+            one, last = entry.primary(system), system == systems[-1]
+            axes.barh(y, one.mean, height=0.72, color=LAST if last else SYSTEM, zorder=2)
+            axes.plot((one.low, one.high), [y, y], color=INK, linewidth=1.3, zorder=3)
             axes.annotate(
-                f"{one['mean']:.3f}", (one["ci95"][1], y), (5, 0), textcoords="offset points", va="center",
+                f"{one.mean:.3f}", (one.high, y), (5, 0), textcoords="offset points", va="center",
                 fontsize=8.5, color=INK, fontweight="bold" if last else "normal",
             )  # fmt: skip
             labels.append((y, system))
@@ -81,10 +131,8 @@ def _draw_roles(axes: "Axes", title: str, entries: Mapping[str, Any], systems: S
     axes.set_xlabel(f"{metric_name(PRIMARY)}, mean over tasks, 95% interval")
 
 
-def _draw_differences(
-    axes: "Axes", results: Mapping[str, Any], roles: Sequence[tuple[str, list[str]]], other: str
-) -> None:
-    tasks, last = results["tasks"], results["systems"][-1]
+def _draw_differences(axes: "Axes", results: Results, roles: Sequence[tuple[str, list[str]]], other: str) -> None:
+    tasks, last = results.tasks, results.systems[-1]
     labels: list[tuple[float, str]] = []
     y = 0.0
     for role, names in roles:
@@ -92,17 +140,17 @@ def _draw_differences(
             ROLE_NAMES[role], (0, y), (-5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             ha="right", va="center", fontsize=9.5, fontweight="bold", color=INK, annotation_clip=False,
         )  # fmt: skip
-        for name in sorted(names, key=lambda name: -tasks[name]["differences"][other]["mean"]):
+        for name in sorted(names, key=lambda name: -tasks[name].differences[other].mean):
             y += 1
-            one = tasks[name]["differences"][other]
-            colour = VERDICT_COLOURS[one["verdict"]]
+            one = tasks[name].differences[other]
+            colour = VERDICT_COLOURS[one.verdict]
             axes.axhline(y, color=FAINT, linewidth=0.6, zorder=0)
-            axes.plot(one["ci95"], [y, y], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2)
+            axes.plot((one.low, one.high), [y, y], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2)
             axes.plot(
-                one["mean"], y, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.7, zorder=3
+                one.mean, y, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.7, zorder=3
             )
             axes.annotate(
-                f"{one['mean']:+.3f}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8,
+                f"{one.mean:+.3f}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8,
                 color=colour, annotation_clip=False,
             )  # fmt: skip
             labels.append((y, name))
@@ -110,17 +158,52 @@ def _draw_differences(
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
     _lay_out(axes, f"{last} minus {other}, by task", labels, y - 0.9)
     axes.set_xlabel(f"paired difference in {metric_name(PRIMARY)}, 95% interval")
-    verdicts = [tasks[name]["differences"][other]["verdict"] for _, names in roles for name in names]
+    verdicts = [tasks[name].differences[other].verdict for _, names in roles for name in names]
     for word, colour in VERDICT_COLOURS.items():
         axes.plot([], [], "o-", color=colour, markersize=5.5, label=f"{word} ({verdicts.count(word)})")
     axes.figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8.5)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _lay_out(axes: "Axes", title: str, labels: Sequence[tuple[float, str]], bottom: float) -> None:
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=11.5, color=INK)
+    _style(axes, title, grid="x")
     axes.set_ylim(bottom, -0.8)
     axes.set_yticks([y for y, _ in labels], [text for _, text in labels], fontsize=9, color=INK)
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+
+
+def _draw_lines(
+    axes: "Axes", title: str, lines: Mapping[str, Line], colours: Mapping[str, tuple[str, str]]
+) -> dict[str, "Line2D"]:
+    drawn = {}
+    for name, line in lines.items():
+        colour, dash = colours[name]
+        marker = "o" if len(line.steps) == 1 else ""
+        (drawn[name],) = axes.plot(
+            line.steps, line.values, dash, marker=marker, color=colour, linewidth=1.5, label=name
+        )
+    if not lines:
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color=INK)
+    axes.set_xlabel("step")
+    _style(axes, title, grid="both")
+    return drawn
+
+
+def _draw_mean(axes: "Axes", mean: Line, best: int | None) -> "Line2D":
+    (drawn,) = axes.plot(mean.steps, mean.values, color=INK, linewidth=2.6, label=MEAN, zorder=4)
+    if best not in mean.steps:
+        return drawn
+    score = mean.values[mean.steps.index(best)]
+    axes.plot(best, score, "o", color=INK, markersize=8, zorder=5)
+    axes.annotate(
+        f"best, step {best}: {score:.3f}", (best, score), (0, 9), textcoords="offset points",
+        ha="right" if best > 0.6 * mean.steps[-1] else "left", fontsize=9, color=INK, zorder=6,
+    )  # fmt: skip
+    return drawn
+
+
+def _style(axes: "Axes", title: str, grid: Literal["x", "both"]) -> None:
+    """No box and no ticks, a faint grid behind what is drawn."""
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11.5, color=INK)
+    axes.grid(axis=grid, color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from mtret.data.tasks import Task
 from mtret.errors import UserError
-from mtret.evaluation.results import read_results
+from mtret.evaluation.results import Results, read_results
 from mtret.evaluation.retrieval import PRIMARY, TaskOutcome
 from mtret.files import AnyPath, locate, reaching, replace_text
 
@@ -31,7 +31,7 @@ class TaskQueries:
 class QueryScores:
     """A results file and what it was made of."""
 
-    results: Mapping[str, Any]
+    results: Results
     tasks: Mapping[str, TaskQueries]
 
 
@@ -96,7 +96,7 @@ def read_query_scores(name: str) -> QueryScores:
     path = results_file(name)
     results = read_results(path)
     beside = path.parent / QUERIES_FILE
-    described = results.get("queries")
+    described = results.queries
     if described is None:
         raise UserError(f"{path}: its queries' scores were not kept; run `mtret evaluate` again, which keeps them")
     try:
@@ -106,7 +106,7 @@ def read_query_scores(name: str) -> QueryScores:
             f"{beside}: no such file; it belongs beside results.json and holds the queries' scores: copy it there, or "
             "run `mtret evaluate` again"
         ) from None
-    if hashlib.sha256(content).hexdigest() != described["sha256"]:
+    if hashlib.sha256(content).hexdigest() != described.sha256:
         raise UserError(f"{beside}: is not the file that results.json was written with; run `mtret evaluate` again")
     return QueryScores(results, _tasks(content.decode("utf-8")))
 

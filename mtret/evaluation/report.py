@@ -1,23 +1,25 @@
-"""Tables for people, from the results dictionary alone: Markdown, the terminal, and the folder that holds all three."""
+"""What people read of one results file: the report, tables for a terminal, and the folder that holds all."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mtret.evaluation.findings import findings, reference_system, tasks_by_role
-from mtret.evaluation.results import validate, write_results
+from mtret.evaluation.results import BaseForm, Results, RoleResults, Scores, TaskResults, write_results
 from mtret.evaluation.retrieval import KIND, PRIMARY, ROLES
 from mtret.evaluation.statistics import MIN_QUERIES
 from mtret.evaluation.wording import (
     ROLE_MEANINGS,
     ROLE_NAMES,
     STYLES,
-    WORDS,
+    count,
+    counts,
     difference,
     interval,
-    markdown_table,
     metric_name,
+    score,
 )
 from mtret.files import AnyPath, replace_bytes, replace_text
+from mtret.tables import Cell, Table, to_markdown, to_terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,22 +27,27 @@ if TYPE_CHECKING:
 FEW_QUERIES = 100
 
 
-def write_report(results: Mapping[str, Any], folder: AnyPath) -> None:
-    """Writes results.json, report.md and results.png into a folder, each all or nothing.
+def write_report(raw: Mapping[str, Any], folder: AnyPath) -> Results:
+    """Writes results.json, report.md and results.png into a folder, each all or nothing; returns the results as read.
 
     Raises:
       UserError: the results are not of the schema.
     """
-    from mtret.evaluation.plots import results_png
+    results = write_results(raw, folder / "results.json")
+    write_views(results, folder)
+    return results
 
-    write_results(results, folder / "results.json")
+
+def write_views(results: Results, folder: AnyPath) -> None:
+    """Writes report.md and results.png."""
+    from mtret.evaluation.plots import png, results_figure
+
     replace_text(folder / "report.md", markdown(results))
-    replace_bytes(folder / "results.png", results_png(results))
+    replace_bytes(folder / "results.png", png(results_figure(results)))
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The whole report. Raises UserError where the results are not of the schema."""
-    validate(results)
+def markdown(results: Results) -> str:
+    """The whole report."""
     sections = [
         _summary(results),
         _roles(results),
@@ -57,21 +64,19 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _summary(results: Mapping[str, Any]) -> str:
-    systems, tasks = results["systems"], results["tasks"]
+def _summary(results: Results) -> str:
+    systems, tasks = results.systems, results.tasks
     lines = ["# Retrieval results", ""]
     other = reference_system(systems)
     if other is None:
         return "\n".join([*lines, f"{len(tasks)} tasks."])
-    last = systems[-1]
     for role, names in tasks_by_role(tasks):
-        verdicts = [tasks[name]["differences"][other]["verdict"] for name in names]
-        counts = ", ".join(f"{word} on {verdicts.count(key)}" for key, word in WORDS.items() if verdicts.count(key))
+        said = counts([tasks[name].differences[other].verdict for name in names], markdown=True)
         lines.append(
-            f"- {ROLE_NAMES[role]} ({ROLE_MEANINGS[role]}): of {_count(len(names), 'task')}, "
-            f"`{last}` against `{other}` is {counts}."
+            f"- {ROLE_NAMES[role]} ({ROLE_MEANINGS[role]}): of {count(len(names), 'task')}, "
+            f"`{systems[-1]}` against `{other}` is {said}."
         )
-    found = findings(results)[results["mixture"] is not None :]  # where there is one, the first stands above already
+    found = findings(results)[results.mixture is not None :]  # where there is one, the first stands above already
     lines += [
         "",
         f"All verdicts compare {metric_name(PRIMARY)} on the same queries: *better* and *WORSE* where the 95% interval "
@@ -83,95 +88,82 @@ def _summary(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _roles(results: Mapping[str, Any]) -> str:
+def _roles(results: Results) -> str:
     intro = (
         f"Mean over tasks of {metric_name(PRIMARY)}, every task counting the same, with 95% intervals over queries "
         "(the tasks are taken as given: the intervals say nothing about other tasks)."
     )
-    return _with_heading("By role", intro, role_tables(results["roles"], results["systems"]))
+    return _section("By role", intro, role_tables(results.roles, results.systems))
 
 
-def role_tables(roles: Mapping[str, Any], systems: Sequence[str]) -> str:
+def role_tables(roles: Mapping[str, RoleResults], systems: Sequence[str]) -> str:
     """Markdown: every system's scores by role, and the last system's paired difference to each of the others."""
-    shown = [(role, roles[role]) for role in ROLES if role in roles]
-    scores = markdown_table(
+    shown = [(ROLE_NAMES[role], roles[role]) for role in ROLES if role in roles]
+    scores = Table(
         ["role", "tasks", "queries", *systems],
-        [
-            [ROLE_NAMES[role], len(one["tasks"]), one["n_queries"]]
-            + [interval(one["systems"][system][PRIMARY]) for system in systems]
-            for role, one in shown
-        ],
+        [[[name, len(one.tasks), one.n_queries, *map(score, map(one.primary, systems))] for name, one in shown]],
     )
     if len(systems) < 2:
-        return scores
-    differences = markdown_table(
+        return to_markdown(scores)
+    differences = Table(
         [f"`{systems[-1]}` minus", *systems[:-1]],
-        [
-            [ROLE_NAMES[role], *(difference(one["differences"][system]) for system in systems[:-1])]
-            for role, one in shown
-        ],
+        [[[name, *map(difference, one.differences.values())] for name, one in shown]],
     )
-    return f"{scores}\n\n{differences}"
+    return f"{to_markdown(scores)}\n\n{to_markdown(differences)}"
 
 
-def _tasks(results: Mapping[str, Any]) -> str:
-    systems, tasks = results["systems"], results["tasks"]
-    other = reference_system(systems)
+def _tasks(results: Results) -> str:
+    systems = results.systems
     intro = (
         f"{metric_name(PRIMARY)}. *Seen*: share of the gold documents that were positives in training. "
         f"°: fewer than {FEW_QUERIES} queries."
     )
-    header = ["task", "family", "queries", "documents", "seen", *systems]
-    header += [f"`{systems[-1]}` minus `{other}`"] if other else []
+    header = ["task", "family", "queries", "documents", "seen", *systems, *_minus(systems)]
+
+    def row(name: str, task: TaskResults) -> list[Any]:
+        few = "°" if task.n_queries < FEW_QUERIES else ""
+        about = [name, task.family, f"{task.n_queries}{few}", task.n_documents, _share(task.seen_document_share)]
+        return [*about, *_means(task, systems), *_difference(task, systems)]
+
     parts = []
-    for role, names in tasks_by_role(tasks):
-        rows = []
-        for name in names:
-            task = tasks[name]
-            few = "°" if task["n_queries"] < FEW_QUERIES else ""
-            scores = {system: task["systems"][system][PRIMARY]["mean"] for system in systems}
-            row = [name, task["family"], f"{task['n_queries']}{few}", task["n_documents"]]
-            row += [_share(task["seen_document_share"]), *_means(scores)]
-            rows.append(row + ([difference(task["differences"][other])] if other else []))
-        parts.append(f"### {ROLE_NAMES[role]}\n\n{markdown_table(header, rows)}")
-    return _with_heading("By task", intro, "\n\n".join(parts))
+    for role, names in tasks_by_role(results.tasks):
+        table = Table(header, [[row(name, results.tasks[name]) for name in names]])
+        parts.append(f"### {ROLE_NAMES[role]}\n\n{to_markdown(table)}")
+    return _section("By task", intro, "\n\n".join(parts))
 
 
-def _details(results: Mapping[str, Any]) -> str:
-    systems, tasks = results["systems"], results["tasks"]
-    if not tasks:
+def _details(results: Results) -> str:
+    if not results.tasks:
         return ""
-    last = systems[-1]
+    last = results.systems[-1]
     common = ["recall@10", "capped_recall@10", "mrr@10", "map"]
     rows = []
-    for _, names in tasks_by_role(tasks):
-        for name in names:
-            scores = tasks[name]["systems"][last]
-            cutoffs = [k for k in tasks[name]["cutoffs"] if k != 10]
-            at_card = ", ".join(f"{scores[f'recall@{k}']['mean']:.3f} @{k}" for k in cutoffs if f"recall@{k}" in scores)
-            rows.append([name, *(f"{scores[m]['mean']:.3f}" if m in scores else "" for m in common), at_card])
+    for name in (name for _, names in tasks_by_role(results.tasks) for name in names):
+        scores, cutoffs = results.tasks[name].systems[last], results.tasks[name].cutoffs
+        others = [(k, scores[f"recall@{k}"].mean) for k in cutoffs if k != 10 and f"recall@{k}" in scores]
+        means = [f"{scores[metric].mean:.3f}" if metric in scores else "" for metric in common]
+        rows.append([name, *means, ", ".join(f"{mean:.3f} @{k}" for k, mean in others)])
     intro = (
         f"`{last}`. Capped recall divides the hits by the most that the cut-off can hold, min(k, relevant documents). "
         "Every metric of every system, with its interval, is in results.json."
     )
-    table = markdown_table(["task", *map(metric_name, common), "recall at the card's other cut-offs"], rows)
-    return _with_heading("More metrics", intro, table)
+    header = ["task", *map(metric_name, common), "recall at the card's other cut-offs"]
+    return _section("More metrics", intro, to_markdown(Table(header, [rows])))
 
 
-def _images(results: Mapping[str, Any]) -> str:
+def _images(results: Results) -> str:
     """Tasks whose documents are images: nothing else reads them, so chance is what they are compared with."""
-    seen = {name: task for name, task in results["tasks"].items() if task.get("images")}
+    seen = _of_images(results)
     if not seen:
         return ""
-    judged, pooled = results["systems"][-1], (results["pooled"] or {"tasks": {}})["tasks"]
+    judged, pooled = results.systems[-1], results.pooled and results.pooled.tasks
     rows = []
-    for name, task in sorted(seen.items()):
-        scores = task["systems"][judged]
-        row = [name, ROLE_NAMES[task["role"]], task["n_queries"], task["n_documents"]]
-        row += [interval(scores["recall@10"]), f"{_chance(task):.3f}", interval(scores[PRIMARY])]
+    for name, task in seen:
+        row = [name, ROLE_NAMES[task.role], task.n_queries, task.n_documents]
+        row += [score(task.systems[judged]["recall@10"]), _chance(task), score(task.primary(judged))]
         if pooled:
-            among = pooled[name]["systems"][judged]
-            row += [interval(among["recall@10"]), _share(among[KIND]["mean"])]
+            among = pooled[name].systems[judged]
+            row += [score(among["recall@10"]), _share(among[KIND].mean)]
         rows.append(row)
     header = ["task", "role", "queries", "images", "recall@10", "by chance", metric_name(PRIMARY)]
     header += ["recall@10, pooled index", "own kind"] if pooled else []
@@ -179,216 +171,234 @@ def _images(results: Mapping[str, Any]) -> str:
         f"Documents that are images, which `{judged}` alone can read: these tasks count in no mean above. By chance: "
         "recall@10 of a random order."
     )
-    return _with_heading("Images", intro, markdown_table(header, rows))
+    return _section("Images", intro, to_markdown(Table(header, [rows])))
 
 
-def _chance(task: Mapping[str, Any]) -> float:
-    return min(1.0, 10 / task["n_documents"])
+def _of_images(results: Results) -> list[tuple[str, TaskResults]]:
+    return [(name, task) for name, task in sorted(results.tasks.items()) if task.images]
 
 
-def _base_forms(results: Mapping[str, Any]) -> str:
+def _chance(task: TaskResults) -> str:
+    return f"{min(1.0, 10 / task.n_documents):.3f}"
+
+
+def _base_forms(results: Results) -> str:
     """What is put before the base's texts, where there is a choice or something is put there."""
-    block = results.get("base_forms")
-    if not block or (len(block["forms"]) == 1 and not any(map(_prompted, block["forms"].values()))):
+    block = results.base_forms
+    if not block or (len(block.forms) == 1 and not any(map(_prompted, block.forms.values()))):
         return ""
-    splits = {each["split"] for each in block["forms"].values() if "tasks" in each}
-    dev = any("dev" in each for each in block["forms"].values())
+    splits = {each.split for each in block.forms.values() if each.split and each.tasks}
+    dev = any(each.dev for each in block.forms.values())
     rows = []
-    for name, each in block["forms"].items():
-        row = [f"**{name}**" if name == block["chosen"] else name]
-        row += ["`" + repr(each[side]).replace("|", "\\|") + "`" for side in ("query_template", "document_template")]
-        row += [f"{each['dev']['mean']:.3f}" if "dev" in each else ""] if dev else []
-        row += [f"{_mean_of(each['tasks'], [*each['tasks']]):.3f}" if "tasks" in each else "" for _ in splits]
+    for name, each in block.forms.items():
+        row = [Cell(name, style="bold" if name == block.chosen else "")]
+        row += [f"`{template!r}`" for template in (each.query_template, each.document_template)]
+        row += [f"{each.dev.mean:.3f}" if each.dev else ""] if dev else []
+        row += [f"{_mean_of(each.tasks, [*each.tasks]):.3f}" if each.tasks else "" for _ in splits]
         rows.append(row)
     header = ["form", "query", "document", *(["dev samples of the mixture"] if dev else [])]
     header += [f"{split} split" for split in sorted(splits)]
     intro = (
-        f"`untuned` is the base in the form **{block['chosen']}**: {block['why']}. {metric_name(PRIMARY)}, "
-        "mean over tasks."
+        f"`untuned` is the base in the form **{block.chosen}**: {block.why}. {metric_name(PRIMARY)}, mean over tasks."
     )
-    return _with_heading("The base's prompts", intro, markdown_table(header, rows))
+    return _section("The base's prompts", intro, to_markdown(Table(header, [rows])))
 
 
-def _prompted(form: Mapping[str, Any]) -> bool:
-    return (form["query_template"], form["document_template"]) != ("{query}", "{document}")
+def _prompted(form: BaseForm) -> bool:
+    return (form.query_template, form.document_template) != ("{query}", "{document}")
 
 
-def _dimensions(results: Mapping[str, Any]) -> str:
+def _dimensions(results: Results) -> str:
     """Cut vectors, where they were asked for."""
-    found = results.get("dimensions")
-    if not found:
+    table = _by_dimension(results)
+    if table is None:
         return ""
-    names = dict(tasks_by_role(results["tasks"]))
-    rows = [
-        [ROLE_NAMES[role], *(f"{_mean_of(scores, own):.3f}" for scores in found.values())]
-        for role, own in names.items()
-    ]
-    judged = results["systems"][-1]
+    judged = results.systems[-1]
     intro = f"{metric_name(PRIMARY)} of `{judged}`, mean over tasks, by the first so many features of its vectors."
-    return _with_heading("Fewer features", intro, markdown_table(["role", *found], rows))
+    return _section("Fewer features", intro, to_markdown(table))
+
+
+def _by_dimension(results: Results, title: str = "") -> Table | None:
+    found = results.dimensions
+    if not found:
+        return None
+    by_role = tasks_by_role(results.tasks)
+    rows = [
+        [ROLE_NAMES[role], *(f"{_mean_of(scores, names):.3f}" for scores in found.values())] for role, names in by_role
+    ]
+    return Table(["role", *found], [rows], title)
 
 
 def _mean_of(scores: Mapping[str, float], names: Sequence[str]) -> float:
     return sum(scores[name] for name in names) / len(names)
 
 
-def _pooled(results: Mapping[str, Any]) -> str:
-    pooled = results["pooled"]
+def _pooled(results: Results) -> str:
+    pooled, systems = results.pooled, results.systems
     if pooled is None:
         return ""
-    systems = results["systems"]
-    other = reference_system(systems)
     intro = (
-        f"The same queries over one index of all {pooled['n_documents']:,} distinct documents. *Own kind*: share of "
+        f"The same queries over one index of all {pooled.n_documents:,} distinct documents. *Own kind*: share of "
         "the first 10 results that are documents of the query's own task."
     )
-    header = ["task", *systems, *(f"own kind, {system}" for system in systems)]
-    header += [f"`{systems[-1]}` minus `{other}`"] if other else []
+    header = ["task", *systems, *(f"own kind, {system}" for system in systems), *_minus(systems)]
     rows = []
-    for _, names in tasks_by_role(pooled["tasks"]):
-        for name in names:
-            task = pooled["tasks"][name]
-            row = [name, *_means({system: task["systems"][system][PRIMARY]["mean"] for system in systems})]
-            row += [_share(task["systems"][system].get(KIND, {}).get("mean")) for system in systems]
-            rows.append(row + ([difference(task["differences"][other])] if other else []))
-    body = f"{role_tables(pooled['roles'], systems)}\n\n{markdown_table(header, rows)}"
-    return _with_heading("Pooled index", intro, body)
+    for name in (name for _, names in tasks_by_role(pooled.tasks) for name in names):
+        task = pooled.tasks[name]
+        kinds = [task.systems[system].get(KIND) for system in systems]
+        own = [_share(kind and kind.mean) for kind in kinds]
+        rows.append([name, *_means(task, systems), *own, *_difference(task, systems)])
+    body = f"{role_tables(pooled.roles, systems)}\n\n{to_markdown(Table(header, [rows]))}"
+    return _section("Pooled index", intro, body)
 
 
-def _scann(results: Mapping[str, Any]) -> str:
-    rows = [(name, task["scann"]) for name, task in results["tasks"].items() if task["scann"]]
-    if results["pooled"] and results["pooled"]["scann"]:
-        rows.append(("**pooled index**", results["pooled"]["scann"]))
+def _scann(results: Results) -> str:
+    rows = [(name, task.scann) for name, task in results.tasks.items() if task.scann]
+    if results.pooled and results.pooled.scann:
+        rows.append(("**pooled index**", results.pooled.scann))
     if not rows:
         return ""
     keys = [key for key in dict.fromkeys(key for _, one in rows for key in one) if any(one.get(key) for _, one in rows)]
-    table = markdown_table(
+    table = Table(
         ["index", *(key.replace("_", " ") for key in keys)],
-        [[name, *(_cell(one.get(key)) for key in keys)] for name, one in rows],
+        [[[name, *(_figure(one.get(key)) for key in keys)] for name, one in rows]],
     )
     intro = (
         "Every number above comes from exact search, BM25's from all its scores. Recall: the share of exact search's "
         "first 10 documents that ScaNN finds. Brute force approximates nothing; it is what small corpora get."
     )
-    return _with_heading("ScaNN against exact search", intro, table)
+    return _section("ScaNN against exact search", intro, to_markdown(table))
 
 
-def _left_out(results: Mapping[str, Any]) -> str:
+def _left_out(results: Results) -> str:
     lines = []
-    for name, task in results["tasks"].items():
-        if task["n_dropped"]:
-            named = ", ".join(f"`{query}`" for query in task["dropped_queries"])
-            more = ", ..." if task["n_dropped"] > len(task["dropped_queries"]) else ""
-            queries = _count(task["n_dropped"], "query", "queries")
+    for name, task in results.tasks.items():
+        if task.n_dropped:
+            named = ", ".join(f"`{query}`" for query in task.dropped_queries)
+            more = ", ..." if task.n_dropped > len(task.dropped_queries) else ""
+            queries = count(task.n_dropped, "query", "queries")
             lines.append(f"- {name}: {queries} dropped, in training under the same text ({named}{more}).")
-    lines += [f"- {name}: not evaluated: {reason}." for name, reason in results["skipped"].items()]
+    lines += [f"- {name}: not evaluated: {reason}." for name, reason in results.skipped.items()]
     nothing = "Nothing: no query was dropped, no task was skipped."
-    return _with_heading("Left out", "", "\n".join(lines) or nothing)
+    return _section("Left out", "", "\n".join(lines) or nothing)
 
 
-def _protocol(results: Mapping[str, Any]) -> str:
-    bootstrap = results["bootstrap"]
+def _protocol(results: Results) -> str:
+    bootstrap = results.bootstrap
     lines = [
-        f"- bootstrap: {bootstrap['resamples']} resamples of the queries, seed {bootstrap['seed']}, "
-        f"{bootstrap['level']:.0%} percentile intervals; a role's tasks are resampled apart"
+        f"- bootstrap: {bootstrap.resamples} resamples of the queries, seed {bootstrap.seed}, "
+        f"{bootstrap.level:.0%} percentile intervals; a role's tasks are resampled apart"
     ]
-    lines += [f"- {key}: {_flat(value)}" for key, value in results["protocol"].items()]
-    if results["mixture"] is not None:
-        lines += [f"- mixture, {key}: {_flat(value)}" for key, value in results["mixture"].items()]
-    return _with_heading("Protocol", "", "\n".join(lines))
+    lines += [f"- {key}: {_flat(value)}" for key, value in results.protocol.items()]
+    lines += [f"- mixture, {key}: {_flat(value)}" for key, value in (results.mixture or {}).items()]
+    return _section("Protocol", "", "\n".join(lines))
 
 
-def terminal_table(results: Mapping[str, Any]) -> "RenderableType":
-    """One line per task, scores by role and what they differ by, for a rich console. Raises UserError as `markdown`."""
-    from rich import box
+def terminal_tables(results: Results) -> "RenderableType":
+    """One line per task, scores by role and what they differ by, for a rich console."""
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
-    validate(results)
-    systems, tasks, roles = results["systems"], results["tasks"], results["roles"]
-    last, other = systems[-1], reference_system(systems)
+    tables = [
+        _tasks_briefly(results),
+        _roles_briefly(results.roles, results, f"{metric_name(PRIMARY)} by role, mean over tasks", counted=True),
+        _differences(results),
+        _pooled_briefly(results),
+        _by_dimension(results, f"{metric_name(PRIMARY)} of {results.systems[-1]} by the first so many features"),
+        _images_briefly(results),
+    ]
+    return Group(*(to_terminal(table) for table in tables if table))
 
-    def table(title: str, *columns: str) -> Table:
-        made = Table(
-            title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-            min_width=len(title) + 1,
-        )  # fmt: skip
-        for place, name in enumerate(columns):
-            made.add_column(name, justify="right" if place else "left", no_wrap=True)
-        return made
 
-    def means(entry: Mapping[str, Any]) -> list[str]:
-        scores = {system: entry["systems"][system][PRIMARY] for system in systems}
-        return [*(f"{one['mean']:.3f}" for one in [*scores.values()][:-1]), interval(scores[last])]
-
-    def word(one: Mapping[str, Any], before: str = "") -> Text:
-        return Text(before + one["verdict"], style=STYLES[one["verdict"]])
-
-    shown = tasks_by_role(tasks)
-    by_role = table(f"{metric_name(PRIMARY)} by role, mean over tasks", "role", "tasks", *systems)
-    differences = table(f"{last} against the others, by role", "role", "against", "difference", "95% interval", "")
-    by_task = table(
-        f"{metric_name(PRIMARY)} by task", "task", "queries", *systems, *([f"{last} - {other}"] if other else [])
-    )
-    for role, names in shown:
-        by_role.add_row(ROLE_NAMES[role], str(len(names)), *means(roles[role]))
-        for place, (system, one) in enumerate(roles[role]["differences"].items()):
-            low, high = one["ci95"]
-            name = "" if place else ROLE_NAMES[role]
-            differences.add_row(name, system, f"{one['mean']:+.3f}", f"[{low:+.3f}, {high:+.3f}]", word(one))
-        by_task.add_row(Text(ROLE_NAMES[role], style="italic"))
+def _tasks_briefly(results: Results) -> Table:
+    systems, other = results.systems, reference_system(results.systems)
+    groups = []
+    for role, names in tasks_by_role(results.tasks):
+        rows: list[list[Any]] = [[Cell(ROLE_NAMES[role], style="italic")]]
         for name in names:
-            against = tasks[name]["differences"].get(other)
-            verdict = [word(against, f"{against['mean']:+.3f} ")] if against else []
-            by_task.add_row(f"  {name}", str(tasks[name]["n_queries"]), *means(tasks[name]), *verdict)
-        by_task.add_section()
-    shown_tables = [by_task, by_role, *([differences] if other else [])]
-    if pooled := results["pooled"]:
-        title = f"{metric_name(PRIMARY)} over one index of all {pooled['n_documents']:,} documents, mean over tasks"
-        of_pool = table(title, "role", *systems)
-        for role, _ in shown:
-            of_pool.add_row(ROLE_NAMES[role], *means(pooled["roles"][role]))
-        shown_tables.append(of_pool)
-    if cut := results.get("dimensions"):
-        of_cut = table(f"{metric_name(PRIMARY)} of {last} by the first so many features", "role", *cut)
-        for role, names in shown:
-            of_cut.add_row(ROLE_NAMES[role], *(f"{_mean_of(scores, names):.3f}" for scores in cut.values()))
-        shown_tables.append(of_cut)
-    seen = {name: task for name, task in sorted(tasks.items()) if task.get("images")}
-    if seen:
-        images = table("tasks of images", "task", "queries", "recall@10", "95% interval", "by chance")
-        for name, task in seen.items():
-            score = task["systems"][last]["recall@10"]
-            low, high = score["ci95"]
-            numbers = (f"{score['mean']:.3f}", f"[{low:.3f}, {high:.3f}]", f"{_chance(task):.3f}")
-            images.add_row(name, str(task["n_queries"]), *numbers)
-        shown_tables.append(images)
-    return Group(*shown_tables)
+            task = results.tasks[name]
+            rows.append([f"  {name}", task.n_queries, *_means_briefly(task, systems)])
+            if other and (one := task.differences.get(other)):
+                rows[-1].append(Cell(f"{one.mean:+.3f} {one.verdict}", style=STYLES[one.verdict]))
+        groups.append(rows)
+    header = ["task", "queries", *systems, *([f"{systems[-1]} - {other}"] if other else [])]
+    return Table(header, groups, f"{metric_name(PRIMARY)} by task")
 
 
-def _with_heading(title: str, intro: str, body: str) -> str:
+def _roles_briefly(roles: Mapping[str, RoleResults], results: Results, title: str, counted: bool = False) -> Table:
+    shown = [(role, roles[role]) for role, _ in tasks_by_role(results.tasks)]
+    rows = [
+        [ROLE_NAMES[role], *([len(one.tasks)] if counted else []), *_means_briefly(one, results.systems)]
+        for role, one in shown
+    ]
+    return Table(["role", *(["tasks"] if counted else []), *results.systems], [rows], title)
+
+
+def _differences(results: Results) -> Table | None:
+    if len(results.systems) < 2:
+        return None
+    rows = []
+    for role, _ in tasks_by_role(results.tasks):
+        for place, (system, one) in enumerate(results.roles[role].differences.items()):
+            word = Cell(one.verdict, style=STYLES[one.verdict])
+            rows.append([ROLE_NAMES[role] * (not place), system, f"{one.mean:+.3f}", interval(one, "+"), word])
+    header = ["role", "against", "difference", "95% interval", ""]
+    return Table(header, [rows], f"{results.systems[-1]} against the others, by role")
+
+
+def _pooled_briefly(results: Results) -> Table | None:
+    pooled = results.pooled
+    if pooled is None:
+        return None
+    title = f"{metric_name(PRIMARY)} over one index of all {pooled.n_documents:,} documents, mean over tasks"
+    return _roles_briefly(pooled.roles, results, title)
+
+
+def _images_briefly(results: Results) -> Table | None:
+    rows = []
+    for name, task in _of_images(results):
+        recall = task.systems[results.systems[-1]]["recall@10"]
+        rows.append([name, task.n_queries, f"{recall.mean:.3f}", interval(recall), _chance(task)])
+    return (
+        Table(["task", "queries", "recall@10", "95% interval", "by chance"], [rows], "tasks of images")
+        if rows
+        else None
+    )
+
+
+def _section(title: str, intro: str, body: str) -> str:
     return "\n\n".join(part for part in (f"## {title}", intro, body) if part)
 
 
-def _means(scores: Mapping[str, float]) -> list[str]:
+def _means(entry: Scores, systems: Sequence[str]) -> list[Cell]:
     """Three digits; the largest in bold."""
-    best = max(scores.values())
-    return [f"**{mean:.3f}**" if mean == best else f"{mean:.3f}" for mean in scores.values()]
+    means = [entry.primary(system).mean for system in systems]
+    return [Cell(f"{mean:.3f}", style="bold" if mean == max(means) else "") for mean in means]
+
+
+def _means_briefly(entry: Scores, systems: Sequence[str]) -> list[str]:
+    """Three digits; the last with its interval."""
+    return [*(f"{entry.primary(system).mean:.3f}" for system in systems[:-1]), score(entry.primary(systems[-1]))]
+
+
+def _minus(systems: Sequence[str]) -> list[str]:
+    """The header of `_difference`."""
+    other = reference_system(systems)
+    return [f"`{systems[-1]}` minus `{other}`"] if other else []
+
+
+def _difference(entry: Scores, systems: Sequence[str]) -> list[str]:
+    other = reference_system(systems)
+    return [difference(entry.differences[other])] if other else []
 
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
 
 
-def _cell(value: Any) -> str:
+def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
     return "" if value is None else str(value)
-
-
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 def _flat(value: Any) -> str:

@@ -10,7 +10,6 @@ from jaxtyping import Float64, Int32, Int64
 from mtret.data.chunks import parent_chunks, parent_keys
 from mtret.data.tasks import Judgements, Task
 from mtret.evaluation import metrics, statistics
-from mtret.evaluation.statistics import Interval
 from mtret.index.exact import NOTHING, Run
 
 SCHEMA = "mtret.results/1"
@@ -265,20 +264,17 @@ def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
 def _entry(scores: _Resampled) -> dict[str, Any]:
     low, high = statistics.bounds(scores.resampled)
     systems = {
-        system: {metric: _shown(scores.means[s, c], low[s, c], high[s, c]) for c, metric in enumerate(scores.metrics)}
+        system: {
+            metric: statistics.rounded(scores.means[s, c], low[s, c], high[s, c]).as_json()
+            for c, metric in enumerate(scores.metrics)
+        }
         for s, system in enumerate(scores.systems)
     }
     primary = scores.metrics.index(PRIMARY)
     gains = scores.means[-1, primary] - scores.means[:, primary]
     low, high = statistics.bounds(scores.resampled[:, -1:, primary] - scores.resampled[:, :, primary])
-    differences = {}
-    for s, other in enumerate(scores.systems[:-1]):
-        shown = _shown(gains[s], low[s], high[s])
-        # The word follows the rounded bounds, so that it can be checked against what is shown.
-        word = statistics.verdict(Interval(shown["mean"], *shown["ci95"]), scores.n_queries)
-        differences[other] = {"metric": PRIMARY, **shown, "verdict": word}
+    differences = {
+        other: {"metric": PRIMARY, **statistics.paired(gains[s], low[s], high[s], scores.n_queries).as_json()}
+        for s, other in enumerate(scores.systems[:-1])
+    }
     return {"n_queries": scores.n_queries, "systems": systems, "differences": differences}
-
-
-def _shown(mean: np.floating, low: np.floating, high: np.floating) -> dict[str, Any]:
-    return {"mean": round(float(mean), 6), "ci95": [round(float(low), 6), round(float(high), 6)]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,6 +21,23 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+    def as_json(self) -> dict[str, Any]:
+        """As files of results have it."""
+        return {"mean": self.mean, "ci95": [self.low, self.high]}
+
+
+class Difference(NamedTuple):
+    """A paired difference, the bounds of its 95% interval, and what these allow to be said."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: Verdict
+
+    def as_json(self) -> dict[str, Any]:
+        """As files of results have it."""
+        return {"mean": self.mean, "ci95": [self.low, self.high], "verdict": self.verdict}
 
 
 def resampled_means(
@@ -89,14 +106,19 @@ def bounds(means: Float64[np.ndarray, "r *shape"]) -> Float64[np.ndarray, "2 *sh
     return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
-def bootstrap_mean(values: Float64[np.ndarray, "q"], seed: int, resamples: int = RESAMPLES) -> Interval:
-    """Mean over queries with its 95% interval. For a paired difference, pass the differences."""
-    low, high = bounds(resampled_means(values[:, None], seed, "", resamples)[:, 0])
-    return Interval(float(values.mean()), float(low), float(high))
-
-
 def verdict(difference: Interval, n_queries: int) -> Verdict:
     """What a paired difference allows to be said; of fewer than 6 queries, nothing."""
     if n_queries < MIN_QUERIES:
         return "no difference"
     return "better" if difference.low > 0 else "WORSE" if difference.high < 0 else "no difference"
+
+
+def rounded(mean: Any, low: Any, high: Any) -> Interval:
+    """To the six digits that are written."""
+    return Interval(*(round(float(one), 6) for one in (mean, low, high)))
+
+
+def paired(mean: Any, low: Any, high: Any, n_queries: int) -> Difference:
+    """A difference whose word follows the rounded bounds, so that it can be checked against what is shown."""
+    shown = rounded(mean, low, high)
+    return Difference(*shown, verdict(shown, n_queries))

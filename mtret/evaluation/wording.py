@@ -1,7 +1,12 @@
 """How results are worded: the names of roles, metrics and verdicts, and cells of tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from mtret.evaluation.statistics import Difference, Interval, Verdict
+
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+NAMED = 5  # names in an error
 
 ROLE_NAMES = {
     "in_domain": "In-domain",
@@ -23,7 +28,7 @@ METRIC_NAMES = {
     "map": "MAP",
     "kind": "own kind",
 }
-WORDS = {"better": "better", "no difference": "no difference", "WORSE": "**WORSE**"}
+WORDS: Mapping[Verdict, str] = {"better": "better", "no difference": "no difference", "WORSE": "**WORSE**"}
 STYLES = {"better": "green", "no difference": "dim", "WORSE": "bold red"}
 
 
@@ -33,21 +38,33 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(name, name) + at + cutoff
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns of numbers stand to the right."""
-    titles, *filled = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    numeric = [all(row[i][:1] in "+-°*.0123456789" for row in filled) and i > 0 for i in range(len(header))]
-    lines = [titles, ["---:" if right else "---" for right in numeric], *filled]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def interval(one: Interval | Difference, sign: str = "") -> str:
+    """`[0.450, 0.550]`; with signs where `sign` is `+`."""
+    return f"[{one.low:{sign}.3f}, {one.high:{sign}.3f}]"
 
 
-def interval(one: Mapping[str, Any]) -> str:
+def score(one: Interval) -> str:
     """`0.500 [0.450, 0.550]`"""
-    low, high = one["ci95"]
-    return f"{one['mean']:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{one.mean:.3f} {interval(one)}"
 
 
-def difference(one: Mapping[str, Any]) -> str:
+def difference(one: Difference) -> str:
     """`+0.050 [+0.010, +0.090] better`, in Markdown."""
-    low, high = one["ci95"]
-    return f"{one['mean']:+.3f} [{low:+.3f}, {high:+.3f}] {WORDS[one['verdict']]}"
+    return f"{one.mean:+.3f} {interval(one, '+')} {WORDS[one.verdict]}"
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """`1 task`, `2 tasks`; `many` where an s does not make it so."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def counts(verdicts: Sequence[Verdict], markdown: bool = False) -> str:
+    """`better on 2, WORSE on 1`, of those that there are."""
+    return ", ".join(
+        f"{WORDS[word] if markdown else word} on {verdicts.count(word)}" for word in VERDICTS if word in verdicts
+    )
+
+
+def some(names: Sequence[str]) -> str:
+    """Names in an error: the first of many."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,8 +1,7 @@
 """How trainings went: their losses and dev scores by step, from metrics.jsonl alone."""
 
-import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -10,31 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mtret.errors import UserError
-from mtret.evaluation.plots import FAINT, INK
+from mtret.evaluation.plots import MEAN, Line, lines_figure, png
 from mtret.evaluation.run_tables import distinct_labels
-from mtret.evaluation.wording import metric_name
 from mtret.files import AnyPath, check_writable, locate, replace_bytes
 from mtret.runs.reporting import check_new, side_of
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 METRICS, CURVES = "metrics.jsonl", "curves.png"
-MEAN = "mean"
 SMOOTHED = 12  # parts of a training, over one of which its loss is averaged
-# Okabe and Ito's colours, then the same with dashes, then with dots.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
-DASHES = ("-", "--", ":")
-
-
-@dataclass(frozen=True)
-class Line:
-    """Values by step, in order."""
-
-    steps: tuple[int, ...]
-    values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -110,84 +94,19 @@ def plot_curves(words: Sequence[str], out: str) -> AnyPath:
 
 def write_curves(runs: Mapping[str, Curves], path: AnyPath) -> None:
     """The figure as a PNG, all or nothing."""
-    buffer = io.BytesIO()
-    curves_figure(runs).savefig(buffer, format="png", metadata={"Software": None})
-    replace_bytes(path, buffer.getvalue())
+    replace_bytes(path, png(curves_figure(runs)))
 
 
 def curves_figure(runs: Mapping[str, Curves]) -> "Figure":
     """Loss and dev score by step. Of one run: a line for each task, and the mean. Of several: each one's means."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    alone = next(iter(runs.values())) if len(runs) == 1 else None
-    if alone is not None:
-        losses = {name: _smooth(line) for name, line in alone.losses.items()}
-        dev = {name: line for name, line in alone.dev.items() if name != MEAN}
-        title = f"{_plain(next(iter(runs)))}, by task"
-    else:
-        losses = {label: _mean_loss(run.losses) for label, run in runs.items() if run.losses}
-        dev = {label: run.dev[MEAN] for label, run in runs.items() if MEAN in run.dev}
-        title = "mean over tasks"
-    colours = _colours({*losses, *dev})
-    figure = Figure(figsize=(13, max(4.8, 0.21 * len(colours) + 1.0)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    drawn = _draw(left, f"Loss of the batches: {title}", losses, colours)
-    drawn |= _draw(right, f"{metric_name('ndcg@10')} on the dev samples: {title}", dev, colours)
-    if alone is not None and MEAN in alone.dev:
-        drawn[MEAN] = _draw_mean(right, alone.dev[MEAN], alone.best)
-    names = sorted(drawn, key=lambda name: (name != MEAN, name))
-    if len(names) > 1:
-        # Matplotlib leaves lines out of a legend that are called _something, and takes $ for mathematics.
-        lines = [drawn[name] for name in names]
-        shown = [_plain(name) if name[0] != "_" else f" {_plain(name)}" for name in names]
-        figure.legend(lines, shown, loc="outside right upper", frameon=False, fontsize=8.5)
-    return figure
-
-
-def _plain(name: str) -> str:
-    return name.replace("$", r"\$")
-
-
-def _colours(names: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Colour and dash of each, the same on both sides."""
-    looks = [(colour, dash) for dash in DASHES for colour in COLOURS]
-    return {name: looks[place % len(looks)] for place, name in enumerate(sorted(names))}
-
-
-def _draw_mean(axes: "Axes", mean: Line, best: int | None) -> "Line2D":
-    (drawn,) = axes.plot(mean.steps, mean.values, color=INK, linewidth=2.6, label=MEAN, zorder=4)
-    if best not in mean.steps:
-        return drawn
-    score = mean.values[mean.steps.index(best)]
-    axes.plot(best, score, "o", color=INK, markersize=8, zorder=5)
-    axes.annotate(
-        f"best, step {best}: {score:.3f}", (best, score), (0, 9), textcoords="offset points",
-        ha="right" if best > 0.6 * mean.steps[-1] else "left", fontsize=9, color=INK, zorder=6,
-    )  # fmt: skip
-    return drawn
-
-
-def _draw(
-    axes: "Axes", title: str, lines: Mapping[str, Line], colours: Mapping[str, tuple[str, str]]
-) -> dict[str, "Line2D"]:
-    drawn = {}
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=11.5, color=INK)
-    for name, line in lines.items():
-        colour, dash = colours[name]
-        marker = "o" if len(line.steps) == 1 else ""
-        (drawn[name],) = axes.plot(
-            line.steps, line.values, dash, marker=marker, color=colour, linewidth=1.5, label=name
-        )
-    if not lines:
-        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color=INK)
-    axes.set_xlabel("step")
-    axes.grid(color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return drawn
+    if len(runs) == 1:
+        ((label, run),) = runs.items()
+        losses = {name: _smooth(line) for name, line in run.losses.items()}
+        dev = {name: line for name, line in run.dev.items() if name != MEAN}
+        return lines_figure(f"{label}, by task", losses, dev, run.dev.get(MEAN), run.best)
+    losses = {label: _mean_loss(run.losses) for label, run in runs.items() if run.losses}
+    dev = {label: run.dev[MEAN] for label, run in runs.items() if MEAN in run.dev}
+    return lines_figure("mean over tasks", losses, dev)
 
 
 def _mean_loss(by_task: Mapping[str, Line]) -> Line:

@@ -153,10 +153,10 @@ def _scores(workdir: AnyPath, weights_sha256: str) -> str:
     """Of a run's model by role, in Markdown, where it was judged."""
     for split in ("test", "dev"):
         path = workdir / split / "results.json"
-        if path.exists() and (results := read_results(path))["protocol"]["weights_sha256"] == weights_sha256:
-            suite, date = results["protocol"]["suite"], results["protocol"]["date"]
+        if path.exists() and (results := read_results(path)).protocol["weights_sha256"] == weights_sha256:
+            suite, date = results.protocol["suite"], results.protocol["date"]
             about = f"Mean nDCG@10 over tasks, {split} split of {suite}, exact search, 95% intervals; {date}."
-            return f"{about}\n\n{role_tables(results['roles'], results['systems'])}"
+            return f"{about}\n\n{role_tables(results.roles, results.systems)}"
     return ""
 
 

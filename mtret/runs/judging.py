@@ -25,7 +25,7 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.findings import findings
 from mtret.evaluation.query_scores import judged_sha256, with_query_scores
-from mtret.evaluation.report import terminal_table, write_report
+from mtret.evaluation.report import terminal_tables, write_report
 from mtret.evaluation.retrieval import (
     PRIMARY,
     Pool,
@@ -152,9 +152,9 @@ def judge(
         with timed(console, "searching cut vectors"):
             results["dimensions"] = _by_dimension(asked, vectors, config, artefact.encoder.similarity)
     results = with_query_scores(results, outcomes, folder)
-    write_report(results, folder)
-    console.print(terminal_table(results))
-    for line in findings(results):
+    written = write_report(results, folder)
+    console.print(terminal_tables(written))
+    for line in findings(written):
         say(console, line)
     return results
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from mtret.console import duration, say
 from mtret.data.pipeline import batches
@@ -22,6 +20,7 @@ from mtret.evaluation.dev_sample import dev_samples
 from mtret.run_config import RunConfig
 from mtret.runs import session
 from mtret.runs.preparing import Prepared, bytes_of, load_inputs, prepare
+from mtret.tables import Table, to_terminal
 from mtret.train.sharding import batch_sharding
 from mtret.train.step import TrainState, compile_steps, create_state
 
@@ -56,7 +55,7 @@ def rehearse(config: RunConfig, console: Console) -> list[TaskPlan]:
     run = prepare(config, tasks, model, cache, console)
     planned = [run.planner.plan(step) for step in range(min(run.planner.steps, PLANNED))]
     found = [_of_task(run.planner, index, task, planned) for index, task in enumerate(run.planner.tasks)]
-    console.print(_table(found))
+    console.print(to_terminal(_table(found)))
     if undrawn := run.planner.without_steps():
         say(console, f"no step of these, so they are not trained on: {', '.join(undrawn)}", style="yellow")
     tokens = sum(plan.tokens for plan in planned) / len(planned) * run.planner.steps
@@ -86,25 +85,16 @@ def _of_task(planner: Planner, index: int, task: TrainingTask, planned: Sequence
 
 
 def _table(found: Sequence[TaskPlan]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headings = ("task", "queries", "pairs", "steps", "tokens", "cut off", "document\ntokens", "cut off", "fill")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    for one in found:
-        shares = [f"{each:.1%}" for each in (one.cut_queries, one.cut_documents)]
+    header = ("task", "queries", "pairs", "steps", "tokens", "cut off", "document\ntokens", "cut off", "fill")
+
+    def row(one: TaskPlan) -> list[str]:
         images = np.isnan(one.document_tokens)
-        table.add_row(
-            one.name,
-            f"{one.queries:,}",
-            f"{one.pairs:,}",
-            f"{one.steps:,}",
-            f"{one.query_tokens:.0f}",
-            shares[0],
-            "image" if images else f"{one.document_tokens:.0f}",
-            "" if images else shares[1],
-            "" if np.isnan(one.fill) else f"{one.fill:.0%}",
-        )
-    return table
+        counts = [f"{count:,}" for count in (one.queries, one.pairs, one.steps)]
+        documents = ["image", ""] if images else [f"{one.document_tokens:.0f}", f"{one.cut_documents:.1%}"]
+        fill = "" if np.isnan(one.fill) else f"{one.fill:.0%}"
+        return [one.name, *counts, f"{one.query_tokens:.0f}", f"{one.cut_queries:.1%}", *documents, fill]
+
+    return Table(header, [[*map(row, found)]])
 
 
 def _say_costs(run: Prepared, config: RunConfig, tasks: Sequence[Task], places: float, console: Console) -> None:

@@ -1,18 +1,15 @@
 """Results that a user names: opened, called by distinct names, compared, laid out as one table."""
 
-import io
 from collections.abc import Mapping, Sequence
 from glob import glob
-from typing import Any, Literal
-
-from rich.console import Console
+from typing import Any
 
 from mtret.errors import UserError
 from mtret.evaluation import comparison, run_tables
 from mtret.evaluation.comparison import Side
 from mtret.evaluation.query_scores import QUERIES_FILE, read_query_scores, results_file
-from mtret.evaluation.report import write_report
-from mtret.evaluation.results import read_results
+from mtret.evaluation.report import write_views
+from mtret.evaluation.results import Results, read_results
 from mtret.evaluation.retrieval import PRIMARY
 from mtret.evaluation.run_tables import RunResults, distinct_labels
 from mtret.files import (
@@ -25,9 +22,8 @@ from mtret.files import (
     replace_text,
     split_places,
 )
-
-PLAIN_WIDTH = 200  # of a terminal's table in a file
-Format = Literal["terminal", "markdown", "latex", "csv"]
+from mtret.schema import to_json
+from mtret.tables import Form, to_text
 
 
 def compare_results(
@@ -37,7 +33,7 @@ def compare_results(
     system: str = "",
     tasks: Sequence[str] = (),
     seed: int = 0,
-) -> dict[str, Any]:
+) -> comparison.Comparison:
     """Two sides: each a results folder or file, `NAME=PLACE` where it should be called otherwise, or trainings that
     differ in their seed, `NAME=PLACE,PLACE`. A place may hold `*`. Writes compare.json and compare.md to `out`, if that
     is given.
@@ -60,7 +56,7 @@ def compare_results(
     found = comparison.compare(a, b, metric=metric, system=system, tasks=tasks, seed=seed)
     if out is not None:
         replace_text(out / "compare.md", comparison.markdown(found))
-        replace_json(out / "compare.json", found)
+        replace_json(out / "compare.json", to_json(found))
     return found
 
 
@@ -117,7 +113,7 @@ def open_runs(words: Sequence[str]) -> tuple[list[RunResults], dict[str, list[st
 
 def table_text(
     runs: Sequence[RunResults],
-    form: Format,
+    form: Form,
     groups: Mapping[str, Sequence[str]],
     **asked: Any,
 ) -> str:
@@ -125,14 +121,8 @@ def table_text(
     and tasks in any case. Raises UserError where they do not belong into one table."""
     table = run_tables.build(runs, groups, **asked)
     if form == "csv":
-        return run_tables.to_csv(runs, groups, asked.get("only_groups", False))
-    if form == "latex":
-        return run_tables.to_latex(table)
-    if form == "markdown":
-        return run_tables.to_markdown(table)
-    page = Console(file=io.StringIO(), width=PLAIN_WIDTH)
-    page.print(run_tables.to_terminal(table))
-    return "".join(f"{line.rstrip()}\n" for line in page.file.getvalue().splitlines())  # type: ignore[attr-defined]
+        table = run_tables.long_table(runs, groups, asked.get("only_groups", False))
+    return to_text(table, form)
 
 
 def write_table(text: str, path: AnyPath) -> None:
@@ -142,16 +132,19 @@ def write_table(text: str, path: AnyPath) -> None:
     replace_text(path, text)
 
 
-def rebuild_report(name: str, out: AnyPath | None) -> tuple[dict[str, Any], AnyPath]:
-    """Report and plot of one results file, in its folder or in `out`, where the scores of queries are taken along."""
+def rebuild_report(name: str, out: AnyPath | None) -> tuple[Results, AnyPath]:
+    """Report and plot of one results file, in its folder or in `out`, where it and the scores of queries are taken
+    along."""
     source = results_file(name)
     results = read_results(source)
     folder = out or source.parent
     check_writable(folder, "--out")
     queries = source.parent / QUERIES_FILE
-    if results.get("queries") and folder != source.parent and queries.exists():
+    if results.queries and folder != source.parent and queries.exists():
         replace_bytes(folder / QUERIES_FILE, queries.read_bytes())
-    write_report(results, folder)
+    if folder / "results.json" != source:
+        replace_bytes(folder / "results.json", source.read_bytes())
+    write_views(results, folder)
     return results, folder
 
 
@@ -169,8 +162,8 @@ def named(word: str) -> tuple[str, str]:
     return "", word
 
 
-def _labels(given: Sequence[tuple[str, str]], results: Sequence[Mapping[str, Any]]) -> list[str]:
-    models = [str(each["protocol"].get("model") or "model") for each in results]
+def _labels(given: Sequence[tuple[str, str]], results: Sequence[Results]) -> list[str]:
+    models = [str(each.protocol.get("model") or "model") for each in results]
     places = [str(results_file(place).parent) for _, place in given]
     found = distinct_labels(models, places)
     labels = [name or label for (name, _), label in zip(given, found, strict=True)]

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from mtret.errors import UserError
 from mtret.pytrees import Tree, flatten, match_rules, unflatten
 from mtret.schema import AT_LEAST_1, setting
+from mtret.tables import Table, to_lines
 from mtret.types import PairBatch
 
 AXES = ("data", "fsdp")  # a batch's groups are shared out over both
@@ -160,14 +161,10 @@ def layout_lines(kept: Sequence[Kept], mesh: Mesh) -> list[str]:
         sum(numbers) for numbers in zip(*((k.arrays, k.param_bytes, k.optimizer_bytes) for k in kept), strict=True)
     ]
     unit, size = ("MiB", 2**20) if totals[1] >= 2**20 else ("KiB", 2**10)
-    rows = [("on each device", "", "arrays", f"parameters, {unit}", f"optimizer, {unit}")]
-    for row in (*kept, Kept("all", "", *totals)):
-        sizes = f"{row.param_bytes / size:,.1f}", f"{row.optimizer_bytes / size:,.1f}"
-        rows.append((row.name, row.how, str(row.arrays), *sizes))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"mesh: {mesh.shape['data']} data x {mesh.shape['fsdp']} fsdp"]
-    for row in rows:
-        words = [cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)]
-        numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  " + "  ".join([*words, *numbers]))
-    return lines
+    rows = [
+        [row.name, row.how, row.arrays, f"{row.param_bytes / size:,.1f}", f"{row.optimizer_bytes / size:,.1f}"]
+        for row in (*kept, Kept("all", "", *totals))
+    ]
+    header = ["on each device", "", "arrays", f"parameters, {unit}", f"optimizer, {unit}"]
+    lines = to_lines(Table(header, [rows]))
+    return [f"mesh: {mesh.shape['data']} data x {mesh.shape['fsdp']} fsdp", *(f"  {line}" for line in lines)]

@@ -8,6 +8,7 @@ from rich.console import Console
 from mtret.data.formats import Suite, read_suite
 from mtret.data.inspection import check, stats, stats_table
 from mtret.errors import UserError
+from mtret.tables import to_terminal
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 PNG = BytesIO()
@@ -103,7 +104,8 @@ def test_a_suite_without_remarks(write_folder):
 def rendered(suite: Suite, names: tuple[str, ...]) -> list[str]:
     console = Console(width=130, color_system=None)
     with console.capture() as capture:
-        console.print(stats_table([row for row in stats(suite, long_characters=100) if row.name in names]))
+        table = stats_table([row for row in stats(suite, long_characters=100) if row.name in names])
+        console.print(to_terminal(table, close=True))
     return capture.get().splitlines()
 
 

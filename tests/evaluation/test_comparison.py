@@ -10,12 +10,12 @@ import pytest
 
 from mtret.data.tasks import Judgements
 from mtret.errors import UserError
-from mtret.evaluation.comparison import OF_MODELS, Side, markdown, role_words, summary, terminal_tables
+from mtret.evaluation.comparison import OF_MODELS, Comparison, Side, markdown, role_words, summary, terminal_tables
 from mtret.evaluation.comparison import compare as compare_sides
 from mtret.evaluation.query_scores import QueryScores, judged_sha256, read_query_scores, with_query_scores
 from mtret.evaluation.results import write_results
 from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results
-from mtret.evaluation.statistics import bounds, resampled_means
+from mtret.evaluation.statistics import Difference, bounds, resampled_means
 
 Make = Callable[..., list[TaskOutcome]]
 Keep = Callable[..., QueryScores]
@@ -32,7 +32,7 @@ def keep(tmp_path: Path) -> Keep:
     return make
 
 
-def compare(a: QueryScores, b: QueryScores, labels: tuple[str, str], **asked: Any) -> dict[str, Any]:
+def compare(a: QueryScores, b: QueryScores, labels: tuple[str, str], **asked: Any) -> Comparison:
     return compare_sides(Side(labels[0], [a]), Side(labels[1], [b]), **asked)
 
 
@@ -60,21 +60,21 @@ def test_differences_are_paired_and_second_minus_first(outcomes_of: Make, keep: 
         values = np.stack([each.scores.systems["tuned"]["ndcg@10"].round(6) for each in (one, other)], axis=1)
         resampled = resampled_means(values, 5, name)
         low, high = bounds(resampled[:, 1] - resampled[:, 0])
-        entry = found["tasks"][name]
-        assert entry["n_queries"] == len(values) and entry["unmatched"] == [0, 0]
-        assert entry["difference"]["mean"] == pytest.approx(float((values[:, 1] - values[:, 0]).mean()), abs=1e-6)
-        assert entry["difference"]["ci95"] == pytest.approx([low, high], abs=1e-6)
-    in_domain = found["roles"][0]
-    assert in_domain["roles"] == ["in_domain", "in_domain"] and in_domain["tasks"] == ["alpha", "beta"]
-    means = [found["tasks"][name]["difference"]["mean"] for name in ("alpha", "beta")]
-    assert in_domain["difference"]["mean"] == pytest.approx(np.mean(means), abs=1e-6)
-    assert in_domain["n_queries"] == 350 and found["n_queries"] == 354
+        entry = found.tasks[name]
+        assert entry.n_queries == len(values) and entry.unmatched == (0, 0)
+        assert entry.difference.mean == pytest.approx(float((values[:, 1] - values[:, 0]).mean()), abs=1e-6)
+        assert (entry.difference.low, entry.difference.high) == pytest.approx((low, high), abs=1e-6)
+    in_domain = found.roles[0]
+    assert in_domain.roles == ("in_domain", "in_domain") and in_domain.tasks == ("alpha", "beta")
+    means = [found.tasks[name].difference.mean for name in ("alpha", "beta")]
+    assert in_domain.difference.mean == pytest.approx(np.mean(means), abs=1e-6)
+    assert in_domain.n_queries == 350 and found.n_queries == 354
 
 
 def test_the_words(outcomes_of: Make, keep: Keep) -> None:
     alpha, beta, gamma = outcomes_of()
     found = compare(keep([alpha, beta, gamma]), keep([worse(alpha, 0.1), worse(beta, -0.1), gamma]), ("a", "b"))
-    words = {name: entry["difference"]["verdict"] for name, entry in found["tasks"].items()}
+    words = {name: entry.difference.verdict for name, entry in found.tasks.items()}
     assert words == {"alpha": "WORSE", "beta": "better", "gamma": "no difference"}
     assert summary(found) == [
         "`b` against `a`: better on 1, no difference on 1, WORSE on 1 of 3 tasks.",
@@ -82,15 +82,15 @@ def test_the_words(outcomes_of: Make, keep: Keep) -> None:
         OF_MODELS,
     ]
     same = compare(keep([alpha]), keep([alpha]), ("a", "a (2)"))
-    assert same["tasks"]["alpha"]["difference"] == {"mean": 0, "ci95": [0, 0], "verdict": "no difference"}
+    assert same.tasks["alpha"].difference == Difference(0, 0, 0, "no difference")
 
 
 def test_another_system_or_metric_can_be_asked_for(outcomes_of: Make, keep: Keep) -> None:
     alpha = outcomes_of()[0]
     a, b = keep([alpha]), keep([worse(alpha, 0.1, "untuned")])
-    assert compare(a, b, ("a", "b"))["tasks"]["alpha"]["difference"]["mean"] == 0
-    assert compare(a, b, ("a", "b"), system="untuned")["tasks"]["alpha"]["difference"]["mean"] < -0.09
-    assert compare(a, b, ("a", "b"), system="untuned", metric="mrr@10")["tasks"]["alpha"]["difference"]["mean"] == 0
+    assert compare(a, b, ("a", "b")).tasks["alpha"].difference.mean == 0
+    assert compare(a, b, ("a", "b"), system="untuned").tasks["alpha"].difference.mean < -0.09
+    assert compare(a, b, ("a", "b"), system="untuned", metric="mrr@10").tasks["alpha"].difference.mean == 0
     with pytest.raises(UserError, match="--system: a has no system 'other', only bm25, untuned, hybrid, tuned"):
         compare(a, b, ("a", "b"), system="other")
 
@@ -102,10 +102,10 @@ def test_only_queries_that_were_judged_in_both_count(outcomes_of: Make, keep: Ke
         keep([beta, some(alpha, [2, 3, 4, 5, 6, 8, 9, 10])]),
         ("a", "b"),
     )
-    entry = found["tasks"]["alpha"]
-    assert entry["n_queries"] == 5 and entry["unmatched"] == [2, 3]
-    assert entry["difference"]["mean"] == 0  # those are the same queries in both
-    assert found["only"] == {"a": ["gamma"], "b": ["beta"]}
+    entry = found.tasks["alpha"]
+    assert entry.n_queries == 5 and entry.unmatched == (2, 3)
+    assert entry.difference.mean == 0  # those are the same queries in both
+    assert found.only == {"a": ("gamma",), "b": ("beta",)}
     assert summary(found)[1:] == [
         "5 queries were judged in both; 2 others of `a` and 3 of `b` are left out.",
         "In `a` only, and left out: gamma.",
@@ -128,7 +128,7 @@ def test_what_does_not_belong_together_is_refused_and_named(outcomes_of: Make, k
     ):
         with pytest.raises(UserError, match=message):
             compare(whole, second, ("a", "b"))
-    assert set(compare(whole, keep([alpha, other]), ("a", "b"), tasks=("alpha",))["tasks"]) == {"alpha"}
+    assert set(compare(whole, keep([alpha, other]), ("a", "b"), tasks=("alpha",)).tasks) == {"alpha"}
     with pytest.raises(UserError, match="share no task"):
         compare(keep([alpha]), keep([gamma]), ("a", "b"))
     with pytest.raises(UserError, match="share no query"):
@@ -140,13 +140,13 @@ def test_what_does_not_belong_together_is_refused_and_named(outcomes_of: Make, k
 def test_a_task_that_is_not_the_same_to_both_models_stands_apart(outcomes_of: Make, keep: Keep) -> None:
     alpha, beta, gamma = outcomes_of()
     found = compare(keep([alpha, beta, gamma]), keep([alpha, replace(beta, role="zero_shot"), gamma]), ("a", "b"))
-    assert [(role_words(one["roles"]), one["tasks"]) for one in found["roles"]] == [
-        ("In-domain", ["alpha"]),
-        ("In-domain, then zero-shot", ["beta"]),
-        ("Zero-shot", ["gamma"]),
+    assert [(role_words(one.roles), one.tasks) for one in found.roles] == [
+        ("In-domain", ("alpha",)),
+        ("In-domain, then zero-shot", ("beta",)),
+        ("Zero-shot", ("gamma",)),
     ]
     untrained = compare(keep([alpha]), keep([replace(alpha, role=None)]), ("a", "b"))
-    assert role_words(untrained["roles"][0]["roles"]) == "In-domain"
+    assert role_words(untrained.roles[0].roles) == "In-domain"
 
 
 def test_tables_show_every_task_and_role(outcomes_of: Make, keep: Keep) -> None:
@@ -154,32 +154,32 @@ def test_tables_show_every_task_and_role(outcomes_of: Make, keep: Keep) -> None:
 
     found = compare(keep(outcomes_of()), keep(outcomes_of(seed=1)), ("runs/[a]", "b"))
     text = markdown(found)
-    one = found["tasks"]["alpha"]
-    assert f"| alpha | In-domain | 200 | {one['a']['mean']:.3f} [" in text
+    one = found.tasks["alpha"]
+    assert f"| alpha | In-domain | 200 | {one.a.interval.mean:.3f} [" in text
     assert "| In-domain | 2 | 350 |" in text and text.startswith("# `b` against `runs/[a]`\n")
     page = Console(width=120)
     with page.capture() as capture:
         page.print(terminal_tables(found))
-    assert "runs/[a]" in capture.get() and f"{one['difference']['mean']:+.3f}" in capture.get()
+    assert "runs/[a]" in capture.get() and f"{one.difference.mean:+.3f}" in capture.get()
 
 
 def test_several_trainings_of_a_side_count_as_their_mean_and_widen_the_intervals(outcomes_of: Make, keep: Keep) -> None:
     alpha = outcomes_of()[0]
     runs = [keep([worse(alpha, by)], weights_sha256=str(by)) for by in (0.0, 0.02, 0.1, 0.16)]
     found = compare_sides(Side("a", runs[:2]), Side("b", runs[2:]))
-    entry = found["tasks"]["alpha"]
+    entry = found.tasks["alpha"]
     values = np.stack([run.tasks["alpha"].scores["ndcg@10", "tuned"] for run in runs], axis=1)
     means = values.mean(axis=0)
-    assert entry["a"]["runs"] == pytest.approx(means[:2], abs=1e-6)
-    assert entry["b"]["mean"] == pytest.approx(means[2:].mean(), abs=1e-6)
-    assert entry["difference"]["mean"] == pytest.approx(means[2:].mean() - means[:2].mean(), abs=1e-6)
+    assert entry.a.runs == pytest.approx(means[:2], abs=1e-6)
+    assert entry.b.interval.mean == pytest.approx(means[2:].mean(), abs=1e-6)
+    assert entry.difference.mean == pytest.approx(means[2:].mean() - means[:2].mean(), abs=1e-6)
     # Two degrees of freedom: 4.30 standard errors of the trainings, beside which the queries' own hardly count.
     pooled = np.sqrt((np.var(means[:2], ddof=1) + np.var(means[2:], ddof=1)) / 2)
-    low, high = entry["difference"]["ci95"]
+    _, low, high, _ = entry.difference
     assert high - low == pytest.approx(2 * 4.30 * pooled, rel=0.15)
-    assert entry["difference"]["verdict"] == "no difference"
-    alone = compare_sides(Side("a", runs[:1]), Side("b", runs[2:3]))["tasks"]["alpha"]["difference"]
-    assert alone["verdict"] == "WORSE"
+    assert entry.difference.verdict == "no difference"
+    alone = compare_sides(Side("a", runs[:1]), Side("b", runs[2:3])).tasks["alpha"].difference
+    assert alone.verdict == "WORSE"
     assert "over queries and over trainings: 2 of `a`, 2 of `b`." in summary(found)[-1]
     assert "the same on both sides; of so few" in summary(found)[-1]
     unequal = summary(compare_sides(Side("a", runs[:1]), Side("b", runs[1:])))[-1]
@@ -192,8 +192,8 @@ def test_one_training_is_taken_to_spread_as_the_others_do(outcomes_of: Make, kee
     alpha, beta, _ = outcomes_of()
     seeds = [keep([worse(alpha, by), worse(beta, by)]) for by in (0.0, 0.01, 0.02, 0.03)]
     found = compare_sides(Side("a", seeds[:1]), Side("b", seeds[1:]))
-    low, high = found["roles"][0]["difference"]["ci95"]
-    spread = np.std(found["roles"][0]["b"]["runs"], ddof=1)
+    _, low, high, _ = found.roles[0].difference
+    spread = np.std(found.roles[0].b.runs, ddof=1)
     # What a training does to both tasks it does to their mean: the trainings' part does not shrink with more tasks.
     assert high - low > 2 * 4.30 * spread * np.sqrt(1 + 1 / 3) * 0.85
 
@@ -204,7 +204,7 @@ def test_what_is_no_set_of_seeds_is_refused(outcomes_of: Make, keep: Keep) -> No
     with pytest.raises(UserError, match="a: two of its runs are the same model"):
         compare_sides(Side("a", [one, twin]), Side("b", [other]))
     other_seed = keep([alpha], weights_sha256="x", model="x", training_seed=1)
-    assert compare_sides(Side("a", [one, other_seed]), Side("b", [other]))["tasks"]["alpha"]["difference"]["mean"] == 0
+    assert compare_sides(Side("a", [one, other_seed]), Side("b", [other])).tasks["alpha"].difference.mean == 0
     apart = keep([alpha], weights_sha256="z", model="z", training_sha256="c")
     with pytest.raises(UserError, match="a: its runs are not seeds of one configuration: x / z; compare"):
         compare_sides(Side("a", [one, apart]), Side("b", [other]))
@@ -220,18 +220,18 @@ def test_what_is_no_set_of_seeds_is_refused(outcomes_of: Make, keep: Keep) -> No
 def test_only_queries_of_all_runs_count(outcomes_of: Make, keep: Keep) -> None:
     alpha = outcomes_of()[0]
     runs = [keep([some(alpha, rows)]) for rows in ([0, 1, 2, 3, 4], [5, 4, 3, 2, 1], [1, 2, 3, 9])]
-    found = compare_sides(Side("a", runs[:2]), Side("b", runs[2:]))["tasks"]["alpha"]
-    assert found["n_queries"] == 3 and found["unmatched"] == [3, 1] and found["difference"]["mean"] == 0
+    found = compare_sides(Side("a", runs[:2]), Side("b", runs[2:])).tasks["alpha"]
+    assert found.n_queries == 3 and found.unmatched == (3, 1) and found.difference.mean == 0
 
 
 def test_a_task_that_one_run_of_a_side_lacks_is_named(outcomes_of: Make, keep: Keep) -> None:
     alpha, beta, gamma = outcomes_of()
     runs = [keep(each) for each in ([alpha, beta, gamma], [alpha, gamma], [alpha, beta, some(gamma, [0])])]
     found = compare_sides(Side("a", runs[:2]), Side("b", runs[2:]))
-    assert found["not_in_all"] == ["beta"]
+    assert found.not_in_all == ("beta",)
     assert "Not in every result, or without a query that is in all, and left out: beta." in summary(found)
     disjoint = compare(keep([alpha, some(gamma, [1])]), runs[2], ("a", "b"))
-    assert disjoint["not_in_all"] == ["gamma"] and disjoint["only"] == {"a": [], "b": ["beta"]}
+    assert disjoint.not_in_all == ("gamma",) and disjoint.only == {"a": (), "b": ("beta",)}
 
 
 def test_sides_of_different_size_say_that_each_has_its_own_spread(outcomes_of: Make, keep: Keep) -> None:

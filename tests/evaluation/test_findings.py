@@ -4,25 +4,26 @@ from typing import Any
 
 from mtret.evaluation.findings import findings, hurt_tasks, nothing_unseen
 from mtret.evaluation.report import markdown
+from mtret.evaluation.results import parse_results
 
 
 def test_the_whole_is_counted_by_its_words(results: dict[str, Any]) -> None:
     words = [task["differences"]["hybrid"]["verdict"] for task in results["tasks"].values()]
     counts = ", ".join(f"{w} on {words.count(w)}" for w in ("better", "no difference", "WORSE") if w in words)
-    assert findings(results)[0] == f"Against the hybrid, `tuned` is {counts} of {len(words)} tasks."
+    assert findings(parse_results(results))[0] == f"Against the hybrid, `tuned` is {counts} of {len(words)} tasks."
 
 
 def test_tasks_that_training_made_worse_are_named_by_what_can_be_done(results: dict[str, Any]) -> None:
     for name in ("alpha", "gamma"):
         results["tasks"][name]["differences"]["untuned"]["verdict"] = "WORSE"
     results["mixture"]["tasks"] = ["alpha", "beta"]
-    assert hurt_tasks(results) == ["alpha", "gamma"]
-    said = findings(results)
+    assert hurt_tasks(parse_results(results)) == ["alpha", "gamma"]
+    said = findings(parse_results(results))
     assert any("alpha" in line and "`--hold_out=alpha`" in line for line in said)
     assert any("gamma" in line and "Serve those untuned" in line for line in said)
-    assert all(line in markdown(results) for line in said[1:])
+    assert all(line in markdown(parse_results(results)) for line in said[1:])
     results["mixture"]["tasks"] = ["alpha"]  # without it there would be nothing to train on
-    said = findings(results)
+    said = findings(parse_results(results))
     assert any("alpha. These are all that was trained on" in line for line in said)
     assert not any("--hold_out=alpha" in line for line in said)
 
@@ -30,27 +31,27 @@ def test_tasks_that_training_made_worse_are_named_by_what_can_be_done(results: d
 def test_queries_that_were_left_out_are_counted(results: dict[str, Any]) -> None:
     for name, task in results["tasks"].items():
         task["n_dropped"] = 2 if name == "beta" else 0
-    assert "Queries that were trained on, and are therefore left out: 2 of beta." in findings(results)
+    assert "Queries that were trained on, and are therefore left out: 2 of beta." in findings(parse_results(results))
     results["tasks"]["beta"]["n_dropped"] = 0
-    assert not any("left out" in line for line in findings(results))
+    assert not any("left out" in line for line in findings(parse_results(results)))
 
 
 def test_where_nothing_was_held_out_the_report_says_how_to(results: dict[str, Any]) -> None:
-    assert not nothing_unseen(results)
-    assert not any("held out" in line for line in findings(results))
+    assert not nothing_unseen(parse_results(results))
+    assert not any("held out" in line for line in findings(parse_results(results)))
     for task in results["tasks"].values():
         task["role"] = "in_domain"
-    assert nothing_unseen(results)
+    assert nothing_unseen(parse_results(results))
     results["mixture"] = {"tasks": ["alpha", "beta"], "families": ["table", "article"]}
-    assert "`--hold_out=table`" in findings(results)[-1]
+    assert "`--hold_out=table`" in findings(parse_results(results))[-1]
     results["mixture"]["families"] = ["table"]  # without the family there would be nothing left
-    assert "`--hold_out=alpha`" in findings(results)[-1]
+    assert "`--hold_out=alpha`" in findings(parse_results(results))[-1]
     results["mixture"]["tasks"] = ["alpha"]
-    assert findings(results)[-1].endswith("that takes a second task, to hold out.")
+    assert findings(parse_results(results))[-1].endswith("that takes a second task, to hold out.")
 
 
 def test_an_untuned_model_has_no_verdict(results: dict[str, Any]) -> None:
     skipped = "icons: not evaluated: images need an image tower."
-    assert skipped in findings(results)
-    assert findings(results | {"mixture": None}) == [skipped]
-    assert findings(results | {"mixture": None, "skipped": {}}) == []
+    assert skipped in findings(parse_results(results))
+    assert findings(parse_results(results | {"mixture": None})) == [skipped]
+    assert findings(parse_results(results | {"mixture": None, "skipped": {}})) == []

@@ -6,7 +6,8 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from mtret.evaluation.plots import LAST, SYSTEM, VERDICT_COLOURS, results_figure, results_png
+from mtret.evaluation.plots import LAST, SYSTEM, VERDICT_COLOURS, png, results_figure
+from mtret.evaluation.results import parse_results
 
 
 def texts(axes) -> list[str]:
@@ -14,7 +15,7 @@ def texts(axes) -> list[str]:
 
 
 def test_every_role_and_system_is_a_bar_of_its_mean(results: dict[str, Any]):
-    own, pooled, _ = results_figure(results).axes
+    own, pooled, _ = results_figure(parse_results(results)).axes
     for axes, roles in ((own, results["roles"]), (pooled, results["pooled"]["roles"])):
         means = [roles[role]["systems"][s]["ndcg@10"]["mean"] for role in roles for s in results["systems"]]
         bars = [one for one in axes.patches if isinstance(one, Rectangle)]
@@ -26,7 +27,7 @@ def test_every_role_and_system_is_a_bar_of_its_mean(results: dict[str, Any]):
 
 
 def test_every_task_has_its_difference_in_the_colour_of_its_verdict(results: dict[str, Any]):
-    axes = results_figure(results).axes[-1]
+    axes = results_figure(parse_results(results)).axes[-1]
     names = [one.get_text() for one in axes.get_yticklabels()]
     assert names == ["alpha", "beta", "gamma"]  # by role, then from best to worst
     for height, name in zip(axes.get_yticks(), names, strict=True):
@@ -38,7 +39,7 @@ def test_every_task_has_its_difference_in_the_colour_of_its_verdict(results: dic
 
 
 def test_verdicts_are_told_by_a_legend_with_counts(results: dict[str, Any]):
-    legend = results_figure(results).legends[0]
+    legend = results_figure(parse_results(results)).legends[0]
     assert [one.get_text() for one in legend.get_texts()] == ["better (1)", "no difference (1)", "WORSE (1)"]
 
 
@@ -47,14 +48,14 @@ def test_verdicts_are_told_by_a_legend_with_counts(results: dict[str, Any]):
     [({}, 3), ({"pooled": False}, 2), ({"systems": ("alone",), "pooled": False}, 1), ({"roles": False}, 3)],
 )
 def test_panels_follow_what_there_is(make, options: dict[str, Any], panels: int):
-    assert len(results_figure(make(**options)).axes) == panels
+    assert len(results_figure(parse_results(make(**options))).axes) == panels
 
 
 def test_the_png_is_the_same_bytes_for_the_same_results_and_not_blank(results: dict[str, Any]):
     from matplotlib.image import imread
 
-    first = results_png(results)
-    assert results_png(results) == first
+    first = png(results_figure(parse_results(results)))
+    assert png(results_figure(parse_results(results))) == first
     pixels = imread(io.BytesIO(first))[..., :3]
     for colour in (LAST, SYSTEM, VERDICT_COLOURS["WORSE"]):
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255

@@ -12,7 +12,7 @@ import pytest
 from mtret.data.tasks import Judgements
 from mtret.errors import UserError
 from mtret.evaluation.query_scores import judged_sha256, read_query_scores, with_query_scores
-from mtret.evaluation.results import write_results
+from mtret.evaluation.results import parse_results, write_results
 from mtret.evaluation.retrieval import TaskOutcome
 
 
@@ -38,7 +38,7 @@ def test_they_read_back_from_the_folder_or_its_file(
     results: dict[str, Any], outcomes: list[TaskOutcome], tmp_path: Path, name: str
 ) -> None:
     found = read_query_scores(str(kept(results, outcomes, tmp_path) / name))
-    assert found.results["tasks"] == results["tasks"]
+    assert found.results.tasks == parse_results(results).tasks
     for outcome in outcomes:
         task = found.tasks[outcome.task.name]
         assert task.ids == outcome.task.query_ids

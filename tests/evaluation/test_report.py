@@ -8,7 +8,8 @@ from rich.console import Console
 
 from mtret.errors import UserError
 from mtret.evaluation.findings import reference_system
-from mtret.evaluation.report import markdown, terminal_table, write_report
+from mtret.evaluation.report import markdown, terminal_tables, write_report, write_views
+from mtret.evaluation.results import parse_results, read_results
 
 
 def lines_with(text: str, *parts: str) -> list[str]:
@@ -20,7 +21,7 @@ def cell(one: dict[str, Any], sign: str = "") -> str:
 
 
 def test_the_role_table_comes_first_with_intervals_and_words(results: dict[str, Any]):
-    text = markdown(results)
+    text = markdown(parse_results(results))
     assert re.findall(r"^## (.*)", text, re.M) == [
         *("By role", "By task", "More metrics", "Pooled index"),
         *("ScaNN against exact search", "Left out", "Protocol"),
@@ -34,7 +35,7 @@ def test_the_role_table_comes_first_with_intervals_and_words(results: dict[str, 
 
 
 def test_every_task_stands_under_its_role_with_its_verdict_against_the_hybrid(results: dict[str, Any]):
-    by_task = markdown(results).split("\n## By task")[1].split("\n## ")[0]
+    by_task = markdown(parse_results(results)).split("\n## By task")[1].split("\n## ")[0]
     alpha, beta, gamma = (lines_with(by_task, f"| {name} | table |")[0] for name in ("alpha", "beta", "gamma"))
     hybrid = {name: task["differences"]["hybrid"] for name, task in results["tasks"].items()}
     assert alpha.endswith(f"{cell(hybrid['alpha'], '+')} better |")
@@ -48,13 +49,13 @@ def test_every_task_stands_under_its_role_with_its_verdict_against_the_hybrid(re
 
 
 def test_losses_are_counted_in_the_summary(results: dict[str, Any]):
-    summary = markdown(results).split("\n## ")[0]
+    summary = markdown(parse_results(results)).split("\n## ")[0]
     assert "of 2 tasks, `tuned` against `hybrid` is better on 1, **WORSE** on 1." in summary
     assert "of 1 task, `tuned` against `hybrid` is no difference on 1." in summary
 
 
 def test_what_was_left_out_and_the_protocol_are_said(results: dict[str, Any]):
-    text = markdown(results)
+    text = markdown(parse_results(results))
     assert "- alpha: 2 queries dropped, in training under the same text (`q7`, `q9`)." in text
     assert "- icons: not evaluated: images need an image tower." in text
     assert "- bootstrap: 300 resamples of the queries, seed 3, 95% percentile intervals" in text
@@ -64,14 +65,14 @@ def test_what_was_left_out_and_the_protocol_are_said(results: dict[str, Any]):
 
 
 def test_further_cutoffs_of_a_card_are_shown(results: dict[str, Any]):
-    line = lines_with(markdown(results).split("## More metrics")[1], "| alpha |")[0]
+    line = lines_with(markdown(parse_results(results)).split("## More metrics")[1], "| alpha |")[0]
     scores = results["tasks"]["alpha"]["systems"]["tuned"]
     assert ", ".join(f"{scores[f'recall@{k}']['mean']:.3f} @{k}" for k in (1, 5, 15)) in line
 
 
 @pytest.mark.parametrize("options", [{"roles": False, "pooled": False}, {"systems": ("alone",)}])
 def test_reports_without_roles_pool_or_a_second_system(make, options: dict[str, Any]):
-    text = markdown(make(**options))
+    text = markdown(parse_results(make(**options)))
     assert ("Pooled index" in text) == options.get("pooled", True)
     if "systems" in options:
         assert " minus " not in text
@@ -80,7 +81,7 @@ def test_reports_without_roles_pool_or_a_second_system(make, options: dict[str, 
 
 
 def test_tables_are_rectangular(results: dict[str, Any]):
-    for block in re.findall(r"(?:^\|.*\n)+", markdown(results), re.M):
+    for block in re.findall(r"(?:^\|.*\n)+", markdown(parse_results(results)), re.M):
         assert len({line.count("|") for line in block.splitlines()}) == 1
 
 
@@ -93,7 +94,7 @@ def test_the_reference_is_the_hybrid_or_the_system_before_the_last():
 def test_the_terminal_shows_roles_and_a_verdict_per_task(results: dict[str, Any]):
     console = Console(width=120, file=io.StringIO())
     with console.capture() as capture:
-        console.print(terminal_table(results))
+        console.print(terminal_tables(parse_results(results)))
     text = capture.get()
     assert re.search(r"In-domain +2 +0\.\d{3} +0\.\d{3} +0\.\d{3} +0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] *\n", text)
     one = results["roles"]["in_domain"]["differences"]["untuned"]
@@ -109,7 +110,7 @@ def test_the_terminal_shows_the_pooled_index_and_cut_vectors(results: dict[str, 
     results["dimensions"] = {"8": {"alpha": 0.5, "beta": 0.3, "gamma": 0.1}}
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(terminal_table(results))
+        console.print(terminal_tables(parse_results(results)))
     text = capture.get()
     pooled = results["pooled"]["roles"]["in_domain"]["systems"]
     means = [f"{scores['ndcg@10']['mean']:.3f}" for scores in pooled.values()]
@@ -119,16 +120,15 @@ def test_the_terminal_shows_the_pooled_index_and_cut_vectors(results: dict[str, 
 
 
 def test_the_report_is_rebuilt_from_its_own_json(results: dict[str, Any], tmp_path: Path):
-    from mtret.evaluation.results import read_results
-
-    write_report(results, tmp_path / "first")
-    write_report(read_results(tmp_path / "first" / "results.json"), tmp_path / "second")
-    for name in ("results.json", "report.md", "results.png"):
+    written = write_report(results, tmp_path / "first")
+    read = read_results(tmp_path / "first" / "results.json")
+    assert read == written
+    write_views(read, tmp_path / "second")
+    for name in ("report.md", "results.png"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
 def test_results_of_another_schema_are_refused(tmp_path: Path):
-    for make in (markdown, terminal_table, lambda results: write_report(results, tmp_path)):
-        with pytest.raises(UserError, match="schema: must be"):
-            make({"schema": "other"})
+    with pytest.raises(UserError, match="schema: must be"):
+        write_report({"schema": "other"}, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -5,26 +5,30 @@ from typing import Any
 import pytest
 
 from mtret.errors import UserError
-from mtret.evaluation.results import read_results, validate, write_results
+from mtret.evaluation.results import parse_results, read_results, write_results
+from mtret.evaluation.statistics import Interval
 
 
 def test_written_results_read_back_equal(results: dict[str, Any], tmp_path: Path):
-    write_results(results, tmp_path / "new" / "results.json")
-    assert read_results(tmp_path / "new" / "results.json") == results
+    path = tmp_path / "new" / "results.json"
+    written = write_results(results, path)
+    assert json.loads(path.read_text(encoding="utf-8")) == results and read_results(path) == written
+    score = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]
+    assert written.roles["in_domain"].primary("tuned") == Interval(score["mean"], *score["ci95"])
     assert [one.name for one in (tmp_path / "new").iterdir()] == ["results.json"]
 
 
 @pytest.mark.parametrize("options", [{}, {"roles": False}, {"pooled": False}, {"systems": ("alone",)}])
 def test_whatever_is_built_is_of_the_schema(make, options: dict[str, Any]):
-    validate(json.loads(json.dumps(make(**options))))
+    parse_results(json.loads(json.dumps(make(**options))))
 
 
 SPOILT = [
     (("schema",), "mtret.results/2", "schema: must be 'mtret.results/1'"),
-    (("tasks", "alpha", "n_queries"), "many", "tasks.alpha.n_queries: must be a whole number, got 'many'"),
-    (("tasks", "alpha", "n_queries"), True, "tasks.alpha.n_queries: must be a whole number, got True"),
+    (("tasks", "alpha", "n_queries"), "many", "tasks.alpha.n_queries: needs a whole number, got 'many'"),
+    (("tasks", "alpha", "n_queries"), True, "tasks.alpha.n_queries: needs a whole number, got True"),
     (("tasks", "alpha", "role"), "trained", "tasks.alpha.role: must be one of in_domain, cross_domain"),
-    (("tasks", "alpha", "dropped_queries", 1), 7, r"tasks.alpha.dropped_queries\[1\]: must be a text, got 7"),
+    (("tasks", "alpha", "dropped_queries", 1), 7, r"tasks.alpha.dropped_queries\[1\]: needs a text, got 7"),
     (
         ("tasks", "beta", "systems", "bm25", "map", "ci95"),
         [0.1],
@@ -35,7 +39,7 @@ SPOILT = [
     (
         ("tasks", "beta", "differences", "bm25", "ci95"),
         [0, 1, 2],
-        "tasks.beta.differences.bm25.ci95: must have 2 items",
+        "tasks.beta.differences.bm25: must be a mean and two bounds ci95, got ",
     ),
     (
         ("roles", "in_domain", "differences", "bm25", "verdict"),
@@ -44,8 +48,8 @@ SPOILT = [
     ),
     (("roles", "in_domain", "tasks", 0), "delta", "roles.in_domain.tasks: 'delta' is no task"),
     (("pooled", "tasks", "beta", "systems"), {}, "pooled.tasks.beta.systems: must be bm25, untuned, hybrid, tuned"),
-    (("skipped",), None, "skipped: must be an object, got None"),
-    (("bootstrap", "seed"), None, "bootstrap.seed: must be a whole number, got None"),
+    (("skipped",), None, "skipped: needs names and values, got None"),
+    (("bootstrap", "seed"), None, "bootstrap.seed: needs a whole number, got None"),
 ]
 
 
@@ -56,7 +60,7 @@ def test_a_spoilt_value_is_named_by_its_path(results: dict[str, Any], path: tupl
         place = place[key]
     place[path[-1]] = value
     with pytest.raises(UserError, match=f"^somewhere.json: {message}"):
-        validate(results, "somewhere.json")
+        parse_results(results, "somewhere.json")
 
 
 @pytest.mark.parametrize("path", [("protocol",), ("tasks", "beta", "family"), ("roles", "zero_shot", "n_queries")])
@@ -66,13 +70,13 @@ def test_a_missing_key_is_named_by_its_path(results: dict[str, Any], path: tuple
         place = place[key]
     del place[path[-1]]
     with pytest.raises(UserError, match=f"{'.'.join(path)}: is missing"):
-        validate(results)
+        parse_results(results)
 
 
 def test_the_primary_metric_must_be_there(results: dict[str, Any]):
     del results["tasks"]["beta"]["systems"]["hybrid"]["ndcg@10"]
     with pytest.raises(UserError, match=r"tasks.beta.systems.hybrid.ndcg@10: is missing"):
-        validate(results)
+        parse_results(results)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", '"text"', "{}"])

@@ -10,17 +10,9 @@ import numpy as np
 import pytest
 
 from mtret.errors import UserError
-from mtret.evaluation.run_tables import (
-    Cell,
-    RunResults,
-    build,
-    distinct_labels,
-    latex_text,
-    to_csv,
-    to_latex,
-    to_markdown,
-    to_terminal,
-)  # fmt: skip
+from mtret.evaluation.results import parse_results
+from mtret.evaluation.run_tables import RunResults, build, distinct_labels, long_table
+from mtret.tables import Cell, Table, to_csv, to_latex, to_markdown, to_terminal
 
 Make = Callable[..., dict[str, Any]]
 
@@ -31,47 +23,58 @@ def run(label: str, results: dict[str, Any], plus: float = 0.0, **protocol: Any)
     for entry in (*results["roles"].values(), *results["tasks"].values()):
         score = entry["systems"]["tuned"]["ndcg@10"]
         score["mean"] += plus
-    return RunResults(label, results)
+    return RunResults(label, parse_results(results))
+
+
+def shown(score: dict[str, Any], style: str = "") -> Cell:
+    low, high = score["ci95"]
+    return Cell(f"{score['mean']:.3f}", f"[{low:.3f}, {high:.3f}]", style)
+
+
+def labels(table: Table) -> list[list[str]]:
+    """Of baselines, runs and groups."""
+    return [[row[0] for row in rows] for rows in table.groups]
+
+
+def csv_lines(*asked: Any, **options: Any) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(long_table(*asked, **options)))))
 
 
 def test_runs_are_rows_and_what_they_share_stands_once(results: dict[str, Any]) -> None:
     table = build([run("first", results), run("second", results, 0.1)], {})
-    assert table.columns == ("In-domain (2 tasks)", "Zero-shot (1 task)")
-    assert [(row.label, row.kind) for row in table.rows] == [
-        ("bm25", "baseline"), ("untuned", "baseline"), ("hybrid", "baseline"), ("first", "run"), ("second", "run"),
-    ]  # fmt: skip
+    assert table.columns == ["", "In-domain (2 tasks)", "Zero-shot (1 task)"]
+    assert labels(table) == [["bm25", "untuned", "hybrid"], ["first", "second"]]
     score = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]
-    assert table.rows[3].cells[0] == Cell(score["mean"], tuple(score["ci95"]))
-    assert table.best[0] == score["mean"] + 0.1
+    first, second = table.groups[1]
+    assert first[1] == shown(score)
+    assert second[1] == shown(score | {"mean": score["mean"] + 0.1}, "bold")
     by_task = build([run("first", results)], {}, per_task=True)
-    assert by_task.columns == ("alpha", "beta", "gamma")
-    assert by_task.rows[-1].cells[1].mean == results["tasks"]["beta"]["systems"]["tuned"]["ndcg@10"]["mean"]  # type: ignore[union-attr]
+    assert by_task.columns == ["", "alpha", "beta", "gamma"]
+    assert by_task.groups[-1][0][2].text == f"{results['tasks']['beta']['systems']['tuned']['ndcg@10']['mean']:.3f}"
 
 
 def test_baselines_that_differ_are_told_apart(results: dict[str, Any]) -> None:
     other = deepcopy(results)
     other["roles"]["in_domain"]["systems"]["bm25"]["ndcg@10"]["mean"] += 0.01
     table = build([run("a", results), run("b", results), run("c", other)], {})
-    assert [row.label for row in table.rows][:3] == ["bm25 (a, b)", "bm25 (c)", "untuned"]
+    assert labels(table)[0][:3] == ["bm25 (a, b)", "bm25 (c)", "untuned"]
 
 
 def test_seeds_of_one_configuration_get_a_row(results: dict[str, Any]) -> None:
     runs = [run(f"s{seed}", results, seed / 10, training_sha256="x", training_seed=seed) for seed in range(3)]
     runs.append(run("other", results, training_sha256="y", training_seed=0))
     table = build(runs, {})
-    row = table.rows[-1]
     mean = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]["mean"]
-    assert row.label == "s0, s1, s2 (mean of 3)" and row.kind == "group"
-    assert row.cells[0] is not None
-    assert (row.cells[0].mean, row.cells[0].deviation) == pytest.approx(
-        (mean + 0.1, float(np.std([0, 0.1, 0.2], ddof=1)))
-    )
+    deviation = np.std([0, 0.1, 0.2], ddof=1)
+    # Of the group, though one of its seeds has + 0.2: the best of three seeds is no result.
+    of_group = Cell(f"{mean + 0.1:.3f}", f"± {deviation:.3f}", "bold")
+    assert labels(table)[2] == ["s0, s1, s2 (mean of 3)"] and table.groups[2][0][1] == of_group
+    assert [row[1].style for row in table.groups[1]] == [""] * 4
     assert f"{mean + 0.1:.3f} ± 0.100" in to_markdown(table) and "$\\pm$ 0.100" in to_latex(table)
     named = build(runs, {"ours": ["s0", "other"]})
-    assert [row.label for row in named.rows if row.kind == "group"] == ["ours (mean of 2)", "s1, s2 (mean of 2)"]
-    assert table.best[0] == mean + 0.1  # of the group: the best of three seeds, at + 0.2, is no result
+    assert labels(named)[2] == ["ours (mean of 2)", "s1, s2 (mean of 2)"]
     alone = build(runs, {}, only_groups=True)
-    assert [row.label for row in alone.rows if row.kind != "baseline"] == ["other", "s0, s1, s2 (mean of 3)"]
+    assert labels(alone)[1:] == [["other"], ["s0, s1, s2 (mean of 3)"]]
     assert to_markdown(alone).count("**") == 4 and f"**{mean + 0.1:.3f} ± 0.100**" in to_markdown(alone)
     with pytest.raises(UserError, match=r"--group=ours: no run 's9', only s0, s1, s2, other."):
         build(runs, {"ours": ["s0", "s9"]})
@@ -90,15 +93,13 @@ def test_roles_of_other_tasks_are_not_called_best(results: dict[str, Any]) -> No
     other = deepcopy(results)
     other["roles"]["in_domain"]["tasks"] = ["alpha"]
     table = build([run("a", results), run("b", other)], {})
-    assert table.columns[0] == "In-domain" and table.best[0] is None and table.best[1] is not None
+    assert table.columns[1] == "In-domain"
+    assert {row[1].style for row in table.rows} == {""} and "bold" in {row[2].style for row in table.rows}
     assert table.notes[0].startswith("In-domain: the runs' tasks are not the same")
     assert table.notes[0] in to_markdown(table) and f"% {table.notes[0]}" in to_latex(table)
 
 
 def test_latex_signs_are_written_so_that_they_stand_there(results: dict[str, Any]) -> None:
-    assert latex_text(r"a_b & 50% {x} $ # ~ ^ \ [1]") == (
-        r"a\_b \& 50\% \{x\} \$ \# \textasciitilde{} \textasciicircum{} \textbackslash{} {[}1{]}"
-    )
     text = to_latex(build([run("it_runs/50%", results), run("b", results, 0.1)], {}))
     assert r"it\_runs/50\% & " in text and text.count(r"\midrule") == 2
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
@@ -109,7 +110,7 @@ def test_latex_signs_are_written_so_that_they_stand_there(results: dict[str, Any
 
 
 def test_csv_has_every_number_in_a_line_of_its_own(results: dict[str, Any]) -> None:
-    lines = list(csv.DictReader(io.StringIO(to_csv([run('a,"b"', results), run("c", results)], {}))))
+    lines = csv_lines([run('a,"b"', results), run("c", results)], {})
     entries = [*results["roles"].values(), *results["tasks"].values()]
     assert len(lines) == 2 * sum(len(scores) for entry in entries for scores in entry["systems"].values())
     wanted = results["tasks"]["beta"]["systems"]["hybrid"]["recall@5"]
@@ -123,7 +124,7 @@ def test_csv_has_every_number_in_a_line_of_its_own(results: dict[str, Any]) -> N
 
 def test_csv_has_groups_with_their_spread(results: dict[str, Any]) -> None:
     runs = [run("a", results), run("b", results, 0.1), run("c", results)]
-    lines = list(csv.DictReader(io.StringIO(to_csv(runs, {"ours": ["a", "b"]}, only_groups=True))))
+    lines = csv_lines(runs, {"ours": ["a", "b"]}, only_groups=True)
     assert {line["run"] for line in lines} == {"c", "ours (mean of 2)"}
     own = [line for line in lines if line["run"] == "ours (mean of 2)"]
     assert {line["system"] for line in own} == {*results["systems"]} and {line["n_runs"] for line in own} == {"2"}
@@ -139,9 +140,9 @@ def test_a_role_of_other_tasks_has_no_mean_over_a_group(results: dict[str, Any])
     fewer = deepcopy(results)
     fewer["roles"]["in_domain"]["tasks"] = ["beta"]
     runs, groups = [run("a", results), run("b", fewer)], {"ours": ["a", "b"]}
-    of_group = build(runs, groups).rows[-1]
-    assert of_group.label == "ours (mean of 2)" and [cell is None for cell in of_group.cells] == [True, False]
-    lines = list(csv.DictReader(io.StringIO(to_csv(runs, groups, only_groups=True))))
+    label, *cells = build(runs, groups).rows[-1]
+    assert label == "ours (mean of 2)" and [not str(cell) for cell in cells] == [True, False]
+    lines = csv_lines(runs, groups, only_groups=True)
     assert {line["role"] for line in lines if not line["task"]} == {"zero_shot"}
 
 
@@ -149,7 +150,7 @@ def test_another_metric_can_be_shown(results: dict[str, Any]) -> None:
     table = build([run("a", results)], {}, metric="recall@5", per_task=True)
     assert table.title.startswith("recall@5, ")
     score = results["tasks"]["beta"]["systems"]["tuned"]["recall@5"]
-    assert table.rows[-1].cells[1] == Cell(score["mean"], tuple(score["ci95"]))
+    assert table.groups[-1][0][2] == shown(score)
     with pytest.raises(UserError, match=r"--metric=recall@7: is in none of these results, only ndcg@1, .*\. Did you"):
         build([run("a", results)], {}, metric="recall@7")
 

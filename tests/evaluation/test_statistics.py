@@ -3,30 +3,35 @@ import pytest
 
 from mtret.evaluation.statistics import (
     MIN_QUERIES,
+    Difference,
     Interval,
-    bootstrap_mean,
     bounds,
+    paired,
     resampled_means,
     run_noise,
     verdict,
 )
 
 
+def bootstrapped(values: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
+    low, high = bounds(resampled_means(values[:, None], seed, "", resamples)[:, 0])
+    return float(low), float(high)
+
+
 def test_the_interval_of_a_mean_is_that_of_the_normal_approximation():
     values = np.random.default_rng(0).uniform(size=2000)
-    found = bootstrap_mean(values, seed=1, resamples=4000)
+    low, high = bootstrapped(values, seed=1, resamples=4000)
     error = values.std() / np.sqrt(len(values))
-    assert found.mean == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
-    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
 
 
 def test_the_interval_covers_the_truth_about_95_times_in_100():
     rng = np.random.default_rng(2)
     covered = []
     for seed in range(400):
-        found = bootstrap_mean(rng.beta(0.6, 0.4, size=80), seed, resamples=400)
-        covered.append(found.low <= 0.6 <= found.high)
+        low, high = bootstrapped(rng.beta(0.6, 0.4, size=80), seed, resamples=400)
+        covered.append(low <= 0.6 <= high)
     assert 0.91 < np.mean(covered) < 0.98
 
 
@@ -105,3 +110,9 @@ def test_sides_of_different_size_have_their_own_spread():
 
 def test_one_training_a_side_adds_nothing():
     assert not run_noise((1, 1), seed=0).any()
+
+
+def test_a_difference_is_rounded_and_its_word_follows_what_is_shown():
+    assert paired(0.12345649, 0.0000004, 0.2, 10) == Difference(0.123456, 0.0, 0.2, "no difference")
+    assert paired(0.12345649, 0.0000006, 0.2, 10) == Difference(0.123456, 0.000001, 0.2, "better")
+    assert paired(-0.1, -0.2, -0.05, 10).as_json() == {"mean": -0.1, "ci95": [-0.2, -0.05], "verdict": "WORSE"}

@@ -1,4 +1,5 @@
-from mtret.evaluation.wording import difference, interval, markdown_table, metric_name
+from mtret.evaluation.statistics import Difference
+from mtret.evaluation.wording import count, counts, difference, interval, metric_name, some
 
 
 def test_metric_names():
@@ -6,15 +7,14 @@ def test_metric_names():
 
 
 def test_cells_of_tables():
-    one = {"mean": 0.05, "ci95": [0.01, 0.09], "verdict": "WORSE"}
-    assert interval(one) == "0.050 [0.010, 0.090]"
+    one = Difference(0.05, 0.01, 0.09, "WORSE")
+    assert interval(one) == "[0.010, 0.090]" and interval(one, "+") == "[+0.010, +0.090]"
     assert difference(one) == "+0.050 [+0.010, +0.090] **WORSE**"
 
 
-def test_columns_of_numbers_stand_to_the_right_and_bars_are_escaped():
-    assert markdown_table(["a", "n"], [["x|y", 1], ["z", "+2"]]).splitlines() == [
-        "| a | n |",
-        "| --- | ---: |",
-        "| x\\|y | 1 |",
-        "| z | +2 |",
-    ]
+def test_what_is_counted():
+    assert [count(n, "task") for n in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]
+    assert count(2, "query", "queries") == "2 queries"
+    assert counts(["WORSE", "better", "WORSE"]) == "better on 1, WORSE on 2"
+    assert counts(["WORSE", "no difference"], markdown=True) == "no difference on 1, **WORSE** on 1"
+    assert some("abcde") == "a, b, c, d, e" and some("abcdefg") == "a, b, c, d, e and 2 more"

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from mtret.errors import UserError
 from mtret.evaluation.query_scores import read_query_scores
-from mtret.evaluation.results import read_results
 from mtret.index.encode import Embedder
 from mtret.index.exact import Run, search
 from mtret.models.dual_encoder import ModelConfig
@@ -81,7 +80,7 @@ def test_a_finished_run_is_judged_whole_and_reproducibly(
 ) -> None:
     monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "cache"))
     judge(str(finished), str(tiny_suite), TEST, tmp_path / "out", console)
-    results = read_results(tmp_path / "out" / "results.json")
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "queries.jsonl", "report.md", "results.json", "results.png",
     }  # fmt: skip
@@ -139,7 +138,8 @@ def test_cut_vectors_are_judged_where_they_are_asked_for(
 ) -> None:
     config = replace(TEST, scann=False, pooled=False, tasks=("alpha", "gamma"), dimensions=(8, 2))
     results = judge(str(finished), str(tiny_suite), config, tmp_path / "out", console)
-    assert read_results(tmp_path / "out" / "results.json")["dimensions"] == results["dimensions"]
+    written = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert written["dimensions"] == results["dimensions"]
     assert list(results["dimensions"]) == ["32", "8", "2"]
     assert all(set(scores) == {"alpha", "gamma"} for scores in results["dimensions"].values())
     for name, score in results["dimensions"]["32"].items():

@@ -23,7 +23,7 @@ from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError
 from mtret.evaluation.dev_sample import DevConfig
 from mtret.evaluation.metrics import hits, ndcg
-from mtret.evaluation.results import read_results, validate
+from mtret.evaluation.results import parse_results
 from mtret.index.encode import Texts
 from mtret.index.exact import search, tie_order
 from mtret.models import hf
@@ -410,13 +410,13 @@ def test_results_from_before_there_were_forms_are_read(
 ) -> None:
     config = JudgeConfig(split="dev", tasks=("alpha",), scann=False, pooled=False)
     judge(str(finished), str(tiny_suite), config, tmp_path, console)
-    results = read_results(tmp_path / "results.json")
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["base_forms"]["chosen"] == "bare" and results["base_forms"]["why"] == "the only form"
     assert "The base's prompts" not in (tmp_path / "report.md").read_text(encoding="utf-8")
     del results["base_forms"]
-    validate(results)
+    parse_results(results)
     with pytest.raises(UserError, match=r"base_forms\.chosen: is missing"):
-        validate({**results, "base_forms": {"why": "", "forms": {}}})
+        parse_results({**results, "base_forms": {"why": "", "forms": {}}})
 
 
 @pytest.mark.slow
@@ -442,7 +442,7 @@ def test_a_training_from_an_encoder_with_prompts(
     assert block["chosen"] == max(means, key=lambda name: means[name])
     form = block["forms"][block["chosen"]]
     assert f"in one form, *{block['chosen']}*" in (run / "model" / "README.md").read_text(encoding="utf-8")
-    results = read_results(run / "dev_sample" / "results.json")
+    results = json.loads((run / "dev_sample" / "results.json").read_text(encoding="utf-8"))
     assert results["base_forms"] == block and results["systems"] == ["bm25", "untuned", "hybrid", "tuned"]
     protocol = results["protocol"]
     assert protocol["untuned_query_template"] == form["query_template"]

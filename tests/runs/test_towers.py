@@ -14,7 +14,7 @@ from rich.console import Console
 from mtret.artefact.folder import check, load_artefact
 from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError
-from mtret.evaluation.results import read_results
+from mtret.evaluation.results import parse_results, read_results
 from mtret.files import load_arrays, replace_arrays
 from mtret.index.encode import Texts
 from mtret.models.vision import VisionConfig
@@ -155,7 +155,7 @@ def test_images_are_judged_apart_and_stand_in_the_pooled_index(
     tmp_path: Path, last: Path, suite: Path, console: Console
 ) -> None:
     results = judge(str(last), str(suite), JudgeConfig(split="test", dimensions=(16,)), tmp_path / "out", console)
-    assert read_results(tmp_path / "out" / "results.json") == json.loads(json.dumps(results))
+    assert read_results(tmp_path / "out" / "results.json") == parse_results(json.loads(json.dumps(results)))
     task, pooled = results["tasks"]["shapes"], results["pooled"]
     assert task["images"] and task["role"] == "in_domain" and list(task["systems"]) == ["tuned"]
     assert results["systems"] == ["bm25", "untuned", "hybrid", "tuned"]
