@@ -20,7 +20,6 @@ LAYERS = (
     ("runs",),
     ("commands",),
     ("cli",),
-    ("__main__",),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 OUTSIDE = ("configs", "experiments", "colabs")
