@@ -18,7 +18,7 @@ from mtret.errors import UserError
 from mtret.files import AnyPath
 
 DATA = resources.files("mtret.data") / "enterprise.json.gz"
-# Of the JSON: the compressed bytes depend on the build of zlib.
+# Of the JSON: what gzip makes of it depends on the versions of Python and zlib.
 SHA256 = "29a9af1f0d66212c8fb1db763ef14cb4d640ade68de67eb6493529eb4afcb32b"
 
 

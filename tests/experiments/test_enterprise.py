@@ -39,7 +39,7 @@ def _texts(task: Task, split: str) -> list[str]:
 def test_it_makes_what_the_package_carries(
     generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the byte as JSON. What gzip makes of it depends on the build of zlib, and on nothing else."""
+    """To the byte as JSON. What gzip makes of it depends on the versions of Python and zlib, and on nothing else."""
     carried = generate.SHIPPED
     monkeypatch.setattr(generate, "SHIPPED", tmp_path / carried.name)
     generate.main(["--ship"])
