@@ -43,7 +43,7 @@ def write_suite(folder: AnyPath) -> None:
 
 def _parts(card: dict[str, Any], qrels: dict[str, list[Any]], **texts: Any) -> TaskParts:
     """A task of the JSON, which has lists where Python has tuples."""
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in card.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in card.items()}
     pairs = {split: [(query, document, score) for query, document, score in rows] for split, rows in qrels.items()}
     return TaskParts(TaskCard(**values), qrels=pairs, **texts)
 
