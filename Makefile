@@ -23,7 +23,7 @@ PIP = $(BIN)/python -m pip install -qq --no-compile --no-input
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-quickstart: $(READY) ## Train a small encoder on the generated enterprise, then evaluate it
+quickstart: $(READY) ## Train a small encoder on the embedded enterprise, then evaluate it
 	$(BIN)/mtret train --config=configs/quickstart.py --workdir=runs/quickstart
 	$(BIN)/mtret evaluate --model=runs/quickstart --suite=enterprise --split=test --out=runs/quickstart/test
 

@@ -22,7 +22,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +73,7 @@ def prepare() -> None:
 
     from jaxtyping import install_import_hook  # reads the environment
 
-    install_import_hook(checked_modules(), "beartype.beartype")
-
-
-def checked_modules() -> list[str]:
-    """All but the words of the generated enterprise: they hold no array, and checking a million calls takes long."""
-    found = find_spec("mtret")
-    assert found is not None and found.origin is not None
-    library = Path(found.origin).parent
-    paths = [path.relative_to(library.parent) for folder in (library, library / "data") for path in folder.iterdir()]
-    names = {".".join(path.with_suffix("").parts) for path in paths if path.stem not in ("__init__", "__pycache__")}
-    return sorted(names - {"mtret.data", "mtret.data.enterprise"})
+    install_import_hook("mtret", "beartype.beartype")
 
 
 def new_scratch() -> str:

@@ -23,10 +23,10 @@ PAGES = sorted(
     ]
 )
 FILLED = "{}"  # in place of what a message fills in
-# Flags of other tools that our pages and messages name.
+# Flags of other tools, and of the programs in experiments/, that our pages and messages name.
 FOREIGN = {
     "attention", "command", "gpus-per-node", "help", "model-id", "no-deps", "nodes", "ntasks-per-node", "porcelain",
-    "untracked-files", "version", "worker", "xla_gpu_enable_latency_hiding_scheduler",
+    "ship", "untracked-files", "version", "worker", "xla_gpu_enable_latency_hiding_scheduler",
 }  # fmt: skip
 PLACEHOLDERS = {"flag", "name", "noname"}
 CONFIGURED = ("train", "init")  # the commands that take --config.KEY

@@ -130,7 +130,7 @@ def define_write(values: Flags) -> None:
 
 def write_enterprise(values: Flags, overrides: list[str]) -> None:
     no_overrides(overrides)
-    from mtret.data.enterprise.suite import write_suite
+    from mtret.data.enterprise import write_suite
     from mtret.files import check_writable, folder_draft, locate, replace_folder
 
     out = locate(required(values, "out"))

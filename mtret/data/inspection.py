@@ -17,7 +17,7 @@ from mtret.data.unread import unread
 from mtret.tables import Table
 
 LONG_CHARACTERS = 1000  # about 250 tokens of English; what a training length of 256 begins to cut
-EMBEDDED = Path("enterprise")  # the suite that is built and read from no folder
+EMBEDDED = Path("enterprise")  # the suite that the package carries, and is read from no folder
 LEGEND = (
     f"long: share of documents of more than {LONG_CHARACTERS:,} characters. train, dev, test: queries. positives: "
     "relevant documents of a query, mean and most. words: mean and 95th percentile."

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtret.data.enterprise.suite import build_suite
+from mtret.data.enterprise import read_tasks
 from mtret.data.tasks import Judgements
 from mtret.evaluation.metrics import all_metrics, hits
 from mtret.index.bm25 import BM25Index
@@ -54,7 +54,7 @@ def same(run: Run, judgements: Judgements, rows: np.ndarray) -> None:
 
 @pytest.mark.parametrize("name", ["it_table", "business_step"])
 def test_bm25_runs(name: str):
-    task = build_suite()[name]
+    task = read_tasks()[name]
     judgements = task.split("test")
     rows = judgements.queries[::-1].copy()  # in another order than the judgements
     index = BM25Index(task.document_texts)

@@ -18,7 +18,6 @@ def test_a_folder_is_read_and_a_home_is_found(tiny_suite: Path, monkeypatch: pyt
     assert suite.sha256 == load_suite(str(tiny_suite)).sha256
 
 
-@pytest.mark.slow
 def test_the_embedded_suite_has_a_hash_of_its_content() -> None:
     suite = load_suite("enterprise")
     assert str(suite.folder) == "enterprise"

@@ -1,6 +1,6 @@
 """What the platform does with records: flow steps and REST operations, under the names the house gives them."""
 
-from mtret.data.enterprise.lexicon import ANY_RECORD, ASSET, CASE, MONEY, PAPER, Operation
+from lexicon import ANY_RECORD, ASSET, CASE, MONEY, PAPER, Operation
 
 _LIFE_CYCLE = (CASE, MONEY, PAPER)
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mtret.data.enterprise.collection import Collection, Document, Request, alias, every_record, sentence_of
-from mtret.data.enterprise.english import enumerated, indefinite, plural
-from mtret.data.enterprise.house_data import ALSO_ELSEWHERE, COMPANIONS, LINK_SAID, SHARED_ATTRIBUTES, TYPES, Companion
-from mtret.data.enterprise.lexicon import Attribute, Department, Record
-from mtret.data.enterprise.voice import Speaker, fill, generator
+from collection import Collection, Document, Request, alias, every_record, sentence_of
+from english import enumerated, indefinite, plural
+from house_data import ALSO_ELSEWHERE, COMPANIONS, LINK_SAID, SHARED_ATTRIBUTES, TYPES, Companion
+from lexicon import Attribute, Department, Record
+from voice import Speaker, fill, generator
 
 _TABLE_FRAMES = (
     "I want to find out {what}", "where can I see {what}", "the boss wants to know {what}",

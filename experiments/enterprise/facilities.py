@@ -1,6 +1,6 @@
 """Facilities: never trained on."""
 
-from mtret.data.enterprise.lexicon import (
+from lexicon import (
     ACCESS,
     ALLOWANCE,
     ASSET,

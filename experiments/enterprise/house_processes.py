@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mtret.data.enterprise.lexicon import ANY_RECORD, ASSET, CASE, MONEY, PAPER
+from lexicon import ANY_RECORD, ASSET, CASE, MONEY, PAPER
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Finance: never trained on."""
 
-from mtret.data.enterprise.lexicon import (
+from lexicon import (
     ACCESS,
     ALLOWANCE,
     ASSET,

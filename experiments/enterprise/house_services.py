@@ -1,6 +1,6 @@
 """What the house does for services (catalogue) and what it knows about them (articles), by kind of service."""
 
-from mtret.data.enterprise.lexicon import ACCESS, ALLOWANCE, DEED, GEAR, Treatment
+from lexicon import ACCESS, ALLOWANCE, DEED, GEAR, Treatment
 
 OFFERS: dict[str, tuple[Treatment, ...]] = {
     GEAR: (

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mtret.data.enterprise.collection import Collection, Document, Request, alias, sentence_of
-from mtret.data.enterprise.english import capitalised, closed, indefinite
-from mtret.data.enterprise.house_services import OFFERS, TOPICS
-from mtret.data.enterprise.lexicon import ACCESS, ALLOWANCE, Department, Service, Treatment
-from mtret.data.enterprise.voice import Speaker, generator
+from collection import Collection, Document, Request, alias, sentence_of
+from english import capitalised, closed, indefinite
+from house_services import OFFERS, TOPICS
+from lexicon import ACCESS, ALLOWANCE, Department, Service, Treatment
+from voice import Speaker, generator
 
 _JOINTS = ("also,", "one more thing:", "besides,", "and")
 _KEYWORD_SHARE = 0.15

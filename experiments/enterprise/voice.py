@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-
-from mtret.data.enterprise.english import capitalised, closed, indefinite, plural
-from mtret.data.enterprise.lexicon import Record
+from english import capitalised, closed, indefinite, plural
+from lexicon import Record
 
 T = TypeVar("T")
 

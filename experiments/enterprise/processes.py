@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mtret.data.enterprise.collection import Collection, Document, Request, every_record, sentence_of
-from mtret.data.enterprise.english import plural
-from mtret.data.enterprise.house_operations import STEPS
-from mtret.data.enterprise.house_processes import BREAKDOWNS, METRICS, PATTERNS, Breakdown, Metric, Pattern
-from mtret.data.enterprise.lexicon import Department, Record
-from mtret.data.enterprise.voice import Speaker, fill, generator
+from collection import Collection, Document, Request, every_record, sentence_of
+from english import plural
+from house_operations import STEPS
+from house_processes import BREAKDOWNS, METRICS, PATTERNS, Breakdown, Metric, Pattern
+from lexicon import Department, Record
+from voice import Speaker, fill, generator
 
 _FLOW_FRAMES = (
     "we want {wish}", "I'd like {wish}", "is there a ready-made process if we want {wish}", "my team needs {wish}",

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mtret.data.enterprise.collection import Collection, Document, Request, alias, every_record, sentence_of
-from mtret.data.enterprise.english import enumerated, plural
-from mtret.data.enterprise.house_operations import ENDPOINTS, STEPS
-from mtret.data.enterprise.lexicon import Department, Operation, Record
-from mtret.data.enterprise.voice import Speaker, fill, generator
+from collection import Collection, Document, Request, alias, every_record, sentence_of
+from english import enumerated, plural
+from house_operations import ENDPOINTS, STEPS
+from lexicon import Department, Operation, Record
+from voice import Speaker, fill, generator
 
 _STEP_FRAMES = (
     "{when} {acts}", "{when} {acts}", "I need a flow that can {acts}", "please build something to {acts}",

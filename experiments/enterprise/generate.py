@@ -1,33 +1,40 @@
-"""The embedded suite: a generated enterprise with eight families of retrieval tasks, in IT and in other departments.
+"""Makes the embedded suite: an enterprise with eight families of retrieval tasks, in IT and in other departments.
+
+    python experiments/enterprise/generate.py --out=FOLDER --seed=1  # an enterprise of another seed, as task folders
+    python experiments/enterprise/generate.py --ship                 # what mtret carries
 
 How it is made, its conventions and its limits: docs/enterprise.md.
 """
 
+import argparse
+import gzip
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from collection import Collection
+from customer import CUSTOMER
+from data_model import build_fields, build_tables
+from facilities import FACILITIES
+from finance import FINANCE
+from hr import HR
+from it import IT
+from legal import LEGAL
+from lexicon import Department
+from operations import build_endpoints, build_steps
+from processes import build_reports, build_workflows
+from service_desk import build_articles, build_catalogue
+from voice import Speaker, generator
 
-from mtret.data.enterprise.collection import Collection
-from mtret.data.enterprise.customer import CUSTOMER
-from mtret.data.enterprise.data_model import build_fields, build_tables
-from mtret.data.enterprise.facilities import FACILITIES
-from mtret.data.enterprise.finance import FINANCE
-from mtret.data.enterprise.hr import HR
-from mtret.data.enterprise.it import IT
-from mtret.data.enterprise.legal import LEGAL
-from mtret.data.enterprise.lexicon import Department
-from mtret.data.enterprise.operations import build_endpoints, build_steps
-from mtret.data.enterprise.processes import build_reports, build_workflows
-from mtret.data.enterprise.service_desk import build_articles, build_catalogue
-from mtret.data.enterprise.voice import Speaker, generator
-from mtret.data.task_files import TaskParts, write_task
-from mtret.data.tasks import Judgements, Task, TaskCard, query_key
-from mtret.data.templates import render_document
-from mtret.files import AnyPath
+from mtret.data.task_files import TaskParts, dump_card, write_task
+from mtret.data.tasks import TaskCard, query_key
 
 BUSINESS = (HR, FINANCE, FACILITIES, CUSTOMER, LEGAL)
 DIVISIONS: Mapping[str, tuple[Department, ...]] = {"it": (IT,), "business": BUSINESS}
+SHIPPED = Path(__file__).parents[2] / "mtret" / "data" / "enterprise.json.gz"
 
 _HELD_OUT_SHARE = 0.3  # of the documents: positives in dev and test, never in train
 _MOST_TRIES = 100  # per request
@@ -80,17 +87,6 @@ FAMILIES: Mapping[str, _Family] = {
 }  # fmt: skip
 
 _EVALUATED = {"dev": 70, "test": 140}
-
-
-def build_suite(seed: int = 0) -> dict[str, Task]:
-    """The sixteen tasks by name, ready to use, a pure function of the seed."""
-    return {name: _task(parts) for name, parts in build_parts(seed).items()}
-
-
-def write_suite(folder: AnyPath, seed: int = 0) -> None:
-    """Writes every task in the native layout. Raises UserError where one of the task folders exists already."""
-    for name, parts in build_parts(seed).items():
-        write_task(parts, folder / name)
 
 
 def build_parts(seed: int = 0) -> dict[str, TaskParts]:
@@ -157,14 +153,43 @@ def _card(name: str, division: str) -> TaskCard:
     )
 
 
-def _task(parts: TaskParts) -> Task:
-    query_rows = {one: row for row, one in enumerate(parts.queries)}
-    document_ids = tuple(document["_id"] for document in parts.documents)
-    document_rows = {one: row for row, one in enumerate(document_ids)}
-    splits = {}
-    for split, pairs in parts.qrels.items():
-        queries = np.array([query_rows[query] for query, _, _ in pairs], np.int32)
-        documents = np.array([document_rows[document] for _, document, _ in pairs], np.int32)
-        splits[split] = Judgements.from_pairs(queries, documents, np.array([score for _, _, score in pairs]))
-    texts = tuple(render_document(document["title"], document["text"]) for document in parts.documents)
-    return Task(parts.card, tuple(parts.queries), tuple(parts.queries.values()), document_ids, texts, splits)
+def content(suite: Mapping[str, TaskParts]) -> bytes:
+    """The JSON that `mtret.data.enterprise` reads."""
+    tasks = {
+        name: {
+            "card": json.loads(dump_card(parts.card)),
+            "documents": parts.documents,
+            "queries": parts.queries,
+            "qrels": parts.qrels,
+        }
+        for name, parts in suite.items()
+    }
+    return json.dumps(tasks, ensure_ascii=False).encode()
+
+
+def ship() -> None:
+    """Writes the package's file, of seed 0, and prints the hash to pin."""
+    made = content(build_parts())
+    SHIPPED.write_bytes(gzip.compress(made, 9, mtime=0))
+    print(f'wrote {SHIPPED}; in mtret/data/enterprise.py: SHA256 = "{hashlib.sha256(made).hexdigest()}"')
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="the folder to write the tasks to")
+    what.add_argument("--ship", action="store_true", help="write the file that mtret carries")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(words)
+    if arguments.ship and arguments.seed:
+        parser.error("what mtret carries is seed 0")
+    if arguments.ship:
+        ship()
+        return
+    for name, parts in build_parts(arguments.seed).items():
+        write_task(parts, arguments.out / name)
+    print(f"wrote {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

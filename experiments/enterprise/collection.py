@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from mtret.data.enterprise.lexicon import Department, Record
-from mtret.data.enterprise.voice import Speaker
+from lexicon import Department, Record
+from voice import Speaker
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Information technology: the department that is trained on."""
 
-from mtret.data.enterprise.lexicon import (
+from lexicon import (
     ACCESS,
     ALLOWANCE,
     ASSET,

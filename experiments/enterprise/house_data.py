@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mtret.data.enterprise.lexicon import ANY_RECORD, ASSET, CASE, MASTER, MONEY, PAPER, Attribute, attribute
+from lexicon import ANY_RECORD, ASSET, CASE, MASTER, MONEY, PAPER, Attribute, attribute
 
 OWNER = attribute(
     "own_by", "Owner", "who looks after {x}", "who is in charge of {x}", "whose baby {x} is", "the caretaker of {x}"
