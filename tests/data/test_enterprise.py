@@ -2,6 +2,7 @@
 
 import gzip
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import bm25s
@@ -116,9 +117,19 @@ def test_every_task_of_a_family_has_its_instruction(suite: dict[str, Task]) -> N
     assert len(instructions) == len({instruction for _, instruction in instructions}) == 8
 
 
-def test_other_data_than_the_pinned_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = gzip.decompress(enterprise.DATA.read_bytes()).replace(b"laptop", b"tablet")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: gzip.compress(gzip.decompress(data).replace(b"laptop", b"tablet")),
+        lambda data: data[:10_000],
+        lambda data: b"{}",
+    ],
+)
+def test_other_data_than_the_pinned_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[bytes], bytes]
+) -> None:
+    spoiled = spoil(enterprise.DATA.read_bytes())
     monkeypatch.setattr(enterprise, "DATA", tmp_path / "enterprise.json.gz")
-    (tmp_path / "enterprise.json.gz").write_bytes(gzip.compress(changed))
+    (tmp_path / "enterprise.json.gz").write_bytes(spoiled)
     with pytest.raises(UserError, match=r"enterprise\.json\.gz: is not the suite of this version of mtret"):
         read_tasks()
