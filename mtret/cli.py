@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib.metadata import version
 from types import FrameType
 
@@ -130,7 +131,9 @@ def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
     try:
         left = values([name, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
-        close = _config_key(error.flagname) if "config" in values else ""
+        # A flag with a letter wrong, before configurations are imported, which takes a second.
+        typed = get_close_matches(error.flagname, list(values), n=1, cutoff=0.8)
+        close = "" if typed or "config" not in values else _config_key(error.flagname)
         close = close or nearest(error.flagname, values)
         raise UserError(f"{name}: no flag --{error.flagname}.{close} `mtret {name} --help` lists them") from error
     except flags.Error as error:

@@ -75,7 +75,7 @@ def test_a_verdict_that_fails_leaves_a_finished_training(
     code, said, error = ending(mtret, tiny_config, run, tiny_suite)
     assert code == 3
     assert error.startswith("mtret: the training is finished, but its verdict failed: ") and error.count("\n") == 1
-    assert f"{run}/dev_sample is no folder" in error and "--out" not in error
+    assert f"{run}/dev_sample is not writable" in error and "--out" not in error
     assert f"\nmodel: {run}/model\nnext: mtret evaluate " in said
     (run / "dev_sample").unlink()
     assert ending(mtret, tiny_config, run, tiny_suite)[0] == 0

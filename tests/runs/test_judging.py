@@ -63,7 +63,7 @@ def test_what_a_system_cannot_read_is_not_there_for_it(chunks: bool) -> None:
     parents = (np.arange(40) // 2 * 2).astype(np.int32) if chunks else None
     found = judging._search_some(queries, corpus, read, order, pairs, parents)
     unread = np.stack(np.meshgrid(np.arange(6), np.flatnonzero(~read)), axis=-1).reshape(-1, 2).astype(np.int32)
-    excluded = np.concatenate([pairs, unread])
+    excluded = np.unique(np.concatenate([pairs, unread]), axis=0)  # `search` wants them by query
     expected = search(queries, corpus, judging.DEPTH, order=order, exclude=excluded, parents=parents)
     np.testing.assert_array_equal(found.documents, expected.documents)
     np.testing.assert_array_equal(found.scores, expected.scores)

@@ -309,7 +309,7 @@ def test_mistakes_when_exporting_and_reporting(
             ("export", f"--model={unfinished}", f"--out={own_model}"),
             r"encoder: exists already; export never overwrites",
         ),
-        (("export", f"--model={unfinished}", f"--out={file}/x"), r"--out=.*/file/x: .*/file is no folder that can be"),
+        (("export", f"--model={unfinished}", f"--out={file}/x"), r"--out=.*/file/x: .*/file is not writable"),
         (("export", f"--model={tmp_path}/none", f"--out={tmp_path}/x"), r"none: holds no run \(no config\.json\)"),
         (
             ("export", f"--model={own_model}", f"--out={tmp_path}/x"),
