@@ -81,13 +81,19 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def count() -> int:
+    """How many processes there are."""
+    import jax
+
+    return jax.process_count()
+
+
 def gather(name: str, value: Any) -> list[Any]:
     """What each process gave as `value`, which must be JSON, by process. All must ask. `name` is for the log of a wait
     that comes to its end."""
-    import jax
     from jax.experimental.multihost_utils import process_allgather
 
-    if jax.process_count() == 1:
+    if count() == 1:
         return [value]
     _meet(name)
     sent = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -108,10 +114,9 @@ def stop_together(done: int, asked: int | None) -> int | None:
     `done`: steps begun so far; `asked`: the signal that this process got. Of several processes all get the answer after
     the same step, without waiting for a device.
     """
-    import jax
     from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-    if jax.process_count() == 1:
+    if count() == 1:
         return asked
     return signal.SIGTERM if reached_preemption_sync_point(done) else None
 

@@ -204,7 +204,7 @@ def init(values: Flags, overrides: list[str]) -> None:
 
 @contextmanager
 def _processes(values: Flags) -> Iterator[bool]:
-    """Joins the others that train with this process, if the flags name any; whether they do. An error ends all."""
+    """Joins the others that train with this process, if the flags name any; whether there are. An error ends all."""
     names = ("coordinator", "processes", "process")
     given = [name for name in names if values[name].value not in (None, "")]
     if values["distributed"].value and given:
@@ -216,7 +216,7 @@ def _processes(values: Flags) -> Iterator[bool]:
         yield False
         return
     from mtret.devices import prepare_gpu
-    from mtret.processes import Address, end, is_first, join, leave
+    from mtret.processes import Address, count, end, is_first, join, leave
 
     chosen: list[Any] = [values[name].value for name in names]
     heartbeat_timeout_s: Any = values["heartbeat_timeout"].value
@@ -228,13 +228,14 @@ def _processes(values: Flags) -> Iterator[bool]:
         )
     prepare_gpu()  # joining starts JAX
     join(address, heartbeat_timeout_s)
-    if is_first():  # JAX ends a process that has lost another, in words of its own
+    several = count() > 1
+    if several and is_first():  # JAX ends a process that has lost another, in words of its own
         print(
             f"if a process is lost, JAX ends the others within {heartbeat_timeout_s} s; the same command in all of "
             "them goes on from the last checkpoint"
         )
     try:
-        yield True
+        yield several
         leave()
     except KeyboardInterrupt as error:
         end(error, 128 + signal.SIGINT)
