@@ -2,11 +2,9 @@
 
 import hashlib
 import importlib.metadata
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from mtret.data.formats import Suite
 from mtret.data.roles import check_leakage, role_of, seen_document_share
 from mtret.data.suites import content_sha256
 from mtret.data.tasks import Task
-from mtret.devices import device_line
 from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.findings import findings
@@ -36,39 +33,20 @@ from mtret.evaluation.retrieval import (
     pool,
     queries_with_copies,
 )
-from mtret.files import AnyPath, check_writable, locate, read_arrays, replace_arrays
+from mtret.files import AnyPath, check_writable, read_arrays, replace_arrays
 from mtret.index import bm25, exact
 from mtret.index.exact import NOTHING, Run, cut, excluded_pairs, search, tie_order
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
-from mtret.provenance import versions
 from mtret.run_config import RunConfig
 from mtret.runs import session
 from mtret.runs.baseline import base_of_model, chosen_templates, forms_of_model, in_form
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.exporting import load_suite_of, open_model
 from mtret.runs.preparing import mixture_tasks
-
-DEPTH = 100  # results of every search
-
-
-@dataclass(frozen=True)
-class JudgeConfig:
-    """What is judged, and how."""
-
-    split: str = "dev"
-    tasks: tuple[str, ...] = ()  # empty: all that have the split
-    pooled: bool = True  # also over one index of all tasks' documents
-    scann: bool = True  # also by ScaNN, with its recall against exact search
-    allow_leakage: bool = False
-    operands: str = "float32"
-    query_prompt: str | None = None  # before a query, of an encoder that mtret did not train; None: as published
-    document_prompt: str | None = None
-    forms: bool = False  # also the base's other forms (baseline.py) on the judged split
-    dimensions: tuple[int, ...] = ()  # also by the first so many features of the judged model's vectors
-    seed: int = 0  # of the bootstrap
+from mtret.runs.protocol import DEPTH, JudgeConfig, mixture_of, protocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +117,9 @@ def judge(
     results = build_results(
         outcomes,
         protocol={"sample": sample or "none"}
-        | _protocol(model, suite, encoders, forms["chosen"], config, time.monotonic() - began),
+        | protocol(model, suite, encoders, forms["chosen"], config, time.monotonic() - began),
         seed=config.seed,
-        mixture=_mixture(artefact),
+        mixture=mixture_of(artefact),
         pooled=pooled,
         skipped=skipped,
     )
@@ -431,57 +409,3 @@ def _pooled_exclusions(asked: Sequence[_Asked], pooled: Pool) -> Int32[np.ndarra
         pairs.append(np.stack([own[:, 0] + start, pooled.rows[one.task.name][own[:, 1]]], axis=1))
         start += len(one.rows)
     return np.concatenate(pairs).astype(np.int32)
-
-
-def _mixture(artefact: Artefact) -> dict[str, Any] | None:
-    if artefact.record is None:
-        return None
-    tasks = artefact.record.tasks
-    return {"tasks": [task.name for task in tasks], "families": sorted({task.family for task in tasks})}
-
-
-def _training(artefact: Artefact) -> dict[str, Any]:
-    """What tells runs of one configuration that differ by their seed: the seed, and a hash of all else."""
-    config = dict(artefact.details.get("config") or {})
-    if "seed" not in config or "merged" in artefact.details:
-        return {}
-    seed = config.pop("seed")
-    config.pop("mesh", None)  # changes nothing but speed
-    source = str(artefact.details.get("source_sha256"))
-    whole = json.dumps([config, source], sort_keys=True)
-    return {"training_seed": seed, "training_sha256": hashlib.sha256(whole.encode()).hexdigest()}
-
-
-def _protocol(
-    model: str, suite: Suite, encoders: Mapping[str, Artefact], form: str, config: JudgeConfig, seconds: float
-) -> dict[str, Any]:
-    """What the numbers depend on, without places of this machine."""
-    base, artefact = encoders["untuned"], list(encoders.values())[-1]
-    own = artefact.published or base.published
-    return {
-        "split": config.split,
-        "index": "exact",
-        "depth": DEPTH,
-        "documents of one text": "several in a task's own index, as judged; one in the pooled index",
-        "model": locate(model).name,
-        "weights_sha256": artefact.model.weights_sha256,
-        "fingerprint": artefact.model.fingerprint,
-        "source": artefact.details.get("source", locate(model).name),
-        "step": artefact.details.get("step"),
-        **_training(artefact),
-        "query_template": artefact.templates.query,
-        "document_template": artefact.templates.document,
-        "untuned_query_template": base.templates.query,
-        "untuned_document_template": base.templates.document,
-        "untuned_form": form,
-        "untuned_prompts_from": own.origin if own else "its training",
-        "operands": config.operands,
-        "attention": artefact.encoder.config.attention,
-        "suite": suite.folder.name,
-        "suite_sha256": suite.sha256,
-        "seed": config.seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "seconds": round(seconds, 1),
-        "device": device_line(),
-        "versions": versions(),
-    }

@@ -62,7 +62,7 @@ def train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool =
 def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool, held: ExitStack) -> AnyPath:
     """`held` gets what has to be given back in the end: the workdir."""
     here = session.begin(console)
-    compiled_before = count_compilations()
+    programs_made = count_compilations()
     check_writable(workdir, "--workdir")
     inputs = load_inputs(config, console, begun_by_older(workdir))
     config = inputs.config
@@ -95,7 +95,7 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
             state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile)
             if is_first():
                 numbers = _numbers(run, config, state, totals, first, len(steps), seconds)
-                replace_json(workdir / "summary.json", {**numbers, "compilations": compiled_before()})
+                replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
                 say(console, in_words(numbers))
         latest = deployed_of(state, config.model.lora)
     if is_first():
