@@ -128,19 +128,9 @@ def training_task(
     Of documents in chunks, the one that answers a query stands for its parent. Raises UserError where there is no train
     split, or no negatives although the batch asks for some.
     """
-    if "train" not in task.splits:
-        raise UserError(f"task '{task.name}' is in the mixture but has no train split (qrels/train.tsv)")
     config = batch.of(task.name)
+    relations = answering_chunks(task, _given(task, config.negatives), tokenizer)
     train = task.splits["train"]
-    relations = [train]
-    if config.negatives:
-        if "train" not in task.negatives:
-            raise UserError(
-                f"task '{task.name}': {config.negatives} hard negatives per query are asked for, but it has no "
-                f"negatives/train.tsv; batch.tasks.{task.name}.negatives=0 trains it without"
-            )
-        relations.append(task.negatives["train"])
-    relations = answering_chunks(task, relations, tokenizer)
     texts = [task.query_texts[i] for i in train.queries]
     whole_queries = tokenizer.after(templates.query_prefix(task.card.instruction), texts)
     generic = tokenizer.after(templates.query_prefix(templates.generic), texts)
@@ -149,10 +139,9 @@ def training_task(
     documents: Tokens | Images
     documents_cut_alike = 0
     if pixels is None:
-        whole_documents = tokenizer.after(templates.document_prefix, [task.document_texts[i] for i in corpus_rows])
-        document_rows, document_identity = whole_documents.distinct(config.document_length)
-        documents = whole_documents.subset(document_rows)
-        documents_cut_alike = whole_documents.cut_alike(config.document_length)
+        whole = tokenizer.after(templates.document_prefix, [task.document_texts[i] for i in corpus_rows])
+        document_rows, document_identity = whole.distinct(config.document_length)
+        documents, documents_cut_alike = whole.subset(document_rows), whole.cut_alike(config.document_length)
     else:
         keys = np.array([task.document_keys[i] for i in corpus_rows])
         _, document_rows, document_identity = np.unique(keys, return_index=True, return_inverse=True)
@@ -165,16 +154,14 @@ def training_task(
 
     def trained(relation: Judgements) -> Judgements:
         # What is said of other queries and other documents does not matter.
-        matters = np.isin(relation.pair_queries(), train.queries) & np.isin(relation.documents, corpus_rows)
-        return Judgements.from_pairs(
-            relation.pair_queries()[matters], relation.documents[matters], relation.scores[matters]
-        )
+        queries = relation.pair_queries()
+        kept = np.isin(queries, train.queries) & np.isin(relation.documents, corpus_rows)
+        return Judgements.from_pairs(queries[kept], relation.documents[kept], relation.scores[kept])
 
     positives = over_distinct(relations[0].positives())
-    known = over_distinct(trained(every_chunk(train.positives(), task.parents)))
-    if task.exclude is not None:
-        excluded = over_distinct(trained(every_chunk(task.exclude, task.parents)))
-        known = np.unique(np.concatenate([known, excluded], axis=1), axis=1)
+    said = [each for each in (train.positives(), task.exclude) if each is not None]
+    parts = [over_distinct(trained(every_chunk(each, task.parents))) for each in said]
+    known = np.unique(np.concatenate(parts, axis=1), axis=1)
     negatives = None
     if config.negatives:
         negatives = relation_of(_without(over_distinct(trained(relations[1])), known), len(query_rows))
@@ -192,6 +179,18 @@ def training_task(
         whole_queries.cut_alike(config.query_length),
         documents_cut_alike,
     )
+
+
+def _given(task: Task, negatives: int) -> list[Judgements]:
+    """The train split, and its given negatives where so many of a query are asked for."""
+    if "train" not in task.splits:
+        raise UserError(f"task '{task.name}' is in the mixture but has no train split (qrels/train.tsv)")
+    if negatives and "train" not in task.negatives:
+        raise UserError(
+            f"task '{task.name}': {negatives} hard negatives per query are asked for, but it has no "
+            f"negatives/train.tsv; batch.tasks.{task.name}.negatives=0 trains it without"
+        )
+    return [task.splits["train"], *([task.negatives["train"]] if negatives else [])]
 
 
 def relation_of(pairs: Int64[np.ndarray, "2 pairs"], n_queries: int) -> Relation:

@@ -84,28 +84,18 @@ def judge(
     check_writable(folder, "--out")
     if config.scann:
         import_scann()
-    how = ModelConfig(model, config.query_prompt, config.document_prompt, operands=config.operands)
-    artefact = open_model(model, how)
+    read = ModelConfig(model, config.query_prompt, config.document_prompt, operands=config.operands)
+    artefact = open_model(model, read)
     if isinstance(suite, str):
         suite = load_suite_of(artefact, suite)
+    _check_dimensions(config, artefact)
     asked, skipped = _asked(suite, artefact, config)
-    say(
-        console,
-        f"{len(asked)} tasks, {sum(len(one.rows) for one in asked):,} {config.split} queries, "
-        f"{sum(len(one.task.parent_rows) for one in asked):,} documents",
-    )
-    if sample:
-        say(console, f"a sample of the {config.split} splits: {sample}")
+    _say_size(asked, config, sample, console)
     base = base_of_model(artefact, config.operands, console)
     forms = forms_of_model(artefact, base, suite, cache, console)
     encoders = {"untuned": in_form(base, chosen_templates(forms, base))}
     encoders |= {} if artefact.record is None else {"tuned": artefact}
     say_once(console, (line for each in encoders.values() for line in each.remarks))
-    too_many = [d for d in config.dimensions if not 0 < d < artefact.encoder.features]
-    if too_many:
-        raise UserError(
-            f"--dimensions: {too_many[0]} is not between 0 and the {artefact.encoder.features} features of this model"
-        )
     vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
     with timed(console, "searching"):
         lexical = {one.task.name: _lexical(one, config, cache) for one in asked if one.task.images is None}
@@ -114,10 +104,10 @@ def judge(
     if config.pooled:
         with timed(console, "searching the pooled index"):
             pooled = _pooled(asked, vectors, config, cache)
+    how = protocol(model, suite, encoders, forms["chosen"], config, time.monotonic() - began)
     results = build_results(
         outcomes,
-        protocol={"sample": sample or "none"}
-        | protocol(model, suite, encoders, forms["chosen"], config, time.monotonic() - began),
+        protocol={"sample": sample or "none", **how},
         seed=config.seed,
         mixture=mixture_of(artefact),
         pooled=pooled,
@@ -135,6 +125,21 @@ def judge(
     for line in findings(written):
         say(console, line)
     return results
+
+
+def _say_size(asked: Sequence[_Asked], config: JudgeConfig, sample: str, console: Console) -> None:
+    queries = sum(len(one.rows) for one in asked)
+    documents = sum(len(one.task.parent_rows) for one in asked)
+    say(console, f"{len(asked)} tasks, {queries:,} {config.split} queries, {documents:,} documents")
+    if sample:
+        say(console, f"a sample of the {config.split} splits: {sample}")
+
+
+def _check_dimensions(config: JudgeConfig, artefact: Artefact) -> None:
+    whole = artefact.encoder.features
+    for each in config.dimensions:
+        if not 0 < each < whole:
+            raise UserError(f"--dimensions: {each} is not between 0 and the {whole} features of this model")
 
 
 def judge_dev_samples(workdir: AnyPath, suite: Suite, config: RunConfig, console: Console) -> dict[str, Any] | None:
