@@ -143,8 +143,7 @@ def training_task(
         document_rows, document_identity = whole.distinct(config.document_length)
         documents, documents_cut_alike = whole.subset(document_rows), whole.cut_alike(config.document_length)
     else:
-        keys = np.array([task.document_keys[i] for i in corpus_rows])
-        _, document_rows, document_identity = np.unique(keys, return_index=True, return_inverse=True)
+        document_rows, document_identity = _distinct_images(task, corpus_rows)
         documents = Images(pixels, corpus_rows[document_rows].astype(np.int64))
 
     def over_distinct(relation: Judgements) -> Int64[np.ndarray, "2 pairs"]:
@@ -153,10 +152,7 @@ def training_task(
         return np.unique(np.stack([queries, documents]).astype(np.int64), axis=1)
 
     def trained(relation: Judgements) -> Judgements:
-        # What is said of other queries and other documents does not matter.
-        queries = relation.pair_queries()
-        kept = np.isin(queries, train.queries) & np.isin(relation.documents, corpus_rows)
-        return Judgements.from_pairs(queries[kept], relation.documents[kept], relation.scores[kept])
+        return _within(relation, train.queries, corpus_rows)
 
     positives = over_distinct(relations[0].positives())
     said = [each for each in (train.positives(), task.exclude) if each is not None]
@@ -191,6 +187,22 @@ def _given(task: Task, negatives: int) -> list[Judgements]:
             f"negatives/train.tsv; batch.tasks.{task.name}.negatives=0 trains it without"
         )
     return [task.splits["train"], *([task.negatives["train"]] if negatives else [])]
+
+
+def _distinct_images(
+    task: Task, rows: Int[np.ndarray, "n"]
+) -> tuple[Int64[np.ndarray, "distinct"], Int64[np.ndarray, "n"]]:
+    """As `Tokens.distinct`, by the images' files."""
+    keys = np.array([task.document_keys[row] for row in rows])
+    _, first, identity = np.unique(keys, return_index=True, return_inverse=True)
+    return first, identity
+
+
+def _within(relation: Judgements, queries: Int[np.ndarray, "q"], documents: Int[np.ndarray, "d"]) -> Judgements:
+    """What is said of these queries and documents."""
+    own = relation.pair_queries()
+    kept = np.isin(own, queries) & np.isin(relation.documents, documents)
+    return Judgements.from_pairs(own[kept], relation.documents[kept], relation.scores[kept])
 
 
 def relation_of(pairs: Int64[np.ndarray, "2 pairs"], n_queries: int) -> Relation:
