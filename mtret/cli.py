@@ -115,8 +115,11 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     overrides = [OVERRIDE.sub("", argument) for argument in rest if OVERRIDE.match(argument)]
     values = _parse(name, command, [argument for argument in rest if not OVERRIDE.match(argument)])
+    if overrides and not command.configurable:
+        raise UserError(f"--config.{overrides[0]}: only train has a configuration")
+    given = (values, overrides) if command.configurable else (values,)
     try:
-        return command.run(values, overrides) or 0
+        return command.run(*given) or 0
     except (BrokenPipeError, UserError):
         raise
     except Exception as error:
@@ -201,12 +204,14 @@ COMMANDS: dict[str, Command] = {
         "mtret train --suite=tasks --workdir=runs/first --hold_out=article --config.loop.steps=100",
         training.define_train,
         training.train,
+        configurable=True,
     ),
     "init": Command(
         "write the configuration that suits a suite and this machine, to edit",
         "mtret init --suite=tasks --out=first.py",
         training.define_init,
         training.init,
+        configurable=True,
     ),
     "curves": Command(
         "plot losses and dev scores by step, of one training or of several",
@@ -296,7 +301,7 @@ COMMANDS: dict[str, Command] = {
         "print a script that completes commands, flags and files in bash or zsh",
         "mtret completion bash > ~/.local/share/bash-completion/completions/mtret",
         completion.define_completion,
-        lambda values, overrides: completion.completion(values, COMMANDS),
+        lambda values: completion.completion(values, COMMANDS),
         files="shell",
         more=("mtret completion zsh > ~/.zfunc/_mtret  # in a folder of $fpath",),
     ),

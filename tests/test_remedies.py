@@ -29,7 +29,6 @@ FOREIGN = {
     "ship", "untracked-files", "version", "worker", "xla_gpu_enable_latency_hiding_scheduler",
 }  # fmt: skip
 PLACEHOLDERS = {"flag", "name", "noname"}
-CONFIGURED = ("train", "init")  # the commands that take --config.KEY
 SECTIONS = "model|mixture|templates|batch|loss|optim|loop|mesh|dev"
 KEYS = {path for path, _, _ in walk(RunConfig)} | {f"batch.tasks.{FILLED}", f"mixture.weights.{FILLED}"}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -105,7 +104,7 @@ def complaints(text: str) -> Iterator[str]:
 
 def _wrong_flags(name: str, words: str) -> Iterator[str]:
     for flag in re.findall(r"(?<![\w-])--([a-z][\w.-]*)", words):
-        if flag.startswith("config.") and name in CONFIGURED:
+        if flag.startswith("config.") and COMMANDS[name].configurable:
             continue  # its key is looked at with all others
         if flag not in FLAGS[name] | {"help", FILLED}:
             yield f"mtret {name} has no flag --{flag}"

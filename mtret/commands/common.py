@@ -26,9 +26,10 @@ class Command:
     purpose: str
     example: str
     define: Callable[[Flags], None]
-    run: Callable[[Flags, list[str]], int | None]  # flags and `key=value` overrides -> exit code, None for 0
+    run: Callable[..., int | None]  # flags, and overrides if `configurable` -> exit code, None for 0
     files: str = ""  # a flag that takes what is not a flag
     more: tuple[str, ...] = ()  # further examples, where one does not suffice
+    configurable: bool = False  # whether it takes --config.KEY=VALUE, as a list of `KEY=VALUE`
 
 
 def required(values: Flags, name: str) -> Any:
@@ -57,12 +58,6 @@ def console(shown: bool = True) -> "Console":
     if not shown:
         return Console(quiet=True, file=io.StringIO())
     return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-
-
-def no_overrides(overrides: list[str]) -> None:
-    """Raises UserError for any."""
-    if overrides:
-        raise UserError(f"--config.{overrides[0]}: only train has a configuration")
 
 
 def define_suite(values: Flags) -> None:

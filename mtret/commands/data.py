@@ -5,12 +5,11 @@ from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, define_places, define_suite, next_line, no_overrides, required
+from mtret.commands.common import Flags, console, define_places, define_suite, next_line, required
 from mtret.errors import UserError
 
 
-def check(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def check(values: Flags) -> None:
     name = required(values, "suite")
     from mtret.data.holding_out import holding_out
     from mtret.data.inspection import check
@@ -27,8 +26,7 @@ def check(values: Flags, overrides: list[str]) -> None:
         print(next_line("evaluate", "--model=minilm", f"--suite={name}", f"--split={split}", "--out=runs/base"))
 
 
-def stats(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def stats(values: Flags) -> None:
     name = required(values, "suite")
     from mtret.data.inspection import LEGEND, stats, stats_table
     from mtret.data.suites import load_suite
@@ -107,8 +105,7 @@ def define_import(values: Flags) -> None:
     flags.DEFINE_string("out", "", "the task folder to write; its name is the task's", flag_values=values)
 
 
-def import_tables(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def import_tables(values: Flags) -> None:
     from mtret.files import locate
 
     out = locate(required(values, "out"))
@@ -128,8 +125,7 @@ def define_write(values: Flags) -> None:
     flags.DEFINE_string("out", "", "the folder to write the embedded suite to; must not exist", flag_values=values)
 
 
-def write_enterprise(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def write_enterprise(values: Flags) -> None:
     from mtret.data.enterprise import write_suite
     from mtret.files import check_writable, folder_draft, locate, replace_folder
 
@@ -150,8 +146,7 @@ def define_tfds(values: Flags) -> None:
     flags.DEFINE_string("version", "1.0.0", "of the data set", flag_values=values)
 
 
-def write_tfds(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def write_tfds(values: Flags) -> None:
     name = required(values, "suite")
     from mtret.files import locate
 

@@ -14,7 +14,6 @@ from mtret.commands.common import (
     define_model,
     define_prompts,
     next_line,
-    no_overrides,
     required,
 )
 from mtret.errors import UserError
@@ -50,8 +49,7 @@ def define_encode(values: Flags) -> None:
     flags.DEFINE_string("out", "", "the file to write: .parquet, .jsonl or .npz; must not exist", flag_values=values)
 
 
-def encode(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def encode(values: Flags) -> None:
     model, name = required(values, "model"), required(values, "out")
     task, source = values["task"].value or "", values["texts"].value or ""
     if bool(task) == bool(source):

@@ -15,7 +15,6 @@ from mtret.commands.common import (
     define_model,
     define_prompts,
     next_line,
-    no_overrides,
     required,
 )
 from mtret.data.json_objects import half_a_pair
@@ -63,8 +62,7 @@ def define_evaluate(values: Flags) -> None:
     flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=values)
 
 
-def evaluate(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def evaluate(values: Flags) -> None:
     from mtret.files import locate, reaching
 
     model, suite = required(values, "model"), values["suite"].value or ""
@@ -123,9 +121,8 @@ def _query_of(line: str, number: int) -> str:
     return line
 
 
-def search(values: Flags, overrides: list[str]) -> None:
+def search(values: Flags) -> None:
     """Queries come from the command line or, where there is none, line by line from standard input."""
-    no_overrides(overrides)
     words = list(values["words"].value or [])
     given = [values[name].value or (words.pop(0) if words else "") for name in ("model", "task")]
     for name, value in zip(("model", "task"), given, strict=True):

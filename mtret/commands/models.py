@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from mtret.commands.common import Flags, define_places, next_line, no_overrides, required
+from mtret.commands.common import Flags, define_places, next_line, required
 from mtret.errors import UserError
 
 
@@ -27,8 +27,7 @@ def define_export(values: Flags) -> None:
     )
 
 
-def export(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def export(values: Flags) -> None:
     from mtret.files import locate
 
     model, out = locate(required(values, "model")), locate(required(values, "out"))
@@ -50,8 +49,7 @@ def define_verify(values: Flags) -> None:
     )
 
 
-def verify(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def verify(values: Flags) -> None:
     from mtret.artefact.folder import check
     from mtret.files import locate
 
@@ -70,8 +68,7 @@ def define_merge(values: Flags) -> None:
     flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
 
 
-def merge(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def merge(values: Flags) -> None:
     from mtret.files import locate
 
     models, out = list(required(values, "models")), locate(required(values, "out"))

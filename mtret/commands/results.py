@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, next_line, no_overrides
+from mtret.commands.common import Flags, console, next_line
 from mtret.errors import UserError
 from mtret.tables import Form
 
@@ -48,8 +48,7 @@ def define_report(values: Flags) -> None:
     )
 
 
-def report(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def report(values: Flags) -> None:
     names: list[str] = list(values["results"].value or [])
     if not names:
         raise UserError(f"--results is needed: {values['results'].help}")
@@ -122,8 +121,7 @@ def define_compare(values: Flags) -> None:
     flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=values)
 
 
-def compare(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def compare(values: Flags) -> None:
     words: list[str] = list(values["results"].value or [])
     if len(words) != 2:
         raise UserError(f"compare: takes two results, got {len(words)}; mtret compare runs/first/test runs/second/test")

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from absl import flags
 
-from mtret.commands.common import Flags, console, next_line, no_overrides
+from mtret.commands.common import Flags, console, next_line
 
 
 def define_doctor(values: Flags) -> None:
@@ -15,9 +15,8 @@ def define_doctor(values: Flags) -> None:
 STYLES = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
 
-def doctor(values: Flags, overrides: list[str]) -> int:
+def doctor(values: Flags) -> int:
     """0 where training works, 1 otherwise."""
-    no_overrides(overrides)
     from mtret.runs.diagnosis import diagnose, ready, verdict
 
     found = diagnose()

@@ -21,7 +21,6 @@ from mtret.commands.common import (
     define_suite,
     mistake_of,
     next_line,
-    no_overrides,
     required,
 )
 
@@ -171,8 +170,7 @@ def define_curves(values: Flags) -> None:
     )
 
 
-def curves(values: Flags, overrides: list[str]) -> None:
-    no_overrides(overrides)
+def curves(values: Flags) -> None:
     words: list[str] = list(required(values, "runs"))
     from mtret.runs.curves import plot_curves
 
