@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from absl.flags import FlagValues
-
 from mtret.cli import COMMANDS, described
 from mtret.run_config import RunConfig
 from mtret.schema import default_of, walk
@@ -34,8 +32,7 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD]
     for name, command in COMMANDS.items():
-        values = FlagValues()
-        command.define(values)
+        values = command.flags()
         parts.append(f"## mtret {name}\n\n{_sentence(command.purpose)}\n\n```\n{command.example}\n```\n")
         rows = ["| flag | type | default | |", "| --- | --- | --- | --- |"]
         for flag in (values[each] for each in values):

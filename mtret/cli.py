@@ -129,8 +129,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _parse(name: str, command: Command, arguments: list[str]) -> Flags:
-    values = Flags()
-    command.define(values)
+    values = command.flags()
     try:
         left = values([name, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -178,8 +177,7 @@ def _overview(of: str = "") -> str:
 
 
 def _help(name: str, command: Command) -> str:
-    values = Flags()
-    command.define(values)
+    values = command.flags()
     lines = []
     for flag_name in values:
         flag = values[flag_name]

@@ -42,12 +42,9 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str], ar
 def test_every_command_shows_all_its_flags_and_an_example_of_them(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    from absl.flags import FlagValues
-
     code, out, err = answer(capsys, *name.split(), "--help")
     assert (code, err) == (0, "")
-    values = FlagValues()
-    COMMANDS[name].define(values)
+    values = COMMANDS[name].flags()
     for flag in values:
         assert f"  --{flag}\n      {values[flag].help}" in out
     for example in (COMMANDS[name].example, *COMMANDS[name].more):
@@ -86,14 +83,11 @@ def test_bash_completes_commands_flags_and_their_values(tmp_path: Path) -> None:
 
 
 def test_both_shells_know_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    from absl.flags import FlagValues
-
     for shell in ("bash", "zsh"):
         code, out, err = answer(capsys, "completion", shell)
         assert (code, err) == (0, "")
         for name, command in COMMANDS.items():
-            values = FlagValues()
-            command.define(values)
+            values = command.flags()
             line = next(line for line in out.splitlines() if line.startswith(f'    "{name}") '))
             assert all(f"--{flag}" in line for flag in values)
     assert answer(capsys, "completion", "fish")[0] == 2

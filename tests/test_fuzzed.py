@@ -20,7 +20,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from absl.flags import FlagValues
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -397,9 +396,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     """A command, or nearly one, with flags of it and of others, of every type. No value names data or a model, so that
     only `data enterprise` can come to an end with something to write."""
     name = draw(st.sampled_from([*COMMANDS, *COMMANDS, "trian", "data", "help", ""]))
-    known = FlagValues()
-    if name in COMMANDS:
-        COMMANDS[name].define(known)
+    known = COMMANDS[name].flags() if name in COMMANDS else ()
     value = (
         st.sampled_from(
             ["", "0", "-1", "x", "1,2", "true", "none", "nowhere/at/all", "a=b", "s4://x", "~nobody/x", "é", "=", "\0"]

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from absl.flags import FlagValues
 
 from mtret.cli import COMMANDS
 from mtret.run_config import RunConfig
@@ -37,8 +36,7 @@ SUFFIXES = ("safetensors", "json", "jsonl", "md", "py", "tsv", "encode", "encode
 
 
 def flags_of(name: str) -> set[str]:
-    values = FlagValues()
-    COMMANDS[name].define(values)
+    values = COMMANDS[name].flags()
     return {one for flag in values for one in ([flag, f"no{flag}"] if values[flag].boolean else [flag])}
 
 

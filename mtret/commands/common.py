@@ -3,7 +3,7 @@
 import io
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,50 @@ from mtret.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-Flags = flags.FlagValues
 PROMPTS = ("query_prompt", "document_prompt")
 FULL = ("No space left on device", "database or disk is full", "disk I/O error", "RESOURCE_EXHAUSTED: Error writing")
+
+
+class _Places(flags.ListParser):
+    """Of a list of places, in whose names a comma may be."""
+
+    def parse(self, argument: Any) -> list[str]:
+        from mtret.files import split_places
+
+        quoted = not isinstance(argument, str) or '"' in argument  # as CSV has it
+        return super().parse(argument) if quoted else [place.strip() for place in split_places(argument)]
+
+
+class Flags(flags.FlagValues):
+    """The flags of one command. Each method defines one: its name, what it is for, its default."""
+
+    def text(self, name: str, words: str, default: str | None = "") -> None:
+        """Any text."""
+        flags.DEFINE_string(name, default, words, self)
+
+    def switch(self, name: str, words: str, default: bool = False) -> None:
+        """--name or --noname."""
+        flags.DEFINE_boolean(name, default, words, self)
+
+    def choice(self, name: str, words: str, options: Sequence[str], default: str | None) -> None:
+        """One of a few texts."""
+        flags.DEFINE_enum(name, default, list(options), words, self)
+
+    def whole(self, name: str, words: str, default: int | None = None, least: int | None = None) -> None:
+        """A whole number, not below `least`."""
+        flags.DEFINE_integer(name, default, words, least, flag_values=self)
+
+    def names(self, name: str, words: str, default: Sequence[str] = ()) -> None:
+        """Texts, with commas between them."""
+        flags.DEFINE_list(name, list(default), words, self)
+
+    def places(self, name: str, words: str) -> None:
+        """Files or folders, with commas between them."""
+        flags.DEFINE(_Places(), name, [], words, self, flags.CsvListSerializer(","))
+
+    def repeated(self, name: str, words: str) -> None:
+        """Texts, one each time that the flag is given."""
+        flags.DEFINE_multi_string(name, [], words, self)
 
 
 @dataclass(frozen=True)
@@ -30,6 +71,12 @@ class Command:
     files: str = ""  # a flag that takes what is not a flag
     more: tuple[str, ...] = ()  # further examples, where one does not suffice
     configurable: bool = False  # whether it takes --config.KEY=VALUE, as a list of `KEY=VALUE`
+
+    def flags(self) -> Flags:
+        """Its flags, as yet without what a person gives."""
+        values = Flags()
+        self.define(values)
+        return values
 
 
 def required(values: Flags, name: str) -> Any:
@@ -62,33 +109,14 @@ def console(shown: bool = True) -> "Console":
 
 def define_suite(values: Flags) -> None:
     """--suite."""
-    flags.DEFINE_string(
-        "suite", "", "a folder of task folders, 'enterprise' (embedded), or tfds:NAME, a data set", flag_values=values
-    )
-
-
-class _Places(flags.ListParser):
-    """Of a list of places, in whose names a comma may be."""
-
-    def parse(self, argument: Any) -> list[str]:
-        from mtret.files import split_places
-
-        quoted = not isinstance(argument, str) or '"' in argument  # as CSV has it
-        return super().parse(argument) if quoted else [place.strip() for place in split_places(argument)]
-
-
-def define_places(name: str, words: str, values: Flags) -> None:
-    """A flag that takes several files or folders, with commas between them."""
-    flags.DEFINE(_Places(), name, [], words, values, flags.CsvListSerializer(","))
+    values.text("suite", "a folder of task folders, 'enterprise' (embedded), or tfds:NAME, a data set")
 
 
 def define_model(values: Flags) -> None:
     """--model."""
-    flags.DEFINE_string(
+    values.text(
         "model",
-        "",
         "a run's folder, a checkpoint in it (best.safetensors, weights/...), a model folder, a hub id, or 'minilm'",
-        flag_values=values,
     )
 
 
@@ -97,7 +125,7 @@ def define_prompts(values: Flags) -> None:
     for name in PROMPTS:
         side = name.removesuffix("_prompt")
         words = f"before a {side}, of an encoder that mtret did not train (default: as it was published; '' for none)"
-        flags.DEFINE_string(name, None, words, flag_values=values)
+        values.text(name, words, None)
 
 
 def readable(text: str) -> str:

@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from absl import flags
-
 from mtret.commands.common import Command, Flags
 from mtret.errors import UserError
 
@@ -13,7 +11,7 @@ SHELLS = ("bash", "zsh")
 
 
 def define_completion(values: Flags) -> None:
-    flags.DEFINE_list("shell", [], "bash or zsh, also without this flag", flag_values=values)
+    values.names("shell", "bash or zsh, also without this flag")
 
 
 def completion(values: Flags, commands: Mapping[str, Command]) -> None:
@@ -25,8 +23,7 @@ def completion(values: Flags, commands: Mapping[str, Command]) -> None:
 
 
 def _flags_of(command: Command) -> dict[str, Any]:
-    values = Flags()
-    command.define(values)
+    values = command.flags()
     return {name: values[name] for name in values}
 
 

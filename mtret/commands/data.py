@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from mtret.commands.common import Flags, console, define_places, define_suite, next_line, required
+from mtret.commands.common import Flags, console, define_suite, next_line, required
 from mtret.errors import UserError
 
 
@@ -53,56 +51,35 @@ IMPORT_COLUMNS = {
 
 
 def define_import(values: Flags) -> None:
-    define_places(
+    values.places(
         "rows",
         "files of queries (CSV, TSV, JSON Lines, Parquet), also without this flag; SPLIT=FILE where a file is a split; "
         "or one folder of BEIR's layout",
-        values,
     )
-    flags.DEFINE_string("docs", "", "a file of documents, where they stand apart from the queries", flag_values=values)
-    define_places("labels", "files of query, document and score, where these stand apart", values)
+    values.text("docs", "a file of documents, where they stand apart from the queries")
+    values.places("labels", "files of query, document and score, where these stand apart")
     for name, words in IMPORT_COLUMNS.items():
-        flags.DEFINE_string(name, "", words, flag_values=values)
-    flags.DEFINE_string(
-        "encoding", "", "of CSV, TSV and JSON Lines, such as cp1252 (default: utf-8)", flag_values=values
-    )
-    flags.DEFINE_string(
-        "delimiter",
-        "",
-        "of CSV and TSV (default: what the header shows of comma, semicolon, tab, bar)",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "separator", "", "between the ids in one cell of --doc_id; a list needs none", flag_values=values
-    )
-    flags.DEFINE_enum(
+        values.text(name, words)
+    values.text("encoding", "of CSV, TSV and JSON Lines, such as cp1252 (default: utf-8)")
+    values.text("delimiter", "of CSV and TSV (default: what the header shows of comma, semicolon, tab, bar)")
+    values.text("separator", "between the ids in one cell of --doc_id; a list needs none")
+    values.choice(
         "quotes",
-        None,
-        ["none", "csv"],
         "whether quotes enclose cells (csv) or are characters (default: none where tabs part the cells, else csv)",
-        flag_values=values,
+        ["none", "csv"],
+        None,
     )
-    flags.DEFINE_list(
-        "missing", [], "texts that stand for no value, such as NA,None; an empty one always does", flag_values=values
-    )
-    flags.DEFINE_string("family", "", "the kind of thing retrieved: table, article, intent, ...", flag_values=values)
-    flags.DEFINE_string("instruction", "", "what to retrieve given what, in a sentence", flag_values=values)
-    flags.DEFINE_string("domain", "", "whose data it is, in words", flag_values=values)
-    flags.DEFINE_list("language", ["en"], "language codes", flag_values=values)
-    flags.DEFINE_string("license", "", "terms of the data", flag_values=values)
-    flags.DEFINE_string("split", "80/10/10", "shares of train, dev and test, where files name none", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of the division", flag_values=values)
-    flags.DEFINE_integer(
-        "chunk",
-        0,
-        "cut documents of more tokens (MiniLM's) into chunks of at most so many; 0: none",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "overlap", None, "tokens of the chunk before that a chunk repeats, at most (default: an eighth of --chunk)",
-        flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_string("out", "", "the task folder to write; its name is the task's", flag_values=values)
+    values.names("missing", "texts that stand for no value, such as NA,None; an empty one always does")
+    values.text("family", "the kind of thing retrieved: table, article, intent, ...")
+    values.text("instruction", "what to retrieve given what, in a sentence")
+    values.text("domain", "whose data it is, in words")
+    values.names("language", "language codes", ["en"])
+    values.text("license", "terms of the data")
+    values.text("split", "shares of train, dev and test, where files name none", "80/10/10")
+    values.whole("seed", "of the division", 0)
+    values.whole("chunk", "cut documents of more tokens (MiniLM's) into chunks of at most so many; 0: none", 0)
+    values.whole("overlap", "tokens of the chunk before that a chunk repeats, at most (default: an eighth of --chunk)")
+    values.text("out", "the task folder to write; its name is the task's")
 
 
 def import_tables(values: Flags) -> None:
@@ -122,7 +99,7 @@ def import_tables(values: Flags) -> None:
 
 
 def define_write(values: Flags) -> None:
-    flags.DEFINE_string("out", "", "the folder to write the embedded suite to; must not exist", flag_values=values)
+    values.text("out", "the folder to write the embedded suite to; must not exist")
 
 
 def write_enterprise(values: Flags) -> None:
@@ -141,9 +118,9 @@ def write_enterprise(values: Flags) -> None:
 
 def define_tfds(values: Flags) -> None:
     define_suite(values)
-    flags.DEFINE_string("out", "", "the data folder; the data set goes to OUT/NAME/VERSION there", flag_values=values)
-    flags.DEFINE_string("name", "", "of the data set; that of the suite's folder if not given", flag_values=values)
-    flags.DEFINE_string("version", "1.0.0", "of the data set", flag_values=values)
+    values.text("out", "the data folder; the data set goes to OUT/NAME/VERSION there")
+    values.text("name", "of the data set; that of the suite's folder if not given")
+    values.text("version", "of the data set", "1.0.0")
 
 
 def write_tfds(values: Flags) -> None:

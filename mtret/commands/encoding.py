@@ -5,17 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
-from mtret.commands.common import (
-    PROMPTS,
-    Flags,
-    console,
-    define_model,
-    define_prompts,
-    next_line,
-    required,
-)
+from mtret.commands.common import PROMPTS, Flags, console, define_model, define_prompts, next_line, required
 from mtret.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,29 +14,21 @@ if TYPE_CHECKING:
 
 def define_encode(values: Flags) -> None:
     define_model(values)
-    flags.DEFINE_string("task", "", "whose documents or queries are encoded, with its instruction", flag_values=values)
-    flags.DEFINE_string(
+    values.text("task", "whose documents or queries are encoded, with its instruction")
+    values.text(
         "texts",
-        "",
         "in place of a task: .jsonl with _id and text (and title), or a file with a text on each line; - is standard "
         "input",
-        flag_values=values,
     )
-    flags.DEFINE_string("suite", "", "where the task is; that of the training if not given", flag_values=values)
-    flags.DEFINE_enum(
-        "side", "documents", ["documents", "queries"], "of the task, or what the texts are", flag_values=values
-    )
-    flags.DEFINE_string(
+    values.text("suite", "where the task is; that of the training if not given")
+    values.choice("side", "of the task, or what the texts are", ["documents", "queries"], "documents")
+    values.text(
         "prompt",
-        "",
         "before --texts, by its name in the model: a task, query or document (default: document, or query, by --side)",
-        flag_values=values,
     )
     define_prompts(values)
-    flags.DEFINE_integer(
-        "dimensions", None, "the first so many features of each vector, of length 1 again", 1, flag_values=values
-    )
-    flags.DEFINE_string("out", "", "the file to write: .parquet, .jsonl or .npz; must not exist", flag_values=values)
+    values.whole("dimensions", "the first so many features of each vector, of length 1 again", least=1)
+    values.text("out", "the file to write: .parquet, .jsonl or .npz; must not exist")
 
 
 def encode(values: Flags) -> None:

@@ -6,60 +6,28 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from absl import flags
-
-from mtret.commands.common import (
-    PROMPTS,
-    Flags,
-    console,
-    define_model,
-    define_prompts,
-    next_line,
-    required,
-)
+from mtret.commands.common import PROMPTS, Flags, console, define_model, define_prompts, next_line, required
 from mtret.data.json_objects import half_a_pair
 from mtret.errors import UserError, nearest_folder
 
 
 def define_evaluate(values: Flags) -> None:
     define_model(values)
-    flags.DEFINE_string(
-        "suite",
-        "",
-        "a folder of task folders, 'enterprise', or tfds:NAME; that of the training if not given",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
-        "split", "dev", ["dev", "test"], "the judged split; test is asked for by name", flag_values=values
-    )
-    flags.DEFINE_list("tasks", [], "names; all of the suite that have the split if none is given", flag_values=values)
-    flags.DEFINE_string(
-        "out",
-        "",
-        "folder of the results, which must hold none (default: MODEL/SPLIT, written anew)",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean("pooled", True, "also search one index over all tasks' documents", flag_values=values)
-    flags.DEFINE_boolean(
-        "scann", True, "also search by ScaNN, with its recall against exact search", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "allow_leakage", False, "evaluate though more than 1% of a task's queries were trained on", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "operands", "float32", ["float32", "bfloat16"], "operand type of matrix products", flag_values=values
-    )
+    values.text("suite", "a folder of task folders, 'enterprise', or tfds:NAME; that of the training if not given")
+    values.choice("split", "the judged split; test is asked for by name", ["dev", "test"], "dev")
+    values.names("tasks", "names; all of the suite that have the split if none is given")
+    values.text("out", "folder of the results, which must hold none (default: MODEL/SPLIT, written anew)")
+    values.switch("pooled", "also search one index over all tasks' documents", default=True)
+    values.switch("scann", "also search by ScaNN, with its recall against exact search", default=True)
+    values.switch("allow_leakage", "evaluate though more than 1% of a task's queries were trained on")
+    values.choice("operands", "operand type of matrix products", ["float32", "bfloat16"], "float32")
     define_prompts(values)
-    flags.DEFINE_boolean(
+    values.switch(
         "forms",
-        False,
         "also evaluate the base in its other forms: with published prompts, bare, the query's prompt on both sides",
-        flag_values=values,
     )
-    flags.DEFINE_list(
-        "dimensions", [], "also judge the first so many features of each vector, e.g. 256,128,64", flag_values=values
-    )
-    flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=values)
+    values.names("dimensions", "also judge the first so many features of each vector, e.g. 256,128,64")
+    values.whole("seed", "of the bootstrap", 0, least=0)
 
 
 def evaluate(values: Flags) -> None:
@@ -92,15 +60,13 @@ def evaluate(values: Flags) -> None:
 
 def define_search(values: Flags) -> None:
     define_model(values)
-    flags.DEFINE_string(
-        "task", "", "whose documents are searched, and whose instruction the query gets", flag_values=values
-    )
-    flags.DEFINE_string("suite", "", "where the task is; that of the training if not given", flag_values=values)
+    values.text("task", "whose documents are searched, and whose instruction the query gets")
+    values.text("suite", "where the task is; that of the training if not given")
     define_prompts(values)
-    flags.DEFINE_list("words", [], "MODEL TASK and the query, also without flags", flag_values=values)
-    flags.DEFINE_integer("top", 5, "documents to show", lower_bound=1, flag_values=values)
-    flags.DEFINE_boolean("pooled", False, "search the documents of all tasks of the suite", flag_values=values)
-    flags.DEFINE_boolean("json", False, "one JSON object a query, in place of lines to read", flag_values=values)
+    values.names("words", "MODEL TASK and the query, also without flags")
+    values.whole("top", "documents to show", 5, least=1)
+    values.switch("pooled", "search the documents of all tasks of the suite")
+    values.switch("json", "one JSON object a query, in place of lines to read")
 
 
 def _query_of(line: str, number: int) -> str:

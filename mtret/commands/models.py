@@ -2,29 +2,16 @@
 
 from typing import Any
 
-from absl import flags
-
-from mtret.commands.common import Flags, define_places, next_line, required
+from mtret.commands.common import Flags, next_line, required
 from mtret.errors import UserError
 
 
 def define_export(values: Flags) -> None:
-    flags.DEFINE_string(
-        "model",
-        "",
-        "a run's folder, finished or not, or a checkpoint in it (best.safetensors, weights/...)",
-        flag_values=values,
-    )
-    flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
-    flags.DEFINE_integer(
-        "step", None, "one that loop.keep_weights kept (default: the best)", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_enum(
-        "target", "", ["", "tei", "elastic"], "a server that must serve it right: else refused", flag_values=values
-    )
-    flags.DEFINE_string(
-        "license", "", "of the model, for its card: an identifier such as apache-2.0", flag_values=values
-    )
+    values.text("model", "a run's folder, finished or not, or a checkpoint in it (best.safetensors, weights/...)")
+    values.text("out", "the model folder to write; must not exist")
+    values.whole("step", "one that loop.keep_weights kept (default: the best)", least=0)
+    values.choice("target", "a server that must serve it right: else refused", ["", "tei", "elastic"], "")
+    values.text("license", "of the model, for its card: an identifier such as apache-2.0")
 
 
 def export(values: Flags) -> None:
@@ -39,14 +26,8 @@ def export(values: Flags) -> None:
 
 
 def define_verify(values: Flags) -> None:
-    flags.DEFINE_string("model", "", "a model folder that mtret wrote", flag_values=values)
-    flags.DEFINE_enum(
-        "with",
-        "mtret",
-        ["mtret", "sentence-transformers"],
-        "what loads it and computes the vectors",
-        flag_values=values,
-    )
+    values.text("model", "a model folder that mtret wrote")
+    values.choice("with", "what loads it and computes the vectors", ["mtret", "sentence-transformers"], "mtret")
 
 
 def verify(values: Flags) -> None:
@@ -63,9 +44,9 @@ def verify(values: Flags) -> None:
 
 
 def define_merge(values: Flags) -> None:
-    define_places("models", "runs, checkpoints in them, model folders, hub ids or 'minilm'; two or more", values)
-    flags.DEFINE_list("weights", [], "one for each model (default: all the same)", flag_values=values)
-    flags.DEFINE_string("out", "", "the model folder to write; must not exist", flag_values=values)
+    values.places("models", "runs, checkpoints in them, model folders, hub ids or 'minilm'; two or more")
+    values.names("weights", "one for each model (default: all the same)")
+    values.text("out", "the model folder to write; must not exist")
 
 
 def merge(values: Flags) -> None:

@@ -4,47 +4,36 @@ import json
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from absl import flags
-
 from mtret.commands.common import Flags, console, next_line
 from mtret.errors import UserError
 from mtret.tables import Form
 
 
 def define_report(values: Flags) -> None:
-    flags.DEFINE_multi_string(
+    values.repeated(
         "results",
-        [],
         "results.json files or their folders, without this flag; NAME=FOLDER calls a row so; NAME=FOLDER,FOLDER are a "
         "group of that name",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
+    values.choice(
         "format",
-        "",
-        ["", *get_args(Form)],
         "of one table of all of them, on standard output (default: of one, tables and plot anew; of several, terminal)",
-        flag_values=values,
+        ["", *get_args(Form)],
+        "",
     )
-    flags.DEFINE_boolean("per_task", False, "tasks in place of roles", flag_values=values)
-    flags.DEFINE_string("metric", "ndcg@10", "of the table: any that results.json has", flag_values=values)
-    flags.DEFINE_boolean(
-        "intervals", True, "95% intervals beside means; --nointervals makes a narrower table", flag_values=values
-    )
-    flags.DEFINE_multi_string(
+    values.switch("per_task", "tasks in place of roles")
+    values.text("metric", "of the table: any that results.json has", "ndcg@10")
+    values.switch("intervals", "95% intervals beside means; --nointervals makes a narrower table", default=True)
+    values.repeated(
         "group",
-        [],
         "NAME=RUN,RUN: a row of the mean and standard deviation of runs, called as the table calls them; seeds of one "
         "configuration get one without it",
-        flag_values=values,
     )
-    flags.DEFINE_boolean("only_groups", False, "no row for a run that is in a group", flag_values=values)
-    flags.DEFINE_string(
+    values.switch("only_groups", "no row for a run that is in a group")
+    values.text(
         "out",
-        "",
         "a file for the table, which must not exist; of one results.json without --format, the folder of the report "
         "(default: where results.json lies)",
-        flag_values=values,
     )
 
 
@@ -105,20 +94,18 @@ def _group(text: str, labels: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def define_compare(values: Flags) -> None:
-    flags.DEFINE_multi_string(
+    values.repeated(
         "results",
-        [],
         "two folders that `mtret evaluate` wrote, or their results.json, without this flag: what is compared with, "
         "then what is judged; NAME=FOLDER calls one so; NAME=FOLDER,FOLDER (or 'NAME=runs/x-*/test') are trainings "
         "that differ in their seed",
-        flag_values=values,
     )
-    flags.DEFINE_enum("metric", "ndcg@10", ["ndcg@10", "recall@10", "mrr@10"], "what is compared", flag_values=values)
-    flags.DEFINE_string("system", "", "of both results (default: the judged model, `tuned`)", flag_values=values)
-    flags.DEFINE_list("tasks", [], "names; all that are in both if none is given", flag_values=values)
-    flags.DEFINE_string("out", "", "a folder for compare.json and compare.md, which must not exist", flag_values=values)
-    flags.DEFINE_boolean("json", False, "print compare.json, in place of tables", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of the bootstrap", lower_bound=0, flag_values=values)
+    values.choice("metric", "what is compared", ["ndcg@10", "recall@10", "mrr@10"], "ndcg@10")
+    values.text("system", "of both results (default: the judged model, `tuned`)")
+    values.names("tasks", "names; all that are in both if none is given")
+    values.text("out", "a folder for compare.json and compare.md, which must not exist")
+    values.switch("json", "print compare.json, in place of tables")
+    values.whole("seed", "of the bootstrap", 0, least=0)
 
 
 def compare(values: Flags) -> None:

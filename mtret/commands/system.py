@@ -3,13 +3,11 @@
 import json
 from dataclasses import asdict
 
-from absl import flags
-
 from mtret.commands.common import Flags, console, next_line
 
 
 def define_doctor(values: Flags) -> None:
-    flags.DEFINE_boolean("json", False, "one JSON object, in place of lines to read", flag_values=values)
+    values.switch("json", "one JSON object, in place of lines to read")
 
 
 STYLES = {"ok": "green", "note": "yellow", "missing": "bold red"}

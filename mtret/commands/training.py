@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
+from mtret.commands.common import Flags, console, define_suite, mistake_of, next_line, required
 from mtret.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,50 +14,29 @@ if TYPE_CHECKING:
     from mtret.files import AnyPath
     from mtret.run_config import RunConfig
 
-from mtret.commands.common import (
-    Flags,
-    console,
-    define_suite,
-    mistake_of,
-    next_line,
-    required,
-)
-
 UNJUDGED = 3  # exit code: the training is finished, its verdict failed
 
 
 def define_train(values: Flags) -> None:
     define_suite(values)
-    flags.DEFINE_string("workdir", "", "the run's folder; the same command again resumes", flag_values=values)
-    flags.DEFINE_string(
+    values.text("workdir", "the run's folder; the same command again resumes")
+    values.text(
         "config",
-        "",
         "a configuration file, path.py or path.py:argument (default: what suits suite and machine, as `mtret init` "
         "writes it); --config.KEY=VALUE changes a key",
-        flag_values=values,
     )
-    flags.DEFINE_list(
-        "hold_out", [], "tasks and families to leave out of the training, to be judged on", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "dry_run", False, "say what would be trained, in what memory and time, and write nothing", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "judge", True, "in the end, judge the model on the dev samples of all tasks", flag_values=values
-    )
-    flags.DEFINE_boolean("profile", False, "trace a few steps, into WORKDIR/profile", flag_values=values)
-    flags.DEFINE_boolean(
+    values.names("hold_out", "tasks and families to leave out of the training, to be judged on")
+    values.switch("dry_run", "say what would be trained, in what memory and time, and write nothing")
+    values.switch("judge", "in the end, judge the model on the dev samples of all tasks", default=True)
+    values.switch("profile", "trace a few steps, into WORKDIR/profile")
+    values.switch(
         "distributed",
-        False,
         "one process of several that SLURM, Open MPI, Cloud TPU or Kubernetes has started: their addresses are found",
-        flag_values=values,
     )
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no such cluster is", flag_values=values)
-    flags.DEFINE_integer("processes", None, "with --coordinator: how many there are", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("process", None, "with --coordinator: which one this is, from 0", 0, flag_values=values)
-    flags.DEFINE_integer(
-        "heartbeat_timeout", 45, "seconds without a sign of life after which a process is lost", 1, flag_values=values
-    )
+    values.text("coordinator", "HOST:PORT of process 0, where no such cluster is")
+    values.whole("processes", "with --coordinator: how many there are", least=1)
+    values.whole("process", "with --coordinator: which one this is, from 0", least=0)
+    values.whole("heartbeat_timeout", "seconds without a sign of life after which a process is lost", 45, least=1)
 
 
 def train(values: Flags, overrides: list[str]) -> int | None:
@@ -159,15 +137,10 @@ def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "
 
 
 def define_curves(values: Flags) -> None:
-    flags.DEFINE_multi_string(
-        "runs",
-        [],
-        "workdirs of trainings, without this flag; NAME=WORKDIR calls a line so, NAME=WORKDIR,WORKDIR several",
-        flag_values=values,
+    values.repeated(
+        "runs", "workdirs of trainings, without this flag; NAME=WORKDIR calls a line so, NAME=WORKDIR,WORKDIR several"
     )
-    flags.DEFINE_string(
-        "out", "", "the .png to write; must not exist (default, of one run: its curves.png anew)", flag_values=values
-    )
+    values.text("out", "the .png to write; must not exist (default, of one run: its curves.png anew)")
 
 
 def curves(values: Flags) -> None:
@@ -179,10 +152,8 @@ def curves(values: Flags) -> None:
 
 def define_init(values: Flags) -> None:
     define_suite(values)
-    flags.DEFINE_list(
-        "hold_out", [], "tasks and families to leave out of the training, to be judged on", flag_values=values
-    )
-    flags.DEFINE_string("out", "", "the configuration file to write; must not exist", flag_values=values)
+    values.names("hold_out", "tasks and families to leave out of the training, to be judged on")
+    values.text("out", "the configuration file to write; must not exist")
 
 
 def init(values: Flags, overrides: list[str]) -> None:

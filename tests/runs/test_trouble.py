@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from absl import flags
-from absl.flags import FlagValues
 
 from mtret.cli import COMMANDS
 
@@ -24,8 +23,7 @@ Mtret = Callable[..., tuple[int, str, str]]
 TYPED = [
     (name, flag)
     for name, command in COMMANDS.items()
-    for values in [FlagValues()]
-    if command.define(values) is None
+    for values in [command.flags()]
     for flag in values
     if isinstance(values[flag].parser, flags.IntegerParser | flags.FloatParser | flags.BooleanParser | flags.EnumParser)
 ]
