@@ -167,6 +167,12 @@ def check_writable(folder: AnyPath, flag: str) -> None:
         raise UserError(f"{flag}={folder}: {place} is not writable; choose another place")
 
 
+def check_new(path: AnyPath, flag: str) -> None:
+    """Raises UserError where something is there already."""
+    if path.exists():
+        raise UserError(f"{path}: exists already and is never overwritten; give another {flag}")
+
+
 def is_probe(path: AnyPath) -> bool:
     """Whether `check_writable` wrote it, here or in another process, perhaps one that was killed."""
     return path.name.startswith(PROBE)

@@ -8,6 +8,7 @@ import pytest
 
 from mtret.errors import UserError
 from mtret.files import (
+    check_new,
     check_writable,
     read_arrays,
     read_metadata,
@@ -112,6 +113,12 @@ def test_a_comma_may_be_a_part_of_a_name(
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     assert split_places(text) == places
+
+
+def test_what_is_there_is_not_new(tmp_path: Path) -> None:
+    check_new(tmp_path / "a" / "b", "--out")
+    with pytest.raises(UserError, match=rf"^{tmp_path}: exists already and is never overwritten; give another --to$"):
+        check_new(tmp_path, "--to")
 
 
 def test_a_place_is_writable_if_its_nearest_folder_is(tmp_path: Path) -> None:

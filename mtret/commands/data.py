@@ -104,12 +104,11 @@ def define_write(values: Flags) -> None:
 
 def write_enterprise(values: Flags) -> None:
     from mtret.data.enterprise import write_suite
-    from mtret.files import check_writable, folder_draft, locate, replace_folder
+    from mtret.files import check_new, check_writable, folder_draft, locate, replace_folder
 
     out = locate(required(values, "out"))
     check_writable(out, "--out")
-    if out.exists():
-        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
+    check_new(out, "--out")
     with folder_draft(out) as draft:
         write_suite(draft)
         replace_folder(draft, out)

@@ -157,16 +157,14 @@ def define_init(values: Flags) -> None:
 
 
 def init(values: Flags, overrides: list[str]) -> None:
-    from mtret.files import locate
+    from mtret.files import check_new, check_writable, locate
 
     out = locate(required(values, "out"))
     required(values, "suite")
-    from mtret.files import check_writable
     from mtret.runs.auto_config import write_config
 
     check_writable(out.parent, "--out")
-    if out.exists():
-        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
+    check_new(out, "--out")
     write_config(_config(values, overrides, None), out)
     print(f"wrote {out}\n{next_line('train', f'--config={out}', '--workdir=runs/first')}")
 

@@ -11,8 +11,8 @@ import numpy as np
 from mtret.errors import UserError
 from mtret.evaluation.plots import MEAN, Line, lines_figure, png
 from mtret.evaluation.run_tables import distinct_labels
-from mtret.files import AnyPath, check_writable, locate, replace_bytes
-from mtret.runs.reporting import check_new, side_of
+from mtret.files import AnyPath, check_new, check_writable, locate, replace_bytes
+from mtret.runs.reporting import side_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def plot_curves(words: Sequence[str], out: str) -> AnyPath:
     if out:
         if path.suffix != ".png":
             raise UserError(f"--out={out}: must end in .png")
-        check_new(path)
+        check_new(path, "--out")
     check_writable(path.parent, "--out")
     write_curves({label: read_curves(workdir) for label, workdir in zip(labels, workdirs, strict=True)}, path)
     return path

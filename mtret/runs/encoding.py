@@ -22,7 +22,7 @@ from mtret.data.json_objects import each_key_once, half_a_pair
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer, Tokens
 from mtret.errors import UserError, nearest
-from mtret.files import AnyPath, check_writable, locate, parents_of, replace_bytes
+from mtret.files import AnyPath, check_new, check_writable, locate, parents_of, replace_bytes
 from mtret.index.encode import Texts
 from mtret.index.exact import check_finite, cut
 from mtret.models.dual_encoder import ModelConfig
@@ -118,8 +118,7 @@ def check_out(out: AnyPath) -> None:
     if out.suffix == ".parquet":
         _import_pyarrow()
     check_writable(out.parent, "--out")
-    if out.exists():
-        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
+    check_new(out, "--out")
 
 
 def _task_blocks(

@@ -13,7 +13,7 @@ from mtret.artefact.folder import Artefact, save_artefact
 from mtret.artefact.golden import Agreement
 from mtret.data.roles import TrainingRecord
 from mtret.errors import UserError
-from mtret.files import AnyPath, check_writable
+from mtret.files import AnyPath, check_new, check_writable
 from mtret.models import hf
 from mtret.models.weights import read_json
 from mtret.provenance import versions
@@ -31,8 +31,7 @@ def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agr
     Raises UserError where the models do not fit together, or `out` exists.
     """
     check_writable(out, "--out")
-    if out.exists():
-        raise UserError(f"{out}: exists already and is never overwritten; give another --out")
+    check_new(out, "--out")
     if len(sources) < 2:
         raise UserError("--models: name two models or more, with commas between them")
     if weights and len(weights) != len(sources):

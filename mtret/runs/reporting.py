@@ -15,6 +15,7 @@ from mtret.evaluation.run_tables import RunResults, distinct_labels
 from mtret.files import (
     AnyPath,
     at_home,
+    check_new,
     check_writable,
     locate,
     replace_bytes,
@@ -43,7 +44,7 @@ def compare_results(
     if out is not None:
         check_writable(out, "--out")
         for name in ("compare.json", "compare.md"):
-            check_new(out / name)
+            check_new(out / name, "--out")
     given = [side_of(word) for word in words]
     for word, (name, places) in zip(words, given, strict=True):
         if len(places) > 1 and not name:
@@ -128,7 +129,7 @@ def table_text(
 def write_table(text: str, path: AnyPath) -> None:
     """Raises UserError where something is there."""
     check_writable(path.parent, "--out")
-    check_new(path)
+    check_new(path, "--out")
     replace_text(path, text)
 
 
@@ -146,12 +147,6 @@ def rebuild_report(name: str, out: AnyPath | None) -> tuple[Results, AnyPath]:
         replace_bytes(folder / "results.json", source.read_bytes())
     write_views(results, folder)
     return results, folder
-
-
-def check_new(path: AnyPath) -> None:
-    """Raises UserError where something is there."""
-    if path.exists():
-        raise UserError(f"{path}: exists already and is never overwritten; give another --out")
 
 
 def named(word: str) -> tuple[str, str]:
