@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from mtret.devices import not_importing
-from mtret.errors import UserError
+from mtret.errors import UserError, first_line
 from mtret.index.exact import BLOCK_SCORES, NOTHING, Run
 
 Kind = Literal["brute force", "hashing", "tree"]
@@ -224,9 +224,8 @@ def import_scann() -> Any:
         with not_importing("tensorflow"):
             from scann.scann_ops.py import scann_ops_pybind
     except Exception as error:  # a TensorFlow that ScaNN was not built for raises its own error, not ImportError
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"scann cannot be imported ({reason}): it has wheels for Linux x86-64 only and fails beside TensorFlow "
-            "2.21. Install it where TensorFlow is not, or evaluate with --noscann."
+            f"scann cannot be imported ({first_line(error)}): it has wheels for Linux x86-64 only and fails beside "
+            "TensorFlow 2.21. Install it where TensorFlow is not, or evaluate with --noscann."
         ) from error
     return scann_ops_pybind

@@ -27,7 +27,7 @@ from mtret.encoder_folder.modules import (
 )
 from mtret.encoder_folder.reading import read_json
 from mtret.encoder_folder.transformer import TransformerSettings, read_settings
-from mtret.errors import UserError, nearest, nearest_folder
+from mtret.errors import UserError, first_line, nearest, nearest_folder
 from mtret.files import AnyPath, folder_draft, locate, reaching, replace_arrays, replace_folder
 from mtret.kernels import attention
 from mtret.models import weights
@@ -154,10 +154,9 @@ def _hub_snapshot(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]))
     except Exception as error:  # the hub's client raises many kinds, all of which mean the same to the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         close = nearest_folder(repository)
         raise UserError(
-            f"model '{repository}': not a local folder, and the hub did not serve it ({reason}).{close}"
+            f"model '{repository}': not a local folder, and the hub did not serve it ({first_line(error)}).{close}"
         ) from error
 
 
