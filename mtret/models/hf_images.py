@@ -56,10 +56,6 @@ def begin(
 
 
 def _of_sizes(config: VisionConfig) -> SiglipConfig:
-    sizes = ("image_size", "patch_size", "width", "layers", "heads")
-    small = next((name for name in sizes if getattr(config, name) < 1), None)
-    if small:
-        raise UserError(f"model.vision.{small}: {getattr(config, small)} is not a positive number")
     if not config.patch_size <= config.image_size <= LARGEST_SIDE:
         raise UserError(
             f"model.vision.image_size: {config.image_size} is not between one patch of {config.patch_size} and "
