@@ -10,6 +10,11 @@ class UserError(Exception):
     """What is wrong, where, and the remedy, in one line. The command line prints it and exits with code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of what it says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest_folder(name: str) -> str:
     """As `nearest`, of local paths, level by level; nothing where the path is there."""
     with suppress(IndexError, OSError, RuntimeError):  # the last: there is no home for `~`

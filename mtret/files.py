@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mtret.errors import UserError
+from mtret.errors import UserError, first_line
 
 AnyPath = Path | epath.Path
 CLIENTS = {"gs": "gcsfs", "s3": "s3fs"}  # what fsspec reaches a store by
@@ -104,8 +104,10 @@ def store_complaint(error: Exception) -> str | None:
     kind = type(error)
     if not isinstance(error, OSError) and kind.__module__.split(".")[0] not in CLIENT_PARTS:
         return None
-    reason = (str(error).strip() or kind.__name__).splitlines()[0][:200]
-    return f"cannot be reached ({kind.__name__}: {reason}). Check bucket, credentials, permissions and network"
+    return (
+        f"cannot be reached ({kind.__name__}: {first_line(error)[:200]}). "
+        "Check bucket, credentials, permissions and network"
+    )
 
 
 def replace_bytes(path: AnyPath, content: bytes) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mtret.errors import UserError
+from mtret.errors import UserError, first_line
 
 LOST = 75  # exit code where another process may be lost: EX_TEMPFAIL of sysexits.h, "try again"
 HEARTBEAT_TIMEOUT_S = 45
@@ -69,7 +69,7 @@ def join(address: Address | None, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S
     except ValueError as error:  # nothing is known of the cluster
         raise UserError(f"--distributed: {NO_CLUSTER}; {remedy}") from error
     except Exception as error:  # each kind of cluster, and of failing network, fails in its own way
-        raise UserError(f"JAX cannot start with the other processes: {_first_line(error)}") from error
+        raise UserError(f"JAX cannot start with the other processes: {first_line(error)}") from error
     if jax.default_backend() == "cpu":
         _hush_gloo()
 
@@ -136,7 +136,7 @@ def end(error: BaseException, code: int) -> NoReturn:
         print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
     elif _of_jax(error):
         code = LOST
-        said = f"process {_index()} cannot go on with the others: {_first_line(error)}"
+        said = f"process {_index()} cannot go on with the others: {first_line(error)}"
         print(f"mtret: {said}. Where one is lost, the same command in all of them goes on", file=sys.stderr)
     elif not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
@@ -171,10 +171,6 @@ def _index() -> int:
     import jax
 
     return jax.process_index()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _hush_gloo() -> None:

@@ -60,7 +60,7 @@ class RunConfig:
     dev: DevConfig = setting(DevConfig)
 
     def __post_init__(self) -> None:
-        check_limits(self, "config")
+        check_limits(self, "config ")
         if self.model.lora.rank and self.model.documents == "separate":
             raise UserError(
                 "config model.lora: adapts the tower of the queries, and model.documents='separate' trains another; "

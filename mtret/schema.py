@@ -25,6 +25,7 @@ class Limit:
 
 AT_LEAST_0 = Limit("at least 0", lambda value: 0 <= value < float("inf"))
 AT_LEAST_1 = Limit("at least 1", lambda value: value >= 1)
+AT_LEAST_1_OR_NONE = Limit("None, or at least 1", lambda value: value is None or value >= 1)
 ABOVE_0 = Limit("above 0", lambda value: 0 < value < float("inf"))
 BELOW_1 = Limit("at least 0 and below 1", lambda value: 0 <= value < 1)
 BELOW_1_OR_NONE = Limit("None, or at least 0 and below 1", lambda value: value is None or 0 <= value < 1)
@@ -61,14 +62,14 @@ def walk(kind: type, path: str = "") -> Iterator[tuple[str, Field[Any], type | N
 
 
 def check_limits(settings: Any, where: str) -> None:
-    """Raises UserError, naming the key, for the first value that is beyond its limit."""
+    """Raises UserError for the first value that is beyond its limit; it names the key, with `where` before it."""
     for path, each, _ in walk(type(settings)):
         limit = each.metadata.get("limit")
         value = settings
         for name in path.split("."):
             value = getattr(value, name)
         if limit and not limit.holds(value):
-            raise UserError(f"{where} {path}: must be {limit.words}, is {value!r}")
+            raise UserError(f"{where}{path}: must be {limit.words}, is {value!r}")
 
 
 class MismatchError(Exception):

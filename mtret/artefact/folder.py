@@ -201,11 +201,9 @@ def save_artefact(
         save_record(record, draft)
         golden.write(draft, golden.encoder_of(encoder, prompts), list(prompts))
         if model.documents:
-            (draft / DOCUMENTS).mkdir()
             hf.write(draft / DOCUMENTS, model.documents, model.documents.params, of_documents, target)
             golden.write(draft / DOCUMENTS, golden.encoder_of(model.documents, of_documents), list(of_documents))
         if model.images:
-            (draft / VISION).mkdir()
             hf_images.write(draft / VISION, model.images, model.images.params)
             golden.write_pictures(draft / VISION, model.images)
         others = _others(draft, model, templates, details)

@@ -57,11 +57,6 @@ def read_suite(folder: AnyPath, names: Collection[str] | None = None) -> Suite:
     return Suite(folder, tasks, _digest(hashes), hashes)
 
 
-def read_cards(folder: AnyPath) -> dict[str, TaskCard]:
-    """The validated cards of a suite, by name, without its data."""
-    return {name: _read_card(TaskFiles(folder / name)) for name in suite_names(folder)}
-
-
 def suite_names(folder: AnyPath) -> list[str]:
     """The names of a suite's task folders, sorted, without opening any file. Loose files beside them are ignored."""
     folder = _existing(folder)

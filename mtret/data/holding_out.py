@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from mtret.data.formats import Suite
-from mtret.data.roles import TrainingRecord, role_of, shared_documents, training_record
+from mtret.data.roles import TrainingRecord, joined, role_of, shared_documents, training_record
 from mtret.data.tasks import Task
 
 WORDS = {"in_domain": "in-domain", "cross_domain": "cross-domain", "zero_shot": "zero-shot"}
@@ -48,7 +46,7 @@ def _of_tasks(
         others = {other: record for other, record in records.items() if other != name}
         if name in own and len(own) == 1:
             continue
-        role = WORDS[role_of(task, _joined(list(others.values())))]
+        role = WORDS[role_of(task, joined(list(others.values())))]
         known = [other for other in others if _shares(task, trained[other], records[other])]
         why = f", since it shares documents or material with {', '.join(known)}" if known else ""
         if name not in own:
@@ -67,9 +65,3 @@ def _of_tasks(
 def _shares(task: Task, other: Task, record: TrainingRecord) -> bool:
     same = task.card.material is not None and task.card.material == other.card.material
     return same or shared_documents(task, record) > 0
-
-
-def _joined(records: Sequence[TrainingRecord]) -> TrainingRecord:
-    cards = tuple(card for record in records for card in record.tasks)
-    parts = zip(*((record.queries, record.documents, record.positives) for record in records), strict=True)
-    return TrainingRecord(cards, *(np.unique(np.concatenate(part)) for part in parts))

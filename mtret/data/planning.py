@@ -17,6 +17,7 @@ from mtret.data.shapes import Kind, Shape, best_row_length, declared_rows, kind_
 from mtret.data.tokenize import Tokens, ranges
 from mtret.data.training_tasks import BatchConfig, TrainingTask
 from mtret.errors import UserError, nearest
+from mtret.schema import check_limits
 from mtret.types import PairBatch, TokenBatch
 
 
@@ -423,14 +424,7 @@ def _check(batch: BatchConfig, tasks: Sequence[TrainingTask]) -> None:
             raise UserError(f"batch.tasks: '{name}' is not in the mixture.{nearest(name, names)}")
     places = {"batch": batch, **{f"batch.tasks.{name}": batch.of(name) for name in batch.tasks}}
     for place, own in places.items():
-        for name in ("row_length", "chunk_tokens"):
-            if getattr(own, name) is not None and getattr(own, name) < 1:
-                raise UserError(f"{place}.{name}: {getattr(own, name)} is not a positive number")
-        if own.negatives < 0:
-            raise UserError(f"{place}.negatives: {own.negatives} is a negative number")
-        for name in ("queries", "positives", "query_length", "document_length", "groups"):
-            if getattr(own, name) < 1:
-                raise UserError(f"{place}.{name}: {getattr(own, name)} is not a positive number")
+        check_limits(own, f"{place}.")
         for name in ("query_length",) if place in blind else ("query_length", "document_length"):
             if own.row_length is not None and getattr(own, name) > own.row_length:
                 raise UserError(

@@ -11,7 +11,7 @@ from typing import Any
 
 from mtret.data.delimited import read_cells
 from mtret.data.json_objects import each_key_once
-from mtret.errors import UserError, nearest
+from mtret.errors import UserError, first_line, nearest
 from mtret.files import AnyPath, size_of
 
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -258,7 +258,7 @@ def _read_parquet(
                 on_bytes(int(whole * batch.num_rows / size))
             findings.unread.update({name: number for name in header if name not in places})
     except arrow.ArrowException as error:
-        raise UserError(f"{path}: damaged, or no Parquet ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: damaged, or no Parquet ({first_line(error)})") from error
 
 
 def _as_texts(line: int, record: Mapping[str, Any], listed: str) -> Iterator[Row]:

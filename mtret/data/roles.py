@@ -54,17 +54,27 @@ def training_record(tasks: Sequence[Task]) -> TrainingRecord:
         raise UserError(
             "the mixture names no task, so nothing can be trained. Add at least one task with a train split."
         )
-    cards, queries, documents, positives = [], [], [], []
-    for task in sorted(tasks, key=lambda one: one.name):
-        train = task.split("train")
-        card = task.card
-        cards.append(TrainedTask(card.name, card.family, card.domain, card.languages, card.material, card.license))
-        queries.append(query_hashes([task.query_texts[row] for row in train.queries]))
-        hashes = document_hashes(parent_keys(task))
-        documents.append(hashes)
-        positives.append(hashes[np.searchsorted(task.parent_rows, train.positives().documents)])
-    joined = [np.unique(np.concatenate(parts)) for parts in (queries, documents, positives)]
-    return TrainingRecord(tuple(cards), *joined)
+    return joined([_record(task) for task in tasks])
+
+
+def _record(task: Task) -> TrainingRecord:
+    train, card = task.split("train"), task.card
+    kept = TrainedTask(card.name, card.family, card.domain, card.languages, card.material, card.license)
+    queries = query_hashes([task.query_texts[row] for row in train.queries])
+    documents = document_hashes(parent_keys(task))
+    return TrainingRecord(
+        (kept,), queries, documents, documents[np.searchsorted(task.parent_rows, train.positives().documents)]
+    )
+
+
+def joined(records: Sequence[TrainingRecord]) -> TrainingRecord:
+    """Of what was trained on all of them; of two tasks of one name the last counts."""
+    tasks = {task.name: task for record in records for task in record.tasks}
+    arrays = (
+        np.unique(np.concatenate([getattr(record, name) for record in records]))
+        for name in ("queries", "documents", "positives")
+    )
+    return TrainingRecord(tuple(tasks[name] for name in sorted(tasks)), *arrays)
 
 
 def query_hashes(texts: Sequence[str]) -> UInt64[np.ndarray, "n"]:

@@ -23,7 +23,7 @@ from etils import epath
 from mtret.data.formats import Suite
 from mtret.data.images import ImageFiles
 from mtret.data.tasks import SPLITS, Judgements, Task, TaskCard
-from mtret.errors import UserError, nearest
+from mtret.errors import UserError, first_line, nearest
 from mtret.files import at_home, folder_draft
 
 PREFIX = "tfds:"
@@ -336,7 +336,7 @@ def _reading(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of many kinds, all of which mean the same to the user
-        reason = (str(error).strip() or "no reason given").splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise UserError(
             f"{folder}: is damaged ({type(error).__name__}: {reason}); write the data set anew with mtret data tfds"
         ) from error

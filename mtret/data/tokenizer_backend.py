@@ -11,7 +11,7 @@ from mtret.data.tokenizer_class import BERT, check_class, class_of
 from mtret.encoder_folder.modules import read_folder
 from mtret.encoder_folder.reading import read_json
 from mtret.encoder_folder.transformer import TransformerSettings, read_settings
-from mtret.errors import UserError
+from mtret.errors import UserError, first_line
 from mtret.files import AnyPath, inside
 
 SPECIAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
@@ -47,8 +47,7 @@ def _load(folder: AnyPath) -> tuple[Tokenizer, bytes]:
         backend = _load_older(folder)  # with the vocabulary alone
         return backend, backend.to_str().encode()
     except Exception as error:  # the backend raises bare Exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder}: no readable tokenizer ({reason})") from error
+        raise UserError(f"{folder}: no readable tokenizer ({first_line(error)})") from error
 
 
 def _as_set(backend: Tokenizer, settings: TransformerSettings, config: Mapping[str, Any], folder: AnyPath) -> str:

@@ -12,7 +12,7 @@ from mtret.data.tasks import Judgements, Task
 from mtret.data.templates import Templates
 from mtret.data.tokenize import Tokenizer, Tokens, offsets_of, ranges
 from mtret.errors import UserError
-from mtret.schema import setting
+from mtret.schema import AT_LEAST_0, AT_LEAST_1, AT_LEAST_1_OR_NONE, setting
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,21 @@ class TaskBatch:
 class BatchConfig:
     """One task per global batch; texts packed into rows."""
 
-    queries: int = setting(64, "distinct queries of one task per step; a task with fewer gets smaller batches")
-    positives: int = setting(1, "documents sampled per query")
-    negatives: int = setting(0, "hard negatives sampled per query, from negatives/train.tsv")
-    query_length: int = setting(128, "tokens, special ones included; longer texts are truncated")
-    document_length: int = setting(256, "likewise")
-    row_length: int | None = setting(
-        None, "tokens of a packed row, at least the two above; None: by task, what costs least"
+    queries: int = setting(
+        64, "distinct queries of one task per step; a task with fewer gets smaller batches", AT_LEAST_1
     )
-    groups: int = setting(1, "independent parts of a batch; the number of devices divides it")
+    positives: int = setting(1, "documents sampled per query", AT_LEAST_1)
+    negatives: int = setting(0, "hard negatives sampled per query, from negatives/train.tsv", AT_LEAST_0)
+    query_length: int = setting(128, "tokens, special ones included; longer texts are truncated", AT_LEAST_1)
+    document_length: int = setting(256, "likewise", AT_LEAST_1)
+    row_length: int | None = setting(
+        None, "tokens of a packed row, at least the two above; None: by task, what costs least", AT_LEAST_1_OR_NONE
+    )
+    groups: int = setting(1, "independent parts of a batch; the number of devices divides it", AT_LEAST_1)
     chunk_tokens: int | None = setting(
-        None, "of a group, encoded at a time and each twice (GradCache), for batches that do not fit; None: all, once"
+        None,
+        "of a group, encoded at a time and each twice (GradCache), for batches that do not fit; None: all, once",
+        AT_LEAST_1_OR_NONE,
     )
     tasks: Mapping[str, TaskBatch] = setting(
         dict, "by task name: queries, negatives and the three lengths, where they differ"

@@ -8,14 +8,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from mtret.devices import not_importing
-from mtret.errors import UserError
+from mtret.errors import UserError, first_line
 from mtret.index.exact import BLOCK_SCORES, NOTHING, Run
 
 Kind = Literal["brute force", "hashing", "tree"]
 
 BRUTE_FORCE_BELOW = 20_000
 TREE_FROM = 100_000
-TARGET_RECALL = 0.95
+TARGET_RECALL = 0.95  # of an index that is tuned: the share of exact search's first 10 documents that it finds
+TUNED_ON = 500  # queries at most
 MEASURED_AT = 10
 
 
@@ -44,20 +45,19 @@ def agreement(run: Run, exact: Run, k: int = MEASURED_AT) -> float:
 class ScannIndex:
     """Documents under ScaNN by dot product: brute force, asymmetric hashing with reordering, or a tree above it."""
 
-    def __init__(self, documents: Float32[np.ndarray, "m d"], *, depth: int = 100, kind: Kind | None = None) -> None:
+    def __init__(self, documents: Float32[np.ndarray, "m d"], *, depth: int = 100) -> None:
         """Builds the index, always the same one from the same documents.
 
         Args:
           documents: embeddings, normalised where the score is to be the cosine.
           depth: the most neighbours that are usually asked for.
-          kind: by default what suits the number of documents.
 
         Raises:
           UserError: scann cannot be imported here.
         """
         scann = import_scann()
         m = len(documents)
-        self.kind: Kind = kind or ("brute force" if m < BRUTE_FORCE_BELOW else "hashing" if m < TREE_FROM else "tree")
+        self.kind: Kind = "brute force" if m < BRUTE_FORCE_BELOW else "hashing" if m < TREE_FROM else "tree"
         self.n_documents = m
         self.leaves = round(2 * m**0.5) if self.kind == "tree" else 0
         start = time.perf_counter()
@@ -74,24 +74,14 @@ class ScannIndex:
         self._rungs = self._ladder(depth)
         self._reorder, self._leaves_searched = self._rungs[0]
 
-    def tune(
-        self,
-        queries: Float32[np.ndarray, "q d"],
-        exact: Run,
-        *,
-        target_recall: float = TARGET_RECALL,
-        sample: int = 500,
-        seed: int = 0,
-    ) -> ScannMeasured:
+    def tune(self, queries: Float32[np.ndarray, "q d"], exact: Run) -> ScannMeasured:
         """Searches deeper until a sample of the queries reaches the recall, or nothing deeper is left.
 
         Args:
           queries: embeddings, likewise.
           exact: their exact run, without exclusions, of at least 10 columns.
-          target_recall: share of exact search's first 10 documents to be found.
-          sample: queries measured, drawn by the seed.
         """
-        rows = np.sort(np.random.default_rng((seed, 0)).permutation(len(queries))[:sample])
+        rows = np.sort(np.random.default_rng((0, 0)).permutation(len(queries))[:TUNED_ON])
         truth = Run(exact.documents[rows], exact.scores[rows])
         recall, seconds = 0.0, float("inf")
         for rung in self._rungs:
@@ -100,11 +90,11 @@ class ScannIndex:
             documents, _ = self._neighbours(queries[rows], min(MEASURED_AT, self.n_documents))
             seconds = time.perf_counter() - start
             recall = agreement(Run(documents, np.zeros(documents.shape, np.float32)), truth)
-            if recall >= target_recall:
+            if recall >= TARGET_RECALL:
                 break
         return ScannMeasured(
             kind=self.kind,
-            target_recall=target_recall,
+            target_recall=TARGET_RECALL,
             sample_recall=recall,
             sample_queries=len(rows),
             build_seconds=self.build_seconds,
@@ -224,9 +214,8 @@ def import_scann() -> Any:
         with not_importing("tensorflow"):
             from scann.scann_ops.py import scann_ops_pybind
     except Exception as error:  # a TensorFlow that ScaNN was not built for raises its own error, not ImportError
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"scann cannot be imported ({reason}): it has wheels for Linux x86-64 only and fails beside TensorFlow "
-            "2.21. Install it where TensorFlow is not, or evaluate with --noscann."
+            f"scann cannot be imported ({first_line(error)}): it has wheels for Linux x86-64 only and fails beside "
+            "TensorFlow 2.21. Install it where TensorFlow is not, or evaluate with --noscann."
         ) from error
     return scann_ops_pybind

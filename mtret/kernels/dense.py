@@ -1,6 +1,7 @@
 """Matrix products with narrow operands, GELU and layer norm, with hand-written derivatives."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 OPERANDS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def differentiated_by_hand(but_for: int) -> Callable[[Callable[..., Array]], jax.custom_vjp[Array]]:
+    """`jax.custom_vjp`, constant in the argument of that number."""
+    # As a bare `partial`, what a function returns would have no type.
+    return partial(jax.custom_vjp, nondiff_argnums=(but_for,))  # pyright: ignore[reportReturnType]
 
 
 def cast_operand(x: Float[Array, "..."], operands: str) -> Float[Array, "..."]:
@@ -24,6 +31,7 @@ def product(spec: str, x: Float[Array, "..."], y: Float[Array, "..."], wide: Any
     return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=wide)
 
 
+@differentiated_by_hand(but_for=2)
 def project(
     x: Float[Array, "tokens inner"], kernel: Float[Array, "inner outer"], operands: str
 ) -> Float[Array, "tokens outer"]:
@@ -32,16 +40,11 @@ def project(
     Only the operands are narrow: activations, norms and softmax stay in float32. Left to autodiff, the backward
     products would mix a float32 cotangent with narrow operands and run at float32 speed.
     """
-    return _project(x, kernel, operands)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _project(x: Array, kernel: Array, operands: str) -> Array:
     return product("ti,io->to", cast_operand(x, operands), cast_operand(kernel, operands), x.dtype)
 
 
 def _project_forward(x: Array, kernel: Array, operands: str) -> tuple[Array, tuple[Array, Array]]:
-    return _project(x, kernel, operands), (cast_operand(x, operands), kernel)
+    return project(x, kernel, operands), (cast_operand(x, operands), kernel)
 
 
 def _project_backward(operands: str, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
@@ -51,9 +54,10 @@ def _project_backward(operands: str, saved: tuple[Array, Array], cotangent: Arra
     return to_x, product("it,to->io", materialised_transpose(x), given, cotangent.dtype)
 
 
-_project.defvjp(_project_forward, _project_backward)
+project.defvjp(_project_forward, _project_backward)
 
 
+@differentiated_by_hand(but_for=2)
 def gelu_project(
     x: Float[Array, "tokens inner"], kernel: Float[Array, "inner outer"], operands: str
 ) -> Float[Array, "tokens outer"]:
@@ -62,12 +66,7 @@ def gelu_project(
     For the backward pass it keeps `x` alone. The activation is as large, and made again in a fraction of the time of
     the products around it.
     """
-    return _gelu_project(x, kernel, operands)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _gelu_project(x: Array, kernel: Array, operands: str) -> Array:
-    return _project(x * _normal_cdf(x), kernel, operands)
+    return project(x * _normal_cdf(x), kernel, operands)
 
 
 def _normal_cdf(x: Array) -> Array:
@@ -75,7 +74,7 @@ def _normal_cdf(x: Array) -> Array:
 
 
 def _gelu_project_forward(x: Array, kernel: Array, operands: str) -> tuple[Array, tuple[Array, Array]]:
-    return _gelu_project(x, kernel, operands), (x, kernel)
+    return gelu_project(x, kernel, operands), (x, kernel)
 
 
 def _gelu_project_backward(operands: str, saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
@@ -85,7 +84,7 @@ def _gelu_project_backward(operands: str, saved: tuple[Array, Array], cotangent:
     return to_active * slope, to_kernel
 
 
-_gelu_project.defvjp(_gelu_project_forward, _gelu_project_backward)
+gelu_project.defvjp(_gelu_project_forward, _gelu_project_backward)
 
 
 def _gelu_and_slope(x: Array) -> tuple[Array, Array]:
@@ -93,6 +92,7 @@ def _gelu_and_slope(x: Array) -> tuple[Array, Array]:
     return x * share, share + x * jnp.exp(-0.5 * jnp.square(x)) * (1 / math.sqrt(2 * math.pi))
 
 
+@differentiated_by_hand(but_for=3)
 def gated_project(
     gate: Float[Array, "tokens inner"],
     x: Float[Array, "tokens inner"],
@@ -100,18 +100,13 @@ def gated_project(
     operands: str,
 ) -> Float[Array, "tokens outer"]:
     """`project(gelu(gate) * x, kernel)` (Shazeer, 2002.05202); for the backward pass it keeps `gate` and `x` alone."""
-    return _gated_project(gate, x, kernel, operands)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _gated_project(gate: Array, x: Array, kernel: Array, operands: str) -> Array:
-    return _project(gate * _normal_cdf(gate) * x, kernel, operands)
+    return project(gate * _normal_cdf(gate) * x, kernel, operands)
 
 
 def _gated_project_forward(
     gate: Array, x: Array, kernel: Array, operands: str
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    return _gated_project(gate, x, kernel, operands), (gate, x, kernel)
+    return gated_project(gate, x, kernel, operands), (gate, x, kernel)
 
 
 def _gated_project_backward(
@@ -123,7 +118,7 @@ def _gated_project_backward(
     return to_gated * x * slope, to_gated * active, to_kernel
 
 
-_gated_project.defvjp(_gated_project_forward, _gated_project_backward)
+gated_project.defvjp(_gated_project_forward, _gated_project_backward)
 
 
 def recompute_barrier(x: Array, cotangent: Array) -> Array:
@@ -142,7 +137,7 @@ def materialised_transpose(x: Float[Array, "*batch m n"]) -> Float[Array, "*batc
     return jnp.moveaxis(x.reshape(*batch, m // 8, 8, n), -1, -3).reshape(*batch, n, m)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@differentiated_by_hand(but_for=3)
 def layer_norm(
     x: Float[Array, "tokens features"], scale: Float[Array, "features"], bias: Float[Array, "features"], epsilon: float
 ) -> Float[Array, "tokens features"]:

@@ -9,10 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from mtret.kernels.attention import attend
 from mtret.kernels.dense import project
 from mtret.kernels.masks import dropout
-from mtret.models.layers import Dense, Embedding, LayerNorm, Layers, Weights
+from mtret.models.layers import Dense, Embedding, Encoder, LayerNorm, Weights, mix
 from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("bert.",)  # some checkpoints were saved from inside a larger model
@@ -53,18 +52,7 @@ class SelfAttention(nn.Module):
         kernels, biases = zip(*(Weights(width, name=name)(width) for name in ("query", "key", "value")), strict=True)
         projected = project(x, jnp.concatenate(kernels, axis=1), config.operands) + jnp.concatenate(biases)[None, :]
         q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
-        mixed = attend(
-            q,
-            k,
-            v,
-            segment,
-            operands=config.operands,
-            implementation=config.attention,
-            row_keys=keys,
-            dropout_rate=config.attention_probs_dropout_prob,
-            dropout_site=site,
-        )
-        return mixed.reshape(x.shape)
+        return mix(config, q, k, v, segment, keys, site)
 
 
 class AddNorm(nn.Module):
@@ -126,18 +114,6 @@ class Layer(nn.Module):
         return AddNorm(self.config, gelu_first=True, name="output")(wide, x, keys, site + 2)
 
 
-class Encoder(nn.Module):
-    """Holds the stack under its published name, `encoder.layer`."""
-
-    config: BertConfig
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
-    ) -> Float[Array, "tokens D"]:
-        return Layers(self.config, Layer, name="layer")(x, segment, keys)
-
-
 class Embeddings(nn.Module):
     """Word, position and type embeddings, summed and normed; every token has type 0."""
 
@@ -182,5 +158,5 @@ class BertTower(nn.Module):
         row_keys: Key[Array, "rows"] | None = None,
     ) -> Float[Array, "rows L D"]:
         x = Embeddings(self.config, name="embeddings")(ids, position, row_keys)
-        x = Encoder(self.config, name="encoder")(x, segment, row_keys)
+        x = Encoder(self.config, Layer, "layer", name="encoder")(x, segment, row_keys)
         return x.reshape(*ids.shape, -1)

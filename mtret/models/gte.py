@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError
 from mtret.kernels.masks import dropout
-from mtret.models.layers import Embedding, Gated, LayerNorm, Layers
+from mtret.models.layers import Embedding, Encoder, Gated, LayerNorm
 from mtret.models.rotary import RotaryAttention, Rotation, angles
 from mtret.models.tower_config import TowerConfig
 
@@ -120,16 +120,6 @@ class Layer(nn.Module):
         )
 
 
-class Encoder(nn.Module):
-    """Holds the stack under its published name, `encoder.layer`."""
-
-    config: GteConfig
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"], *context: Array | None) -> Float[Array, "tokens D"]:
-        return Layers(self.config, Layer, name="layer")(x, *context)
-
-
 class Embeddings(nn.Module):
     """Word embeddings, and that of type 0 where there are types, normed."""
 
@@ -161,5 +151,5 @@ class GteTower(nn.Module):
     ) -> Float[Array, "rows L D"]:
         turn = angles(position, self.config.rotation, self.config.heads[1])
         x = Embeddings(self.config, name="embeddings")(ids, row_keys)
-        x = Encoder(self.config, name="encoder")(x, segment, turn, row_keys)
+        x = Encoder(self.config, Layer, "layer", name="encoder")(x, segment, turn, row_keys)
         return x.reshape(*ids.shape, -1)

@@ -1,7 +1,6 @@
 """Published encoders in and out: the sentence-transformers folder, strictly, with nothing lost on the way."""
 
 import importlib.util
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,8 +26,8 @@ from mtret.encoder_folder.modules import (
 )
 from mtret.encoder_folder.reading import read_json
 from mtret.encoder_folder.transformer import TransformerSettings, read_settings
-from mtret.errors import UserError, nearest, nearest_folder
-from mtret.files import AnyPath, folder_draft, locate, reaching, replace_arrays, replace_folder
+from mtret.errors import UserError, first_line, nearest, nearest_folder
+from mtret.files import AnyPath, locate, reaching, replace_arrays, replace_json
 from mtret.kernels import attention
 from mtret.models import weights
 from mtret.models.dual_encoder import ModelConfig
@@ -154,10 +153,9 @@ def _hub_snapshot(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]))
     except Exception as error:  # the hub's client raises many kinds, all of which mean the same to the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         close = nearest_folder(repository)
         raise UserError(
-            f"model '{repository}': not a local folder, and the hub did not serve it ({reason}).{close}"
+            f"model '{repository}': not a local folder, and the hub did not serve it ({first_line(error)}).{close}"
         ) from error
 
 
@@ -267,15 +265,8 @@ def abstract_params(tower: nn.Module) -> dict[str, Any]:
     return jax.eval_shape(plain.init, jax.random.key(0), row, row, row)["params"]
 
 
-def save(folder: AnyPath, model: Pretrained, params: Tree, prompts: Mapping[str, str]) -> None:
-    """As `write`, whole or not at all; an existing folder is replaced."""
-    with folder_draft(folder) as draft:
-        write(draft, model, params, prompts)
-        replace_folder(draft, folder, last=LAST)
-
-
 def write(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, str], target: str = "") -> None:
-    """Writes `params` as a sentence-transformers folder into an empty one.
+    """Writes `params` as a sentence-transformers folder, a new one or an empty one.
 
     Prompts are written in the flat form that the ecosystem reads. `target`: a server whose spelling of `config.json`
     goes before that of transformers, where one file cannot have both.
@@ -291,16 +282,16 @@ def write(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, s
     # As tensors are written; by any other type sentence-transformers would round them.
     exported = {key: "float32" if key in ("dtype", "torch_dtype") and x else x for key, x in exported.items()}
     if exported != published:
-        _dump(folder / "config.json", exported)
+        replace_json(folder / "config.json", exported)
     _write_modules(folder, model, params.get(DENSE, {}))
     settings: dict[str, Any] = {"max_seq_length": model.max_length, "do_lower_case": model.settings.do_lower_case}
     if model.settings.arguments:
         settings["tokenizer_args"] = dict(model.settings.arguments)
-    _dump(folder / SETTINGS[0], settings)
+    replace_json(folder / SETTINGS[0], settings)
     default = model.default_prompt_name if model.default_prompt_name in prompts else None
     use = {"prompts": dict(prompts), "default_prompt_name": default, "similarity_fn_name": model.similarity}
     cut = model.config.head.truncate_dim
-    _dump(folder / SENTENCE_TRANSFORMERS, use if cut is None else {**use, "truncate_dim": cut})
+    replace_json(folder / SENTENCE_TRANSFORMERS, use if cut is None else {**use, "truncate_dim": cut})
 
 
 def _write_modules(folder: Path, model: Pretrained, dense: Tree) -> None:
@@ -310,17 +301,13 @@ def _write_modules(folder: Path, model: Pretrained, dense: Tree) -> None:
     paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds[1:], start=1))]
     for path in paths[1:]:
         (folder / path).mkdir()
-    _dump(folder / POOLING, pooling_config(head, model.config.hidden_size, model.pools_prompt))
+    replace_json(folder / POOLING, pooling_config(head, model.config.hidden_size, model.pools_prompt))
     places = [folder / path for path, kind in zip(paths, kinds, strict=True) if kind == "Dense"]
     for number, (layer, place) in enumerate(zip(head.dense, places, strict=True)):
-        _dump(place / "config.json", dense_config(layer))
+        replace_json(place / "config.json", dense_config(layer))
         replace_arrays(place / weights.SINGLE, weights.published(dense[str(number)], ""), {"format": "pt"})
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
     ]
-    _dump(folder / MODULES, modules)
-
-
-def _dump(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_json(folder / MODULES, modules)

@@ -1,6 +1,5 @@
 """Image towers in and out: SigLIP's published files, with the projection to the text tower's space beside them."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtret.errors import UserError
-from mtret.files import AnyPath, replace_arrays
+from mtret.files import AnyPath, replace_arrays, replace_json
 from mtret.models import hf, weights
 from mtret.models.siglip import LARGEST_SIDE, PREFIXES, UNUSED, SiglipConfig
 from mtret.models.vision import SCRATCH, ImageTower, VisionConfig
@@ -57,10 +56,6 @@ def begin(
 
 
 def _of_sizes(config: VisionConfig) -> SiglipConfig:
-    sizes = ("image_size", "patch_size", "width", "layers", "heads")
-    small = next((name for name in sizes if getattr(config, name) < 1), None)
-    if small:
-        raise UserError(f"model.vision.{small}: {getattr(config, small)} is not a positive number")
     if not config.patch_size <= config.image_size <= LARGEST_SIDE:
         raise UserError(
             f"model.vision.image_size: {config.image_size} is not between one patch of {config.patch_size} and "
@@ -112,11 +107,12 @@ def _drawn(tower: ImageTower, seed: int) -> dict[str, Any]:
 
 
 def write(folder: Path, images: PretrainedImages, params: Tree) -> None:
-    """Writes `params` in the form of transformers' SiglipVisionModel, and the projection, into an empty folder."""
+    """Writes `params` in the form of transformers' SiglipVisionModel, and the projection, into a new folder or an empty
+    one."""
     config = images.config
     replace_arrays(folder / weights.SINGLE, weights.published(params["vision_model"], PREFIXES[0]), {"format": "pt"})
     replace_arrays(folder / PROJECTION, {"weight": np.asarray(params["projection"]["kernel"]).T})
-    _dump(
+    replace_json(
         folder / "config.json",
         {
             "architectures": ["SiglipVisionModel"],
@@ -138,7 +134,7 @@ def write(folder: Path, images: PretrainedImages, params: Tree) -> None:
             },
         },
     )
-    _dump(
+    replace_json(
         folder / "preprocessor_config.json",
         {
             "image_processor_type": "SiglipImageProcessor",
@@ -153,7 +149,3 @@ def write(folder: Path, images: PretrainedImages, params: Tree) -> None:
             "image_std": [0.5] * 3,
         },
     )
-
-
-def _dump(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from mtret.kernels.attention import attend
 from mtret.kernels.dense import gated_project, gelu_project, layer_norm, project
 from mtret.kernels.masks import dropout
 from mtret.models.tower_config import TowerConfig
@@ -47,6 +48,32 @@ class Dense(nn.Module):
         return found + self.param("bias", nn.initializers.zeros, (self.features,))[None, :]
 
 
+def mix(
+    config: TowerConfig,
+    q: Float[Array, "rows L heads features"],
+    k: Float[Array, "rows L heads features"],
+    v: Float[Array, "rows L heads features"],
+    segment: Int[Array, "rows L"],
+    keys: Key[Array, "rows"] | None,
+    site: int,
+    window: int | None = None,
+) -> Float[Array, "tokens D"]:
+    """Attention within segments, computed and dropped as `config` says; heads side by side."""
+    mixed = attend(
+        q,
+        k,
+        v,
+        segment,
+        window=window,
+        operands=config.operands,
+        implementation=config.attention,
+        row_keys=keys,
+        dropout_rate=config.attention_dropout_rate,
+        dropout_site=site,
+    )
+    return mixed.reshape(-1, config.hidden_size)
+
+
 class Gated(nn.Module):
     """The feed-forward network with a gated GELU, (gelu(x @ gate) * (x @ up)) @ down.
 
@@ -81,6 +108,18 @@ class Layers(nn.Module):
         for number in range(self.config.num_hidden_layers):
             x = layer(self.config, number, name=str(number))(x, *context)
         return x
+
+
+class Encoder(nn.Module):
+    """Holds the layers under their published name, `encoder.layer` or `encoder.layers`."""
+
+    config: TowerConfig
+    layer: Callable[..., nn.Module]  # as in Layers
+    published: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "tokens D"], *context: Any) -> Float[Array, "tokens D"]:
+        return Layers(self.config, self.layer, name=self.published)(x, *context)
 
 
 class LayerNorm(nn.Module):

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from mtret.kernels.attention import attend
-from mtret.models.layers import Dense
+from mtret.models.layers import Dense, mix
 from mtret.models.tower_config import TowerConfig
 
 
@@ -59,16 +58,5 @@ class RotaryAttention(nn.Module):
         config, (inward, outward) = self.config, self.names
         projected = Dense(3 * config.hidden_size, config.operands, bias=self.bias, name=inward)(x)
         q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
-        mixed = attend(
-            rotate(q, turn),
-            rotate(k, turn),
-            v,
-            segment,
-            window=self.window,
-            operands=config.operands,
-            implementation=config.attention,
-            row_keys=keys,
-            dropout_rate=config.attention_dropout_rate,
-            dropout_site=site,
-        )
-        return Dense(config.hidden_size, config.operands, bias=self.bias, name=outward)(mixed.reshape(x.shape))
+        mixed = mix(config, rotate(q, turn), rotate(k, turn), v, segment, keys, site, self.window)
+        return Dense(config.hidden_size, config.operands, bias=self.bias, name=outward)(mixed)

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mtret.errors import UserError
-from mtret.kernels.attention import attend
-from mtret.models.layers import Dense, Embedding, LayerNorm, Layers
+from mtret.models.layers import Dense, Embedding, Encoder, LayerNorm, mix
 from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("vision_model.",)
@@ -78,18 +77,8 @@ class SelfAttention(nn.Module):
         names = ("q_proj", "k_proj", "v_proj")
         projected = (Dense(config.hidden_size, config.operands, name=name)(x) for name in names)
         q, k, v = (part.reshape(*segment.shape, *config.heads) for part in projected)
-        mixed = attend(
-            q,
-            k,
-            v,
-            segment,
-            operands=config.operands,
-            implementation=config.attention,
-            row_keys=keys,
-            dropout_rate=config.attention_dropout,
-            dropout_site=site,
-        )
-        return Dense(config.hidden_size, config.operands, name="out_proj")(mixed.reshape(x.shape))
+        mixed = mix(config, q, k, v, segment, keys, site)
+        return Dense(config.hidden_size, config.operands, name="out_proj")(mixed)
 
 
 class Mlp(nn.Module):
@@ -118,16 +107,6 @@ class Layer(nn.Module):
         normed = LayerNorm(epsilon, name="layer_norm1")(x)
         x += SelfAttention(self.config, name="self_attn")(normed, segment, keys, self.number)
         return x + Mlp(self.config, name="mlp")(LayerNorm(epsilon, name="layer_norm2")(x))
-
-
-class Encoder(nn.Module):
-    """Holds the stack under its published name, `encoder.layers`."""
-
-    config: SiglipConfig
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"], *context: Array | None) -> Float[Array, "tokens D"]:
-        return Layers(self.config, Layer, name="layers")(x, *context)
 
 
 class PatchEmbedding(nn.Module):
@@ -206,6 +185,6 @@ class SiglipTower(nn.Module):
         config = self.config
         x = Embeddings(config, name="embeddings")(images.astype(jnp.float32) / 127.5 - 1.0)
         segment = jnp.zeros((images.shape[0], config.patches), jnp.int32)
-        x = Encoder(config, name="encoder")(x, segment, keys)
+        x = Encoder(config, Layer, "layers", name="encoder")(x, segment, keys)
         x = LayerNorm(config.layer_norm_eps, name="post_layernorm")(x)
         return Head(config, name="head")(x.reshape(images.shape[0], config.patches, -1))

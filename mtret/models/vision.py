@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from mtret.models.layers import Dense
 from mtret.models.siglip import SiglipConfig, SiglipTower
-from mtret.schema import setting
+from mtret.schema import AT_LEAST_1, setting
 
 SCRATCH = "scratch"
 
@@ -18,11 +18,11 @@ class VisionConfig:
     """Where the image tower comes from. Without one, tasks of images are left out."""
 
     source: str = setting("", 'a SigLIP folder or hub id; "scratch": untrained, of the sizes below')
-    image_size: int = setting(96, "pixels of a side; images are scaled to it")
-    patch_size: int = setting(12, "pixels of a patch's side")
-    width: int = setting(192, "of a layer's states")
-    layers: int = setting(4, "of the tower")
-    heads: int = setting(6, "of its attention")
+    image_size: int = setting(96, "pixels of a side; images are scaled to it", AT_LEAST_1)
+    patch_size: int = setting(12, "pixels of a patch's side", AT_LEAST_1)
+    width: int = setting(192, "of a layer's states", AT_LEAST_1)
+    layers: int = setting(4, "of the tower", AT_LEAST_1)
+    heads: int = setting(6, "of its attention", AT_LEAST_1)
 
     def siglip(self) -> SiglipConfig:
         """The tower of these sizes."""

@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,6 +16,8 @@ DISK_NEEDED = 2**30  # bytes: caches and a small run
 MEMORY_NEEDED = 2 * 2**30  # bytes: a MiniLM's training in small batches
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "tokenizers", "transformers")
 PROJECT = "mtret"
+# What a user's work may need, by what is imported.
+EXTRAS = {"remote": ("gcsfs", "s3fs"), "parquet": ("pyarrow",), "tfds": ("tensorflow_datasets", "array_record")}
 MINILM_VERSION = "0.1.0"  # whose bytes are checked when it is read
 
 
@@ -170,53 +171,13 @@ def _minilm() -> list[Finding]:
 
 
 def _extras() -> list[Finding]:
-    """As the installed package lists them; the requirements of one that is not for this system count as there."""
-    from packaging.requirements import Requirement
-
-    try:
-        metadata = importlib.metadata.metadata(PROJECT)
-    except importlib.metadata.PackageNotFoundError:
-        return [Finding("extras", "note", f"{PROJECT} is not installed, so its extras are not known", "pip install .")]
-    requirements = [Requirement(text) for text in importlib.metadata.requires(PROJECT) or []]
     found = []
-    for extra in metadata.get_all("Provides-Extra") or []:
-        own = [
-            one
-            for one in requirements
-            if one.marker and not one.marker.evaluate({"extra": ""}) and one.marker.evaluate({"extra": extra})
-        ]
-        absent = [lacking for one in own if (lacking := _lacks(one))]
-        part = f"extra {extra}"
-        if absent:
-            found.append(Finding(part, "note", f"not there: {', '.join(absent)}", _pip(f"'{PROJECT}[{extra}]'")))
-        else:
-            found.append(Finding(part, "ok", ", ".join(one.name for one in own)))
+    for extra, modules in EXTRAS.items():
+        absent = [name for name in modules if importlib.util.find_spec(name) is None]
+        words = f"not there: {', '.join(absent)}" if absent else ", ".join(modules)
+        remedy = _pip(f"'{PROJECT}[{extra}]'") if absent else ""
+        found.append(Finding(f"extra {extra}", "note" if absent else "ok", words, remedy))
     return found
-
-
-def _lacks(requirement: "Requirement") -> str:  # type: ignore[name-defined]
-    """What is not there of it, in words, or nothing."""
-    try:
-        version = importlib.metadata.version(requirement.name)
-    except importlib.metadata.PackageNotFoundError:
-        return requirement.name
-    if requirement.specifier and not requirement.specifier.contains(version, prereleases=True):
-        return f"{requirement.name} {requirement.specifier} (has {version})"
-    for extra in requirement.extras:  # such as jax[cuda12]
-        if missing := _lacks_extra(requirement.name, extra):
-            return f"{requirement.name}[{extra}] ({missing})"
-    return ""
-
-
-def _lacks_extra(name: str, extra: str) -> str:
-    for text in importlib.metadata.requires(name) or []:
-        match = re.match(r"[\w.-]+", text)
-        if match and re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", text):
-            try:
-                importlib.metadata.version(match[0])
-            except importlib.metadata.PackageNotFoundError:
-                return match[0]
-    return ""
 
 
 def _pip(*names: str) -> str:

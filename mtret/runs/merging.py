@@ -11,7 +11,7 @@ import numpy as np
 
 from mtret.artefact.folder import Artefact, save_artefact
 from mtret.artefact.golden import Agreement
-from mtret.data.roles import TrainingRecord
+from mtret.data.roles import joined
 from mtret.errors import UserError
 from mtret.files import AnyPath, check_new, check_writable
 from mtret.models import hf
@@ -61,7 +61,8 @@ def merge(sources: Sequence[str], weights: Sequence[float], out: AnyPath) -> Agr
         kept["frozen_documents"] = first.details.get("frozen_documents", "")
     details = {"mtret": versions()["mtret"], **kept, "step": steps, "merged": merged}
     merged_model = first.model.with_params(params)
-    return save_artefact(out, merged_model, first.templates, _prompts(trained), _record(trained), details)
+    record = joined([model.record for model in trained.values() if model.record is not None])
+    return save_artefact(out, merged_model, first.templates, _prompts(trained), record, details)
 
 
 def _check_alike(models: Mapping[str, Artefact]) -> None:
@@ -116,13 +117,3 @@ def _prompts(models: Mapping[str, Artefact]) -> dict[str, str]:
                 raise UserError(f"--models: the task '{task}' has another instruction in '{name}'")
     last = {name: found.pop(name) for name in ("query", "document") if name in found}
     return {**found, **last}
-
-
-def _record(models: Mapping[str, Artefact]) -> TrainingRecord:
-    records = [model.record for model in models.values() if model.record is not None]
-    tasks = {task.name: task for record in records for task in record.tasks}
-    arrays = (
-        np.unique(np.concatenate([getattr(record, name) for record in records]))
-        for name in ("queries", "documents", "positives")
-    )
-    return TrainingRecord(tuple(tasks[name] for name in sorted(tasks)), *arrays)

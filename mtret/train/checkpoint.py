@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mtret.errors import UserError
+from mtret.errors import UserError, first_line
 from mtret.train.step import TrainState
 
 
@@ -59,8 +59,7 @@ class Checkpoints:
                 )
             except Exception as error:  # damage shows itself in many kinds of exception
                 warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-                complain(f"checkpoint {step} is damaged ({reason}); falling back to the one before")
+                complain(f"checkpoint {step} is damaged ({first_line(error)[:160]}); falling back to the one before")
                 continue
             if step == steps[-1]:
                 unhush()

@@ -15,7 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 
-from mtret.errors import UserError
+from mtret.errors import UserError, first_line
 from mtret.files import inside, load_arrays, read_metadata, remove, replace_arrays
 from mtret.train.step import TrainState
 
@@ -65,8 +65,7 @@ class ObjectCheckpoints:
                 found = _placed(load_arrays(self._path(step)), like)
                 record = json.loads(read_metadata(self._path(step))[RECORD])
             except (SafetensorError, ValueError, KeyError, FileNotFoundError) as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-                complain(f"checkpoint {step} is damaged ({reason}); falling back to the one before")
+                complain(f"checkpoint {step} is damaged ({first_line(error)[:160]}); falling back to the one before")
                 continue
             for damaged in (later for later in steps if later > step):
                 if jax.process_index() == 0:

@@ -456,14 +456,14 @@ def test_a_task_without_what_the_batch_needs_is_refused(tokenizer: Tokenizer):
 @pytest.mark.parametrize(
     ("batch", "said"),
     [
-        (replace(BATCH, queries=0), "batch.queries: 0 is not a positive number"),
-        (replace(BATCH, negatives=-1), "batch.negatives: -1 is a negative number"),
-        (replace(BATCH, tasks={"a": TaskBatch(negatives=-1)}), "batch.tasks.a.negatives: -1 is a negative number"),
-        (replace(BATCH, row_length=0), "batch.row_length: 0 is not a positive number"),
-        (replace(BATCH, chunk_tokens=-1), "batch.chunk_tokens: -1 is not a positive number"),
+        (replace(BATCH, queries=0), "batch.queries: must be at least 1, is 0"),
+        (replace(BATCH, negatives=-1), "batch.negatives: must be at least 0, is -1"),
+        (replace(BATCH, tasks={"a": TaskBatch(negatives=-1)}), "batch.tasks.a.negatives: must be at least 0, is -1"),
+        (replace(BATCH, row_length=0), "batch.row_length: must be None, or at least 1, is 0"),
+        (replace(BATCH, chunk_tokens=-1), "batch.chunk_tokens: must be None, or at least 1, is -1"),
         (replace(BATCH, row_length=20), "batch.document_length: a row of 20 tokens cannot hold a text of 24"),
         (replace(BATCH, tasks={"b": TaskBatch()}), "batch.tasks: 'b' is not in the mixture"),
-        (replace(BATCH, tasks={"a": TaskBatch(queries=0)}), "batch.tasks.a.queries: 0 is not a positive number"),
+        (replace(BATCH, tasks={"a": TaskBatch(queries=0)}), "batch.tasks.a.queries: must be at least 1, is 0"),
         (replace(BATCH, tasks={"a": TaskBatch(query_length=40)}), "batch.tasks.a.query_length: a row of 32 tokens"),
     ],
 )

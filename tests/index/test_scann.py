@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mtret.errors import UserError
+from mtret.index import scann
 from mtret.index.exact import NOTHING, Run, search, tie_order
 from mtret.index.scann import ScannIndex, agreement
 
@@ -26,6 +27,12 @@ def exact() -> Run:
     return search(QUERIES, DOCUMENTS, 100, order=ORDER)
 
 
+def make_all(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every index of this kind, "hashing" or "tree", however few its documents."""
+    monkeypatch.setattr(scann, "BRUTE_FORCE_BELOW", 0)
+    monkeypatch.setattr(scann, "TREE_FROM", 0 if kind == "tree" else 10**9)
+
+
 def test_agreement_counts_shared_documents_whatever_their_order():
     truth = np.array([[1, 2, 3, 4], [5, 6, NOTHING, NOTHING]], np.int32)
     found = np.array([[4, 3, 9, NOTHING], [6, NOTHING, NOTHING, NOTHING]], np.int32)
@@ -44,10 +51,14 @@ def test_small_corpora_are_searched_by_brute_force_and_equal_exact_search(exact:
 
 
 @pytest.mark.parametrize("kind", ["hashing", "tree"])
-def test_an_approximate_index_is_tuned_until_it_reaches_the_target(kind, exact: Run):
-    index = ScannIndex(DOCUMENTS, depth=20, kind=kind)
-    low = index.tune(QUERIES, exact, target_recall=0.1, sample=50)
-    high = index.tune(QUERIES, exact, target_recall=0.99, sample=50)
+def test_an_approximate_index_is_tuned_until_it_reaches_the_target(kind, exact: Run, monkeypatch: pytest.MonkeyPatch):
+    make_all(kind, monkeypatch)
+    monkeypatch.setattr(scann, "TUNED_ON", 50)
+    index = ScannIndex(DOCUMENTS, depth=20)
+    monkeypatch.setattr(scann, "TARGET_RECALL", 0.1)
+    low = index.tune(QUERIES, exact)
+    monkeypatch.setattr(scann, "TARGET_RECALL", 0.99)
+    high = index.tune(QUERIES, exact)
     assert high.sample_recall >= 0.99 > low.sample_recall or low.sample_recall >= 0.99
     assert high.reorder >= low.reorder
     assert high.leaves_searched >= low.leaves_searched
@@ -61,25 +72,28 @@ def test_an_approximate_index_is_tuned_until_it_reaches_the_target(kind, exact: 
     np.testing.assert_allclose(run.scores, products, atol=1e-5)
 
 
-def test_an_unreachable_target_is_reported_as_what_was_reached(exact: Run):
-    index = ScannIndex(DOCUMENTS, depth=20, kind="tree")
+def test_an_unreachable_target_is_reported_as_what_was_reached(exact: Run, monkeypatch: pytest.MonkeyPatch):
+    make_all("tree", monkeypatch)
+    index = ScannIndex(DOCUMENTS, depth=20)
     wrong = Run((exact.documents + 1) % 3000, exact.scores)
-    measured = index.tune(QUERIES, wrong, target_recall=0.9)
+    measured = index.tune(QUERIES, wrong)
     assert measured.sample_recall < 0.9
     assert measured.reorder == 20 << 7
 
 
 @pytest.mark.parametrize("kind", ["hashing", "tree"])
-def test_the_same_documents_build_the_same_index(kind):
+def test_the_same_documents_build_the_same_index(kind, monkeypatch: pytest.MonkeyPatch):
+    make_all(kind, monkeypatch)
     # Many and without clusters, so that leaves depend on where k-means starts.
     queries, documents = np.split(np.random.default_rng(0).standard_normal((5080, 64)).astype(np.float32), [80])
     order = tie_order([f"d{i}" for i in range(5000)])
-    first, second = (ScannIndex(documents, depth=20, kind=kind).search(queries, 20, order=order) for _ in range(2))
+    first, second = (ScannIndex(documents, depth=20).search(queries, 20, order=order) for _ in range(2))
     np.testing.assert_array_equal(first.documents, second.documents)
 
 
-def test_leaves_that_hold_fewer_than_k_documents_fill_up_with_nothing():
-    index = ScannIndex(DOCUMENTS, depth=20, kind="tree")
+def test_leaves_that_hold_fewer_than_k_documents_fill_up_with_nothing(monkeypatch: pytest.MonkeyPatch):
+    make_all("tree", monkeypatch)
+    index = ScannIndex(DOCUMENTS, depth=20)
     run = index.search(QUERIES, 2000, order=ORDER)  # the first rung searches 2 of 110 leaves
     assert (run.documents[:, -1] == NOTHING).all()
     for row in run.documents:

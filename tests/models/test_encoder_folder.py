@@ -300,7 +300,7 @@ def test_weights_of_a_dense_module_are_read_hashed_and_written_again(write_model
     params = flatten(encoder.params["dense"])
     np.testing.assert_array_equal(params["0/linear/kernel"], np.arange(40).reshape(5, 8).T)
     trained = {**encoder.params, "dense": {"0": {"linear": {"kernel": np.ones((8, 5)), "bias": np.full(5, 2.0)}}}}
-    hf.save(tmp_path / "out", encoder, trained, {})
+    hf.write(tmp_path / "out", encoder, trained, {})
     again = hf.load(str(tmp_path / "out"))
     assert flatten(again.params["dense"])["0/linear/bias"].tolist() == [2.0] * 5
     assert load_file(tmp_path / "out" / "2_Dense" / "model.safetensors")["linear.weight"].shape == (5, 8)
@@ -333,7 +333,7 @@ def test_an_export_says_all_that_its_source_said(write_model: WriteModel, tmp_pa
     }
     encoder = hf.load(str(write_model(files=files)))
     out = tmp_path / "out"
-    hf.save(out, encoder, encoder.params, encoder.prompts)
+    hf.write(out, encoder, encoder.params, encoder.prompts)
     written = {
         path.name if path.parent == out else f"{path.parent.name}/{path.name}": path for path in out.rglob("*.json")
     }
@@ -364,7 +364,7 @@ def test_a_default_prompt_goes_with_its_prompt(write_model: WriteModel, tmp_path
     use = {"prompts": {"search": "s: "}, "default_prompt_name": "search"}
     encoder = hf.load(str(write_model(files={"config_sentence_transformers.json": json.dumps(use)})))
     assert (encoder.prompts, encoder.default_prompt_name) == ({"search": "s: "}, "search")
-    hf.save(tmp_path / "out", encoder, encoder.params, {"query": "q: "})
+    hf.write(tmp_path / "out", encoder, encoder.params, {"query": "q: "})
     assert hf.load(str(tmp_path / "out")).default_prompt_name is None
 
 
@@ -420,7 +420,7 @@ def test_a_folder_without_modules_is_their_default_and_says_so(write_model: Writ
 def test_half_precision_is_computed_and_exported_in_float32_and_said(write_model: WriteModel, tmp_path: Path) -> None:
     encoder = hf.load(str(write_model(torch_dtype="bfloat16")))
     assert encoder.remarks == (f"{encoder.folder}: published in bfloat16; computed and exported in float32",)
-    hf.save(tmp_path / "out", encoder, encoder.params, {})
+    hf.write(tmp_path / "out", encoder, encoder.params, {})
     assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["torch_dtype"] == "float32"
     assert hf.load(str(tmp_path / "out")).remarks == ()
 

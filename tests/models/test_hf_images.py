@@ -22,7 +22,6 @@ SCRATCH = VisionConfig(source="scratch", image_size=13, patch_size=4, width=12, 
 
 def written(folder: Path, seed: int = 0) -> hf_images.PretrainedImages:
     made = hf_images.begin(SCRATCH, 16, seed)
-    folder.mkdir(parents=True)
     hf_images.write(folder, made, made.params)
     return made
 

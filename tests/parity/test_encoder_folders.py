@@ -311,7 +311,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def check(folder: Path, out: Path) -> np.ndarray:
     """Here as there, before and after an export; the vectors."""
     encoder = hf.load(str(folder))
-    hf.save(out, encoder, encoder.params, encoder.prompts)
+    hf.write(out, encoder, encoder.params, encoder.prompts)
     again = hf.load(str(out))
     found, expected = ours(encoder), theirs(folder)
     assert found.shape[2] == encoder.features == again.features

@@ -151,7 +151,7 @@ def test_the_exported_folder_embeds_the_same_there(
 
 
 def test_published_weights_survive_a_round_trip(encoder: hf.Pretrained, tmp_path: Path) -> None:
-    hf.save(tmp_path / "model", encoder, encoder.params, {})
+    hf.write(tmp_path / "model", encoder, encoder.params, {})
     before, after = (load_file(folder / "model.safetensors") for folder in (encoder.folder, tmp_path / "model"))
     assert before.keys() == after.keys()
     assert {"pooler.dense.weight", "embeddings.position_ids"} < before.keys()  # that we have no use for

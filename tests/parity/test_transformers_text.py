@@ -167,7 +167,7 @@ def test_saved_again_every_tensor_is_the_published_one(model: Any, tmp_path: Pat
 
     model.save_pretrained(tmp_path / "model")
     loaded = hf.load(str(tmp_path / "model"))
-    hf.save(tmp_path / "saved", loaded, loaded.params, {})
+    hf.write(tmp_path / "saved", loaded, loaded.params, {})
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "saved"))
     assert before.keys() == after.keys()
     for name, value in before.items():

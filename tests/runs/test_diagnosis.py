@@ -58,14 +58,6 @@ def test_what_training_needs_is_named_and_the_code_is_1(mtret: Mtret, monkeypatc
 
 
 def test_what_is_optional_is_noted_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    version = importlib.metadata.version
-
-    def without(name: str) -> str:
-        if name == "pyarrow":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", without)
     monkeypatch.setattr("mtret.index.scann.import_scann", refuse_scann)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "cache"))
@@ -73,6 +65,11 @@ def test_what_is_optional_is_noted_with_its_remedy(monkeypatch: pytest.MonkeyPat
     found = by_part()
     assert found["extra parquet"] == Finding(
         "extra parquet", "note", "not there: pyarrow", "pip install 'mtret[parquet]'"
+    )
+    tfds = found["extra tfds"]
+    assert (tfds.words, tfds.remedy) == (
+        "not there: tensorflow_datasets, array_record",
+        "pip install 'mtret[tfds]'",
     )
     assert found["scann"].words == "scann cannot be imported (x)" and "--noscann" in found["scann"].remedy
     assert "no C++ compiler" in found["compiler"].words

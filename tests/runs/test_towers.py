@@ -193,7 +193,7 @@ def test_a_model_without_an_image_tower_says_so(
     [
         ({"image_size": 5000}, "model.vision.image_size: 5000 is not between one patch of 4 and 4096 pixels"),
         ({"width": 13}, "model.vision.width: 13 is no multiple of 2 attention heads"),
-        ({"layers": 0}, "model.vision.layers: 0 is not a positive number"),
+        ({"layers": 0}, "model.vision.layers: must be at least 1, is 0"),
         ({"image_size": 3}, "model.vision.image_size: 3 is not between one patch of 4 and 4096 pixels"),
         ({"source": "nowhere"}, "model.vision.source: model 'nowhere': no such folder"),
     ],
@@ -201,8 +201,8 @@ def test_a_model_without_an_image_tower_says_so(
 def test_sizes_that_do_not_fit_are_named(
     tmp_path: Path, seeing: RunConfig, console: Console, wrong: dict[str, Any], message: str
 ) -> None:
-    config = replace(seeing, model=replace(seeing.model, vision=replace(VISION, **wrong)))
     with pytest.raises(UserError, match=message):
+        config = replace(seeing, model=replace(seeing.model, vision=replace(VISION, **wrong)))
         train(config, tmp_path / "run", console)
 
 
