@@ -158,14 +158,14 @@ class Ours:
         import jax
 
         from mtret.losses import LossConfig
-        from mtret.models import bert, hf
+        from mtret.models import hf, layers
         from mtret.models.dual_encoder import ModelConfig
         from mtret.train.optim import OptimConfig, optimizer
         from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs
         from mtret.train.step import StepConfig, compile_steps, create_state, initial_params
 
         if not attention:
-            bert.attend = lambda q, k, v, segment, **_: q + k + v
+            layers.attend = lambda q, k, v, segment, **_: q + k + v
         operands = "bfloat16" if narrow else "float32"
         encoder = hf.load("minilm", ModelConfig(dropout=dropout, operands=operands))
         params = initial_params(encoder.params, LossConfig())
