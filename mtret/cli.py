@@ -3,16 +3,18 @@
 Nothing heavy is imported before a command needs it, so that help is immediate.
 """
 
+import atexit
 import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib.metadata import version
 from types import FrameType
+from typing import NoReturn
 
 from absl import flags
 
@@ -42,10 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
         print(f"mtret: {'interrupted' if number == signal.SIGINT else 'terminated'}", file=sys.stderr)
+        if argv is None:
+            _leave(128 + number)
         return 128 + number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process. Python itself would end it by SIGINT where the interruption came within the text of an `exec`,
+    by which dataclasses are made, although it was caught."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager

@@ -202,6 +202,26 @@ def test_a_full_disk_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeyp
     assert err == "mtret: /some/file: No space left on device. Check the path, its permissions and the disk\n"
 
 
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_an_interruption_within_the_text_of_an_exec_has_its_own_exit_code(
+    tmp_path: Path, number: signal.Signals, word: str
+) -> None:
+    """Python notes it as one that nobody caught, and ends `python -m` by it."""
+    text = f"import os, time; os.kill(os.getpid(), {int(number)}); time.sleep(30)"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; from types import SimpleNamespace as Module\n"
+        f"sys.modules['mtret.data.suites'] = Module(load_suite=lambda name: exec({text!r}))\n"
+        "sys.modules['mtret.data.inspection'] = Module(check=None)\n"
+        "sys.modules['mtret.data.holding_out'] = Module(holding_out=None)\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mtret.cli", "data", "check", "--suite=x"], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + number, f"mtret: {word}\n")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["data", "check", "--suite=x"]])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_went_away_is_no_traceback(arguments: list[str], unbuffered: str) -> None:
