@@ -45,7 +45,6 @@ def join(address: Address | None, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S
     """
     import jax
 
-    # gloo has no switch against telling standard output of each connection.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     given: dict[str, Any] = {}
     if address is not None:
@@ -59,17 +58,22 @@ def join(address: Address | None, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S
             # Nobody else is to reach it where only this machine's processes need to.
             "coordinator_bind_address": f"127.0.0.1:{address.coordinator.rpartition(':')[2]}" if loopback else None,
         }
-    remedy = "give --coordinator=HOST:PORT --processes=N --process=I"
     try:
         jax.distributed.initialize(
             **given,
             initialization_timeout=START_TIMEOUT_S,
             heartbeat_timeout_seconds=heartbeat_timeout_s,
         )
-    except ValueError as error:  # nothing is known of the cluster
-        raise UserError(f"--distributed: {NO_CLUSTER}; {remedy}") from error
     except Exception as error:  # each kind of cluster, and of failing network, fails in its own way
-        raise UserError(f"JAX cannot start with the other processes: {first_line(error)}") from error
+        if address is None:
+            reason = NO_CLUSTER if isinstance(error, ValueError) else first_line(error)
+            raise UserError(
+                f"--distributed: {reason}; give --coordinator=HOST:PORT --processes=N --process=I"
+            ) from error
+        raise UserError(
+            f"process {address.process} cannot start with the others: {first_line(error)}; see that the port "
+            f"of --coordinator={address.coordinator} is free, and that all {address.processes} were started with it"
+        ) from error
     if jax.default_backend() == "cpu":
         _hush_gloo()
 
@@ -132,11 +136,13 @@ def leave() -> None:
 def end(error: BaseException, code: int) -> NoReturn:
     """Says why this process ends, and ends it at once: the interpreter's own end would wait for the others, of which
     one may be lost. They are told by JAX."""
+    import jax
+
     if isinstance(error, UserError):
         print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
     elif _of_jax(error):
         code = LOST
-        said = f"process {_index()} cannot go on with the others: {first_line(error)}"
+        said = f"process {jax.process_index()} cannot go on with the others: {first_line(error)}"
         print(f"mtret: {said}. Where one is lost, the same command in all of them goes on", file=sys.stderr)
     elif not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
@@ -167,14 +173,8 @@ def _host(coordinator: str) -> str:
     return host.strip("[]")
 
 
-def _index() -> int:
-    import jax
-
-    return jax.process_index()
-
-
 def _hush_gloo() -> None:
-    """Python's own lines stay."""
+    """It tells standard output of each connection, and has no switch for that. Python's own lines stay."""
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -107,3 +107,16 @@ def test_who_is_in_no_cluster_is_told_what_to_give() -> None:
     assert ran.returncode == 2
     (line,) = ran.stderr.splitlines()
     assert line.startswith("mtret: --distributed: no cluster that JAX knows") and line.endswith("--process=I")
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"localhost:{taken.getsockname()[1]}"
+        ran = subprocess.run(
+            [sys.executable, "-c", PROGRAM, where, "0", "ends"], capture_output=True, text=True, timeout=120,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+    assert ran.returncode == 2
+    line = ran.stderr.splitlines()[-1]
+    assert line.startswith("mtret: process 0 cannot start with the others: ")
+    assert line.endswith(f"see that the port of --coordinator={where} is free, and that all 2 were started with it")
