@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
 from contextlib import suppress
@@ -56,8 +57,10 @@ def join(address: Address | None, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S
             "process_id": address.process,
             "cluster_detection_method": "deactivate",
             # Nobody else is to reach it where only this machine's processes need to.
-            "coordinator_bind_address": f"127.0.0.1:{address.coordinator.rpartition(':')[2]}" if loopback else None,
+            "coordinator_bind_address": f"127.0.0.1:{_port(address.coordinator)}" if loopback else None,
         }
+        if address.process == 0:
+            _check_free(address, loopback)
     try:
         jax.distributed.initialize(
             **given,
@@ -70,10 +73,7 @@ def join(address: Address | None, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S
             raise UserError(
                 f"--distributed: {reason}; give --coordinator=HOST:PORT --processes=N --process=I"
             ) from error
-        raise UserError(
-            f"process {address.process} cannot start with the others: {first_line(error)}; see that the port "
-            f"of --coordinator={address.coordinator} is free, and that all {address.processes} were started with it"
-        ) from error
+        raise _cannot_start(address, error) from error
     if jax.default_backend() == "cpu":
         _hush_gloo()
 
@@ -171,6 +171,27 @@ def _host(coordinator: str) -> str:
             f"--coordinator={coordinator}: is not of the form HOST:PORT; name process 0's host and a free port there"
         )
     return host.strip("[]")
+
+
+def _port(coordinator: str) -> int:
+    return int(coordinator.rpartition(":")[2])
+
+
+def _check_free(address: Address, loopback: bool) -> None:
+    """Raises UserError where process 0 cannot listen at its port. JAX may end by a segmentation fault then."""
+    try:
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(("127.0.0.1" if loopback else "", _port(address.coordinator)))
+    except OSError as error:
+        raise _cannot_start(address, error) from error
+
+
+def _cannot_start(address: Address, error: Exception) -> UserError:
+    return UserError(
+        f"process {address.process} cannot start with the others: {first_line(error)}; see that the port "
+        f"of --coordinator={address.coordinator} is free, and that all {address.processes} were started with it"
+    )
 
 
 def _hush_gloo() -> None:

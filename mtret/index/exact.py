@@ -76,7 +76,7 @@ def search(
       queries, documents: embeddings, normalised where the score is to be the cosine.
       k: columns of the run, whatever the size of the corpus.
       order: `tie_order` of the documents.
-      exclude: pairs (row of `queries`, row of `documents`) that are never returned.
+      exclude: pairs (row of `queries`, row of `documents`) that are never returned; a chunk stands for its parent.
       block: queries scored at once, by default as many as bounded memory allows.
       parents: `Task.parents` where documents are chunks: a parent is found once, by the score of its best chunk.
 
@@ -136,6 +136,8 @@ def search_blocks(
     segment = None
     if parents is not None:
         order, segment = _segments(order, parents)
+        if exclude is not None:
+            exclude = np.stack([exclude[:, 0], parents[exclude[:, 1]]], axis=1)
     run = Run(np.full((n_queries, k), NOTHING, np.int32), np.full((n_queries, k), -np.inf, np.float32))
     kept = min(k, len(order))
     starts = np.arange(0, n_queries, block)

@@ -152,7 +152,7 @@ class ScannIndex:
         m, k = self.n_documents, run.documents.shape[1]
         position = np.empty(m, np.int32)
         position[order] = np.arange(m, dtype=np.int32)
-        banned = pairs[:, 0].astype(np.int64) * m + pairs[:, 1]
+        banned = pairs[:, 0].astype(np.int64) * m + parents[pairs[:, 1]]
         left = np.arange(len(queries))
         while len(left):
             block = max(BLOCK_SCORES // wanted, 1)
