@@ -23,7 +23,7 @@ PIP = $(BIN)/python -m pip install -qq --no-compile --no-input
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-quickstart: $(READY) ## Train a small encoder on the embedded enterprise, then evaluate it
+quickstart: $(READY) ## Train a small encoder on the bundled enterprise, then evaluate it
 	$(BIN)/mtret train --config=configs/quickstart.py --workdir=runs/quickstart
 	$(BIN)/mtret evaluate --model=runs/quickstart --suite=enterprise --split=test --out=runs/quickstart/test
 
@@ -54,7 +54,7 @@ package: $(READY) ## Wheel, source archive and site; the wheel alone in an empty
 docs: $(READY) ## The pages of docs/ as a site, in build/site
 	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
-commands: $(READY) ## Write docs/commands.md and docs/keys.md anew
+commands: $(READY) ## Write docs/commands.md and docs/keys.md again
 	$(BIN)/python docs/write_commands.py
 
 lint: $(READY) ## Ruff: rules and format
@@ -71,7 +71,7 @@ format: $(READY) ## Let ruff mend what it can
 setup: $(READY) ## Make the environment and nothing else
 	@echo "mtret: ready. Next: . $(BIN)/activate && mtret doctor"
 
-# Set-up runs again when one of the two files changes. A folder without a pip of its own is made anew, so that an interrupted
+# Set-up runs again when one of the two files changes. A folder without a pip of its own is made again, so that an interrupted
 # set-up heals itself. --no-compile: what is imported is compiled at its first import, the rest never.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { echo >&2 \

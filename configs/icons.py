@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
             },
             "batch": {"queries": 64, "tasks": {"icons": {"queries": 128}}},
             # The image tower begins with nothing, the text tower with what MiniLM knows.
-            "optim": {"rates": (("vision/.*", 10.0), (".*", 1.0))},
+            "optim": {"learning_rate_scales": (("vision/.*", 10.0), (".*", 1.0))},
             "loop": {"steps": 320, "evaluate_every": 40, "checkpoint_every": 80},
             "dev": {"queries": 100, "distractors": 300},
         }

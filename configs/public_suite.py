@@ -1,4 +1,4 @@
-"""Sixteen public tasks in one mixture; eleven more to be judged across domains, and two of families never trained.
+"""Sixteen public tasks in one mixture; eleven more to be evaluated across domains, and two of families never trained.
 
 Data: task folders as docs/data.md describes them; their place is given on the command line:
 

@@ -1,5 +1,5 @@
-"""The embedded enterprise: six IT tasks to train on; the same families in other departments, and two unseen families,
-to be judged on.
+"""The bundled enterprise: six IT tasks to train on; the same families in other departments, and two unseen families,
+to be evaluated on.
 
     mtret train --config=configs/quickstart.py --workdir=runs/quickstart
     mtret evaluate --model=runs/quickstart --suite=enterprise --split=test

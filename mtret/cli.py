@@ -18,9 +18,10 @@ from typing import NoReturn
 
 from absl import flags
 
-from mtret.commands import completion, data, encoding, judging, models, results, system, training
+from mtret.commands import completion, data, encoding, evaluation, models, results, system, training
 from mtret.commands.common import Command, Flags, define_suite, mistake_of, readable
 from mtret.errors import UserError, nearest
+from mtret.names import KEYS, flags_now, renamed
 
 OVERRIDE = re.compile(r"--?config\.")
 
@@ -124,11 +125,15 @@ def _dispatch(arguments: list[str]) -> int:
         close = "" if name == "data" else nearest(name, COMMANDS)
         raise UserError(f"no command '{name}'.{close} `mtret --help` lists them")
     command = COMMANDS[name]
+    rest, lines = flags_now(name, rest)
     if any(argument in ("-h", "--help") for argument in rest):
         print(_help(name, command))
         return 0
     overrides = [OVERRIDE.sub("", argument) for argument in rest if OVERRIDE.match(argument)]
     values = _parse(name, command, [argument for argument in rest if not OVERRIDE.match(argument)])
+    old = [key for key in (override.partition("=")[0] for override in overrides) if key in KEYS]
+    for line in [*lines, *([renamed(old)] if old else [])]:
+        print(f"mtret: {line}", file=sys.stderr)
     if overrides and not command.configurable:
         raise UserError(f"--config.{overrides[0]}: only train has a configuration")
     given = (values, overrides) if command.configurable else (values,)
@@ -234,10 +239,10 @@ COMMANDS: dict[str, Command] = {
         more=("mtret curves 'runs/a-*' 'runs/b-*' --out=curves.png",),
     ),
     "evaluate": Command(
-        "judge a model per task and role against BM25, the untuned encoder and their hybrid",
+        "evaluate a model per task and role against BM25, the base encoder and their hybrid",
         "mtret evaluate --model=runs/quickstart --suite=enterprise --split=test",
-        judging.define_evaluate,
-        judging.evaluate,
+        evaluation.define_evaluate,
+        evaluation.evaluate,
         files="model",
     ),
     "report": Command(
@@ -253,7 +258,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "compare": Command(
-        "tell which of two judged models is better, per task and role, query by query",
+        "tell which of two evaluated models is better, per task and role, query by query",
         "mtret compare runs/first/test runs/second/test",
         results.define_compare,
         results.compare,
@@ -278,7 +283,7 @@ COMMANDS: dict[str, Command] = {
         files="model",
     ),
     "merge": Command(
-        "average models of one encoder: a soup of runs, or a model and what it was tuned from",
+        "average models of one encoder: a soup of runs, or a model and what it was finetuned from",
         "mtret merge --models=runs/a,runs/b --out=soup",
         models.define_merge,
         models.merge,
@@ -286,8 +291,8 @@ COMMANDS: dict[str, Command] = {
     "search": Command(
         "answer queries with a model: the nearest documents of a task",
         'mtret search runs/quickstart it_article "reset a locked account"',
-        judging.define_search,
-        judging.search,
+        evaluation.define_search,
+        evaluation.search,
         files="words",
         more=("mtret search runs/quickstart it_article --json < queries.txt  # a query on each line",),
     ),
@@ -332,7 +337,7 @@ COMMANDS: dict[str, Command] = {
         "sizes and lengths of a suite's tasks", "mtret data stats enterprise", define_suite, data.stats, files="suite"
     ),
     "data enterprise": Command(
-        "write the embedded suite as task folders, to read or to imitate",
+        "write the bundled suite as task folders, to read or to imitate",
         "mtret data enterprise --out=enterprise",
         data.define_write,
         data.write_enterprise,

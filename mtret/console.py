@@ -13,7 +13,7 @@ LINE_EVERY_S = 15.0
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:
-    """Prints a line as it is: brackets in a path are no markup, numbers are not coloured, nothing is broken up."""
+    """Prints a line as it is: brackets in a path are not markup, numbers are not coloured, nothing is broken up."""
     console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -91,7 +91,7 @@ class TrainingBar(Bar):
         fewer = {name.removeprefix("mean@"): score for name, score in scores.items() if name.startswith("mean@")}
         words = f"step {step}: dev sample nDCG@10 {scores['mean']:.4f}, mean of {len(scores) - 1 - len(fewer)} tasks"
         if fewer:
-            words += f" ({', '.join(f'{score:.4f} by {name} features' for name, score in fewer.items())})"
+            words += f" ({', '.join(f'{score:.4f} by {name} dimensions' for name, score in fewer.items())})"
         say(self._console, f"{words}{'  (best so far)' if best else ''}")
 
 

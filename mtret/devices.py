@@ -125,7 +125,7 @@ def free_memory() -> int:
 def keep_memory() -> None:
     """Makes the C library keep freed memory for the next step. Where it is not glibc, nothing happens.
 
-    By itself it gives every large block back to the system when it is freed and takes it anew, to be cleared page by
+    By itself it gives every large block back to the system when it is freed and takes it again, to be cleared page by
     page: half a million times in a training step on a CPU, a third of its time. Call it before the first large array.
     """
     trim_threshold, mmap_max, arena_max = -1, -4, -8  # names in malloc.h
@@ -156,7 +156,7 @@ def _prefer_large_pages(library: ctypes.CDLL, size: int) -> None:
 def keep_compilations() -> str:
     """Lets XLA keep every executable on disk, so that the same shapes compile once per machine; returns where.
 
-    In `local_cache`: part of XLA writes to local files only. `$JAX_COMPILATION_CACHE_DIR` goes before it.
+    In `local_cache`: part of XLA writes to local files only. `$JAX_COMPILATION_CACHE_DIR` overrides it.
     """
     import jax
 

@@ -63,7 +63,7 @@ def split_places(text: str) -> list[str]:
 
 
 def split_known(text: str, is_known: Callable[[str], bool]) -> list[str]:
-    """The parts between commas; the longest that is known as a whole goes before its parts."""
+    """The parts between commas; the longest that is known as a whole wins over its parts."""
     parts, found = text.split(","), []
     while parts:
         end = next((end for end in range(len(parts), 1, -1) if is_known(",".join(parts[:end]))), 1)

@@ -30,7 +30,8 @@ class LossConfig:
     learn_temperature: bool = setting(False, "from there on, kept between 0.005 and 0.2")
     symmetric: bool = setting(False, "adds documents -> queries, and halves the sum")
     dimensions: tuple[int, ...] = setting(
-        (), "the mean of the loss on whole vectors and on their first so many features (Matryoshka), e.g. (192, 96)"
+        (),
+        "Matryoshka: the mean of the loss on whole vectors and on those truncated to these, e.g. (192, 96)",
     )
 
     def __post_init__(self) -> None:
@@ -38,7 +39,9 @@ class LossConfig:
         if not 0 < self.temperature < float("inf"):
             raise UserError(f"loss.temperature: {self.temperature} is not a positive number")
         if self.learn_temperature and not low <= self.temperature <= high:
-            raise UserError(f"loss.temperature: {self.temperature} is no start for a learned one, need {low} to {high}")
+            raise UserError(
+                f"loss.temperature: {self.temperature} is not a start for a learned one, need {low} to {high}"
+            )
         if any(dimension < 1 for dimension in self.dimensions) or len(set(self.dimensions)) < len(self.dimensions):
             raise UserError(f"loss.dimensions: {self.dimensions} are not different positive numbers")
 
@@ -100,7 +103,7 @@ def _negatives(
 def _block_logits(
     anchors: Array, columns: Array, scale: Array, no_negatives: Array, column_ok: Array, start: Array, block: int
 ) -> Array:
-    """Similarities to columns `start` and on; -inf for what is no negative."""
+    """Similarities to columns `start` and on; -inf for what is not a negative."""
     n_anchors = anchors.shape[0]
     anchor, column = no_negatives[:, 0], no_negatives[:, 1] - start
     # A negative index would count from the end: what lies before the block is moved behind it, where it falls off.
@@ -145,7 +148,7 @@ def contrastive(
     documents: Float[Array, "M D"],
     scale: Float[Array, ""],
     target: Int[Array, "B P"],
-    known: Int[Array, "B K"],
+    masked: Int[Array, "B K"],
     query_ok: Bool[Array, "B"],
     doc_ok: Bool[Array, "M"],
     symmetric: bool,
@@ -155,12 +158,12 @@ def contrastive(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss over the batch's queries in nats, and the share of queries with a target above all negatives.
 
-    A query's loss is -log softmax of each target among itself and the columns not known to be no negatives, averaged
+    A query's loss is -log softmax of each target among itself and the columns that are not masked, averaged
     over its targets; 0 without a target. Oord et al., 1807.03748, with the other positives of the query left out of the
     sum. Symmetric: half of it, and half of the same for the documents that are somebody's target.
 
     Args:
-      target, known: columns of the whole batch, padded with their number.
+      target, masked: columns of the whole batch, padded with their number.
       block: columns at a time, see `negatives`.
       axes: inside `shard_map`, the mesh axes over which queries and documents are shared, in the order of the batch.
         Both numbers are then this device's part; the parts add up to the whole, and so do their gradients.
@@ -168,7 +171,7 @@ def contrastive(
     all_documents, all_ok = _gather(documents, axes), _gather(doc_ok, axes)
     n_documents = all_documents.shape[0]
     own = jnp.arange(queries.shape[0])
-    no_negatives = jnp.concatenate([_pairs(own, target), _pairs(own, known)])
+    no_negatives = jnp.concatenate([_pairs(own, target), _pairs(own, masked)])
     rest, highest = negatives(queries, all_documents, scale, no_negatives, all_ok, block)
     asked = target < n_documents
     found = all_documents[jnp.minimum(target, n_documents - 1)]
@@ -177,7 +180,7 @@ def contrastive(
     n_queries = jnp.maximum(_sum(query_ok.sum(dtype=logits.dtype), axes), 1)
     loss = (weights * jax.nn.softplus(rest[:, None] - logits)).sum() / n_queries
     if symmetric:
-        loss = 0.5 * (loss + _backwards(queries, documents, scale, target, known, query_ok, logits, block, axes))
+        loss = 0.5 * (loss + _backwards(queries, documents, scale, target, masked, query_ok, logits, block, axes))
     right = (asked & (logits > highest[:, None])).any(axis=1)
     return loss, right.sum(dtype=logits.dtype) / n_queries
 
@@ -187,7 +190,7 @@ def _backwards(
     documents: Array,
     scale: Array,
     target: Array,
-    known: Array,
+    masked: Array,
     query_ok: Array,
     logits: Array,
     block: int | None,
@@ -200,7 +203,7 @@ def _backwards(
     first = _index(axes) * documents.shape[0]
     all_queries, all_ok = _gather(queries, axes), _gather(query_ok, axes)
     every = jnp.arange(all_queries.shape[0])
-    pairs = jnp.concatenate([_pairs(every, _gather(x, axes)) for x in (target, known)])
+    pairs = jnp.concatenate([_pairs(every, _gather(x, axes)) for x in (target, masked)])
     pairs = jnp.stack([pairs[:, 1] - first, pairs[:, 0]], axis=1)
     rest = _gather(negatives(documents, all_queries, scale, pairs, all_ok, block)[0], axes)
     n_documents = rest.shape[0]

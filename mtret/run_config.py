@@ -4,8 +4,8 @@ The dataclasses live beside what they configure; here they are put together, and
 """
 
 import ast
-import copy
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from mtret.errors import UserError, nearest
 from mtret.evaluation.dev_sample import DevConfig
 from mtret.losses import LossConfig
 from mtret.models.dual_encoder import ModelConfig
+from mtret.names import config_now, old_keys, override_now, renamed
 from mtret.schema import (
     AT_LEAST_0,
     MismatchError,
@@ -47,7 +48,7 @@ class RunConfig:
     Raises UserError for a value that makes no sense, naming its key.
     """
 
-    suite: str = setting("", 'a folder of task folders, "enterprise" or "tfds:NAME"; --suite goes before it')
+    suite: str = setting("", 'a folder of task folders, "enterprise" or "tfds:NAME"; --suite overrides it')
     seed: int = setting(0, "of everything: order, samples, dropout, dev sample", AT_LEAST_0)
     model: ModelConfig = setting(ModelConfig)
     mixture: MixtureConfig = setting(MixtureConfig)
@@ -66,17 +67,21 @@ class RunConfig:
                 "config model.lora: adapts the tower of the queries, and model.documents='separate' trains another; "
                 "model.documents='frozen' leaves documents as they are"
             )
-        for path, rate in self.optim.rates:
+        for path, rate in self.optim.learning_rate_scales:
             if not 0 <= rate < float("inf"):
-                raise UserError(f"config optim.rates: the rate of '{path}' must be at least 0, is {rate!r}")
-        rules = [(f"optim.{name}", getattr(self.optim, name)) for name in ("decay", "train", "rates")]
-        rules.append(("mesh.shard", self.mesh.shard))
+                raise UserError(
+                    f"config optim.learning_rate_scales: the rate of '{path}' must be at least 0, is {rate!r}"
+                )
+        rules = [
+            (f"optim.{name}", getattr(self.optim, name)) for name in ("decay_mask", "trainable", "learning_rate_scales")
+        ]
+        rules.append(("mesh.partition_rules", self.mesh.partition_rules))
         expressions = [(path, expression) for path, each in rules for expression, _ in each]
         for path, expression in [*expressions, ("model.lora.targets", self.model.lora.targets)]:
             try:
                 re.compile(expression)
             except re.error as error:
-                raise UserError(f"config {path}: '{expression}' is no regular expression ({error})") from error
+                raise UserError(f"config {path}: '{expression}' is not a regular expression ({error})") from error
 
 
 def read_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -88,15 +93,17 @@ def read_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     values = _as_dict(_call(source))
     if not isinstance(values, dict):
         raise UserError(f"{source}: get_config() must return a ConfigDict or a dict, got {values!r}")
+    if old := old_keys(values):
+        print(f"mtret: {source}: {renamed(old)}", file=sys.stderr)
     return build(RunConfig, with_overrides(values, overrides), "")
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of nested values with `a.b=value` put in, one after the other. A value is a Python literal where it can be
     read as one, else a text (`x:1,y:2`)."""
-    changed = copy.deepcopy(dict(values))
+    changed = config_now(values)
     for override in overrides:
-        _put(changed, override)
+        _put(changed, override_now(override))
     return changed
 
 
@@ -107,7 +114,7 @@ def _call(source: str) -> Any:
         siblings = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise UserError(f"--config: no file '{path}'.{nearest(path, siblings)}")
     if file.suffix != ".py":
-        raise UserError(f"--config: {file} is no Python file (.py); `mtret init` writes one to imitate")
+        raise UserError(f"--config: {file} is not a Python file (.py); `mtret init` writes one to imitate")
     module = types.ModuleType(f"mtret_config_{file.stem}")
     module.__file__ = str(file)
     try:
@@ -118,7 +125,7 @@ def _call(source: str) -> Any:
         return module.get_config(argument) if argument else module.get_config()
     except UserError:
         raise
-    except Exception as error:  # whatever the user's file raises is the user's to mend
+    except Exception as error:  # whatever the user's file raises is the user's to fix
         line = _line_in(error, str(file))
         raise UserError(f"{file}{line}: {type(error).__name__}: {error}") from error
 
@@ -175,6 +182,8 @@ def _meant(value: Any, text: str, wanted: Any) -> Any:
 
 def build(kind: type, values: Any, path: str) -> Any:
     """A dataclass from nested mappings; what is not given keeps its default. Raises UserError, naming the key."""
+    if kind is RunConfig and isinstance(values, Mapping):
+        values = config_now(values)
     try:
         return build_strictly(kind, values, path, FROM_FLAGS)
     except UnknownKeyError as error:

@@ -10,8 +10,8 @@ from typing import Any
 
 from mtret.errors import UserError
 
-LARGEST = 2**62  # no whole number has to be beyond
-KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+LARGEST = 2**62  # no integer has to be beyond
+KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
 NOTHING = object()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mtret.run_config import RunConfig, as_json, build, differences, read_config, with_overrides
-from mtret.runs.auto_config import source_of
+from mtret.runs.init import source_of
 from mtret.schema import walk
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -34,7 +34,7 @@ def test_every_key_says_what_it_means() -> None:
     [
         [],
         ["suite='Störung \\\\ \"x\" \\n'", "model.dropout=None", "mixture.tasks=a,b", "mixture.weights=a:2,b:.5"],
-        [f"optim.train=(('tower/embeddings/{'x' * 90}', False), ('.*', True))", "loss.dimensions=(192, 96)"],
+        [f"optim.trainable=(('tower/embeddings/{'x' * 90}', False), ('.*', True))", "loss.dimensions=(192, 96)"],
         ["batch.tasks={'a': {'queries': 8}, 'b': {'negatives': 2, 'row_length': 64}}"],
     ],
 )

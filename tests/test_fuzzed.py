@@ -29,7 +29,7 @@ from mtret.data.formats import read_suite
 from mtret.data.importing import Columns
 from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError
-from mtret.runs.importing import ImportConfig, run_import
+from mtret.runs.data_import import ImportConfig, run_import
 
 pytestmark = pytest.mark.system
 
@@ -92,8 +92,8 @@ def listing(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_tokenizer() -> Iterator[None]:
-    """Read once: an import reads it anew to count long documents, which is most of a small import's time."""
-    with mock.patch("mtret.runs.importing.Tokenizer", functools.cache(Tokenizer)):
+    """Read once: an import reads it again to count long documents, which is most of a small import's time."""
+    with mock.patch("mtret.runs.data_import.Tokenizer", functools.cache(Tokenizer)):
         yield
 
 

@@ -24,7 +24,7 @@ class Case:
     queries: np.ndarray
     documents: np.ndarray
     target: np.ndarray
-    known: np.ndarray
+    masked: np.ndarray
     query_ok: np.ndarray
     doc_ok: np.ndarray
     scale: float | np.floating = 7.0
@@ -37,7 +37,7 @@ class Case:
         return compiled_gradients(self.queries, self.documents, *self.rest(), symmetric, block=block)[0]
 
     def rest(self) -> tuple:
-        return np.float32(self.scale), self.target, self.known, self.query_ok, self.doc_ok
+        return np.float32(self.scale), self.target, self.masked, self.query_ok, self.doc_ok
 
 
 def unit(random: np.random.Generator, n: int, ok: np.ndarray) -> np.ndarray:
@@ -57,30 +57,30 @@ def make_case(seed: int, n: int = 7, m: int = 11, none_negative: bool = False) -
     query_ok[[2, n - 1]] = False
     doc_ok[[0, 5]] = False
     there = np.flatnonzero(doc_ok)
-    known, target = [], []
+    masked, target = [], []
     for i in range(n):
         positives = random.choice(there, random.integers(1, 5), replace=False).tolist() if query_ok[i] else []
         if none_negative and i == 0:
             positives = there.tolist()
-        known.append(set(positives))
+        masked.append(set(positives))
         target.append(set(positives[: random.integers(1, 3)]))
     return Case(
         unit(random, n, query_ok),
         unit(random, m, doc_ok),
         columns(target, 2, m, random),
-        columns(known, m, m, random),
+        columns(masked, m, m, random),
         query_ok,
         doc_ok,
     )
 
 
 def one_way(
-    scores: np.ndarray, target: list[set[int]], known: list[set[int]], anchors: list[int], ok: np.ndarray
+    scores: np.ndarray, target: list[set[int]], masked: list[set[int]], anchors: list[int], ok: np.ndarray
 ) -> float:
     """Mean over anchors of the mean over targets of -log(e^t / (e^t + sum of e^s over columns not positive))."""
     losses = []
     for i in anchors:
-        negatives = [math.exp(scores[i, j]) for j in np.flatnonzero(ok) if j not in known[i] | target[i]]
+        negatives = [math.exp(scores[i, j]) for j in np.flatnonzero(ok) if j not in masked[i] | target[i]]
         terms = [-math.log(math.exp(scores[i, j]) / (math.exp(scores[i, j]) + sum(negatives))) for j in target[i]]
         losses.append(sum(terms) / len(terms))
     return sum(losses) / len(losses) if losses else 0.0
@@ -90,18 +90,18 @@ def defined(case: Case, symmetric: bool) -> tuple[float, float]:
     scores = case.scale * case.queries.astype(np.float64) @ case.documents.astype(np.float64).T
     n, m = scores.shape
     target = [{int(j) for j in row if j < m} for row in case.target]
-    known = [{int(j) for j in row if j < m} for row in case.known]
+    masked = [{int(j) for j in row if j < m} for row in case.masked]
     queries = [i for i in range(n) if case.query_ok[i]]
-    loss = one_way(scores, target, known, queries, case.doc_ok)
+    loss = one_way(scores, target, masked, queries, case.doc_ok)
     if symmetric:
         asked = [{i for i in range(n) if j in target[i]} for j in range(m)]
-        answers = [{i for i in range(n) if j in known[i]} for j in range(m)]
+        answers = [{i for i in range(n) if j in masked[i]} for j in range(m)]
         back = one_way(scores.T, asked, answers, [j for j in range(m) if asked[j]], case.query_ok)
         loss = 0.5 * (loss + back)
     right = 0
     for i in queries:
-        judged = [j for j in np.flatnonzero(case.doc_ok) if j in target[i] or j not in known[i]]
-        right += max(judged, key=lambda j, i=i: scores[i, j]) in target[i]
+        evaluated = [j for j in np.flatnonzero(case.doc_ok) if j in target[i] or j not in masked[i]]
+        right += max(evaluated, key=lambda j, i=i: scores[i, j]) in target[i]
     return loss, right / len(queries)
 
 
@@ -117,19 +117,19 @@ def test_loss_and_accuracy_equal_their_definition(seed: int, symmetric: bool, bl
     assert loss.dtype == jnp.float32
 
 
-def one_query(scores: list[float], known: list[int]) -> tuple[jax.Array, ...]:
+def one_query(scores: list[float], masked: list[int]) -> tuple[jax.Array, ...]:
     """The loss's arguments for a query whose similarities are `scores`; its target is the first column."""
     documents = jnp.array([[score, 1.0] for score in scores])
     none = len(scores)
-    padded = jnp.array([[*known, *[none] * (none - len(known))]])
+    padded = jnp.array([[*masked, *[none] * (none - len(masked))]])
     target, query = jnp.array([[0]]), jnp.array([[1.0, 0.0]])
     return query, documents, jnp.float32(1.0), target, padded, jnp.ones(1, bool), jnp.ones(none, bool)
 
 
 def test_by_hand():
     """Its positive at similarity 2, one negative at 0: log(1 + e^-2). Another positive, at 9, makes no difference."""
-    for scores, known in (([2.0, 0.0], [0]), ([2.0, 9.0, 0.0], [0, 1])):
-        loss, accuracy = contrastive(*one_query(scores, known), symmetric=False)
+    for scores, masked in (([2.0, 0.0], [0]), ([2.0, 9.0, 0.0], [0, 1])):
+        loss, accuracy = contrastive(*one_query(scores, masked), symmetric=False)
         np.testing.assert_allclose(loss, math.log(1 + math.exp(-2)), rtol=1e-6)
         assert accuracy == 1.0
 
@@ -158,7 +158,7 @@ def test_gradient_equals_differences_of_the_definition(symmetric: bool, block: i
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_query_with_no_negatives_costs_nothing_and_its_gradient_is_zero(symmetric: bool):
     case = make_case(4, none_negative=True)
-    pairs = np.array([[0, column] for column in case.known[0]])
+    pairs = np.array([[0, column] for column in case.masked[0]])
     log_sum, highest = negatives(
         jnp.asarray(case.queries),
         jnp.asarray(case.documents),
@@ -198,7 +198,7 @@ def test_nothing_but_padding_is_zero_and_finite():
     nothing = replace(
         case,
         target=np.full_like(case.target, 11),
-        known=np.full_like(case.known, 11),
+        masked=np.full_like(case.masked, 11),
         query_ok=np.zeros(7, bool),
         doc_ok=np.zeros(11, bool),
     )
@@ -232,8 +232,8 @@ def test_scores_ask_for_full_precision_whatever_the_machines_default():
 
 def test_padding_and_repeats_in_the_relation_do_not_matter():
     case = make_case(2)
-    wider = np.concatenate([case.known, np.full_like(case.known, 11), case.known], axis=1)
-    np.testing.assert_array_equal(replace(case, known=wider).loss(True), case.loss(True))
+    wider = np.concatenate([case.masked, np.full_like(case.masked, 11), case.masked], axis=1)
+    np.testing.assert_array_equal(replace(case, masked=wider).loss(True), case.loss(True))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -276,5 +276,5 @@ def test_dimensions_that_are_not_different_positive_numbers_are_refused(dimensio
 def test_a_learned_temperature_starts_within_its_range():
     LossConfig(temperature=0.5)
     LossConfig(temperature=0.2, learn_temperature=True)
-    with pytest.raises(UserError, match=r"loss.temperature: 0.5 is no start for a learned one, need 0.005 to 0.2"):
+    with pytest.raises(UserError, match=r"loss.temperature: 0.5 is not a start for a learned one, need 0.005 to 0.2"):
         LossConfig(temperature=0.5, learn_temperature=True)

@@ -13,7 +13,7 @@ COLABS = Path(__file__).parents[1] / "colabs"
 BOOKS = {path.stem: path for path in sorted(COLABS.glob("*.ipynb"))}
 # Fewer steps and tasks than a reader would want; all else is as it stands.
 SMALL: dict[str, dict[str, Any]] = {
-    "quickstart": {"judged": ("it_article", "business_report"), "steps": 4, "folder": "run"},
+    "quickstart": {"evaluated": ("it_article", "business_report"), "steps": 4, "folder": "run"},
     "bring_your_own_tasks": {"steps": 4, "folder": "own"},
 }
 
@@ -62,6 +62,6 @@ def test_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.
     run = tmp_path / ("run" if name == "quickstart" else "own/run")
     assert (run / "model" / "modules.json").exists()
     results = json.loads((run / "test" / "results.json").read_text(encoding="utf-8"))
-    assert results["systems"] == ["bm25", "untuned", "hybrid", "tuned"]
+    assert results["systems"] == ["bm25", "base", "hybrid", "finetuned"]
     assert {task["role"] for task in results["tasks"].values()} == {"in_domain", "zero_shot"}
     assert "1  0." in printed(book)  # the first hit and its score

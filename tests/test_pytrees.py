@@ -27,5 +27,5 @@ def test_the_first_rule_that_matches_the_whole_path_counts():
 
 def test_a_parameter_without_a_rule_is_refused_by_name():
     # `kernel` alone would match by re.search: a rule is for the whole path.
-    with pytest.raises(UserError, match=r"optim.decay: no rule matches the parameter 'tower/b/kernel'"):
-        match_rules(TREE, ((r"kernel", True), (r".*(bias|embedding|scale)", False)), "optim.decay")
+    with pytest.raises(UserError, match=r"optim.decay_mask: no rule matches the parameter 'tower/b/kernel'"):
+        match_rules(TREE, ((r"kernel", True), (r".*(bias|embedding|scale)", False)), "optim.decay_mask")

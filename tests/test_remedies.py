@@ -14,7 +14,8 @@ from mtret.run_config import RunConfig
 from mtret.schema import walk
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted([*(ROOT / "mtret").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
+# Not the names of before.
+MODULES = sorted({*(ROOT / "mtret").rglob("*.py"), *(ROOT / "configs").glob("*.py")} - {ROOT / "mtret" / "names.py"})
 PAGES = sorted(
     [
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),

@@ -48,7 +48,7 @@ def test_values_become_dataclasses_and_json_again() -> None:
 @pytest.mark.parametrize(
     ("values", "path", "words"),
     [
-        ({"n": True}, "n", "needs a whole number, got True"),
+        ({"n": True}, "n", "needs an integer, got True"),
         ({"n": 2**70}, "n", "must be between"),
         ({"n": 1, "inner": {"x": 3}}, "inner.x", "needs keys and values, got 3"),
         ({"n": 1, "inner": "x:1"}, "inner", "needs names and values, got 'x:1'"),

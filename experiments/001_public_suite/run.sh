@@ -5,4 +5,4 @@
 set -eu
 here=$(dirname "$0")
 mtret train --config=configs/public_suite.py --suite="$1" --workdir=runs/public_suite
-mtret evaluate --model=runs/public_suite --suite="$1" --split=test --operands=bfloat16 --out="$here"
+mtret evaluate --model=runs/public_suite --suite="$1" --split=test --matmul_dtype=bfloat16 --out="$here"

@@ -47,15 +47,15 @@ def work(arguments: argparse.Namespace) -> None:
     tower, params = _tower(arguments.model)
     params = initial_params(params, LossConfig())
     rule = optimizer(OptimConfig(learning_rate=1e-4, warmup_steps=1), params, 1000)
-    mesh = make_mesh(arguments.groups, arguments.fsdp, jax.devices()[: arguments.devices])
-    specs = param_specs(params, MeshConfig(fsdp=arguments.fsdp))
+    mesh = make_mesh(arguments.shards, arguments.state_shards, jax.devices()[: arguments.devices])
+    specs = param_specs(params, MeshConfig(state_shards=arguments.state_shards))
     state = create_state(params, rule, mesh, specs)
     config = StepConfig(
         tower=tower,
         optimizer=rule,
         loss=LossConfig(),
-        group_queries=planner.group_queries,
-        group_texts=planner.group_texts,
+        shard_queries=planner.shard_queries,
+        shard_texts=planner.shard_texts,
         chunked=False,
         dropout=False,
         seed=SEED,
@@ -96,7 +96,7 @@ def _planner(arguments: argparse.Namespace) -> Any:
 
     random = np.random.default_rng(SEED)
     config = BatchConfig(
-        queries=arguments.batch, query_length=32, document_length=arguments.length, groups=arguments.groups
+        queries=arguments.batch, query_length=32, document_length=arguments.length, shards=arguments.shards
     )
     count = 2 * arguments.batch
 
@@ -140,17 +140,17 @@ def _tower(model: str) -> tuple[Any, Any]:
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Starts every contender, then lets them take turns."""
     counts = [int(each) for each in arguments.counts.split(",")]
-    contenders = [(count, fsdp) for count in counts for fsdp in sorted({1, count})]
-    passed = [f"--{name}={getattr(arguments, name)}" for name in ("batch", "length", "groups", "steps", "model")]
+    contenders = [(count, state_shards) for count in counts for state_shards in sorted({1, count})]
+    passed = [f"--{name}={getattr(arguments, name)}" for name in ("batch", "length", "shards", "steps", "model")]
     workers, rows = [], []
-    for count, fsdp in contenders:
-        line = [sys.executable, __file__, *passed, f"--devices={count}", f"--fsdp={fsdp}"]
+    for count, state_shards in contenders:
+        line = [sys.executable, __file__, *passed, f"--devices={count}", f"--state_shards={state_shards}"]
         workers.append(
             subprocess.Popen(
                 line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment(arguments, count)
             )
         )
-        rows.append({"devices": count, "fsdp": fsdp, **_answer(workers[-1])})
+        rows.append({"devices": count, "state_shards": state_shards, **_answer(workers[-1])})
         print(json.dumps(rows[-1]), flush=True)
     rounds: list[list[dict[str, Any]]] = [[] for _ in workers]
     for _ in range(arguments.rounds):
@@ -192,32 +192,32 @@ def main() -> None:
     parser.add_argument("--counts", default="1,2,4,8")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--model", choices=GEOMETRY, default="minilm")
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--devices", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--fsdp", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--state_shards", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.devices:
         work(arguments)
         return
     rows = measure(arguments)
-    print("devices  fsdp  parameters  optimizer  temporary (MiB each)  pairs/s  loss differs by")
+    print("devices  state_shards  parameters  optimizer  temporary (MiB each)  pairs/s  loss differs by")
     for row in rows:
         sizes = (row[f"{name}_bytes"] / 2**20 for name in ("parameter", "optimizer", "temporary"))
         parameters, kept, temporary = (f"{size:,.1f}" for size in sizes)
         print(
-            f"{row['devices']:>7}  {row['fsdp']:>4}  {parameters:>10}  {kept:>9}  {temporary:>20}  "
+            f"{row['devices']:>7}  {row['state_shards']:>4}  {parameters:>10}  {kept:>9}  {temporary:>20}  "
             f"{row['pairs_per_s']:>7.1f}  {row['largest relative difference of a loss']:.1e}"
         )
     if arguments.out:
         import jax
 
         settings = {
-            name: getattr(arguments, name) for name in ("model", "batch", "length", "groups", "steps", "rounds")
+            name: getattr(arguments, name) for name in ("model", "batch", "length", "shards", "steps", "rounds")
         }
         versions = {"python": platform.python_version(), "jax": jax.__version__}
         found = {

@@ -170,7 +170,7 @@ class Ours:
                 layer_norm_eps=1e-12,
                 hidden_dropout_prob=arguments.dropout,
                 attention_probs_dropout_prob=arguments.dropout,
-                operands="bfloat16",
+                matmul_dtype="bfloat16",
                 attention=choose(attention),
             )
         )
@@ -187,8 +187,8 @@ class Ours:
             tower,
             rule,
             LossConfig(),
-            planner.group_queries,
-            planner.group_texts,
+            planner.shard_queries,
+            planner.shard_texts,
             chunked=planner.batch.chunk_tokens is not None,
             dropout=arguments.dropout > 0,
             seed=SEED,
@@ -379,7 +379,7 @@ def attention_inputs(geometry: Geometry, rows: int) -> tuple[Any, Any]:
     return arrays, jnp.asarray(np.cumsum(starts, axis=1), jnp.int32)
 
 
-def attention_of(name: str, segment: Any, blocks: Any = None, operands: str = "bfloat16") -> Any:
+def attention_of(name: str, segment: Any, blocks: Any = None, matmul_dtype: str = "bfloat16") -> Any:
     """(q, k, v, cotangent) -> (mixed, three gradients), compiled. `name`: of `attentions`."""
     import jax
 
@@ -387,7 +387,7 @@ def attention_of(name: str, segment: Any, blocks: Any = None, operands: str = "b
     from mtret.kernels.attention import attend
 
     def run(q: Any, k: Any, v: Any, cotangent: Any) -> Any:
-        fn: Any = partial(attend, implementation=name, operands=operands)
+        fn: Any = partial(attend, implementation=name, matmul_dtype=matmul_dtype)
         if blocks is not None:
             fn = partial(attention_gpu.attend, implementation=name, blocks=blocks)
         mixed, back = jax.vjp(lambda q, k, v: fn(q, k, v, segment), q, k, v)
@@ -402,7 +402,7 @@ def check(geometry: Geometry) -> dict[str, float]:
     import jax.numpy as jnp
 
     arrays, segment = attention_inputs(geometry, rows=8)
-    exact = attention_of("xla", segment, operands="float32")(*arrays)
+    exact = attention_of("xla", segment, matmul_dtype="float32")(*arrays)
     errors = {}
     for name in attentions(jax.default_backend()):
         found = attention_of(name, segment)(*arrays)

@@ -24,7 +24,7 @@ TOKENS = 16
 CHUNK = 4096
 
 
-def step(pairs: int, operands: str) -> dict[str, Any]:
+def step(pairs: int, matmul_dtype: str) -> dict[str, Any]:
     """One step to warm up and one that is timed."""
     from mtret.devices import keep_compilations, keep_memory
 
@@ -55,7 +55,7 @@ def step(pairs: int, operands: str) -> dict[str, Any]:
     planner = Planner(
         [TrainingTask("pairs", texts(), texts(), own, own, None, config)], MixtureConfig(), config, "mean", 0, 1
     )
-    encoder = hf.load("minilm", ModelConfig(dropout=0.1, operands=operands))
+    encoder = hf.load("minilm", ModelConfig(dropout=0.1, matmul_dtype=matmul_dtype))
     params = initial_params(encoder.params, LossConfig())
     rule = optimizer(OptimConfig(), params, 10)
     mesh, specs = make_mesh(1), param_specs(params, MeshConfig())
@@ -65,8 +65,8 @@ def step(pairs: int, operands: str) -> dict[str, Any]:
         encoder.tower,
         rule,
         LossConfig(symmetric=True),
-        planner.group_queries,
-        planner.group_texts,
+        planner.shard_queries,
+        planner.shard_texts,
         chunked=True,
         dropout=True,
         seed=0,
@@ -100,11 +100,11 @@ def loss(queries: int, documents: int, block: int | None) -> dict[str, Any]:
 
     from mtret.losses import contrastive
 
-    features, positives, known = 384, 2, 8
+    features, positives, masked = 384, 2, 8
     shapes = [((queries, features), jnp.float32), ((documents, features), jnp.float32), ((), jnp.float32)]
     shapes += [
         ((queries, positives), jnp.int32),
-        ((queries, known), jnp.int32),
+        ((queries, masked), jnp.int32),
         ((queries,), bool),
         ((documents,), bool),
     ]
@@ -124,16 +124,16 @@ def loss(queries: int, documents: int, block: int | None) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--operands", default="float32")
+    parser.add_argument("--matmul_dtype", default="float32")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pairs", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.pairs:
-        print(json.dumps(step(arguments.pairs, arguments.operands)))
+        print(json.dumps(step(arguments.pairs, arguments.matmul_dtype)))
         return
     steps, losses = [], []
     for pairs in SIZES:
-        command = [sys.executable, __file__, f"--pairs={pairs}", f"--operands={arguments.operands}"]
+        command = [sys.executable, __file__, f"--pairs={pairs}", f"--matmul_dtype={arguments.matmul_dtype}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         steps.append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps(steps[-1]), flush=True)
@@ -142,7 +142,7 @@ def main() -> None:
             losses.append(loss(queries, documents, block))
             print(json.dumps(losses[-1]), flush=True)
     if arguments.out:
-        results = {"operands": arguments.operands, "chunk_tokens": CHUNK, "steps": steps, "losses": losses}
+        results = {"matmul_dtype": arguments.matmul_dtype, "chunk_tokens": CHUNK, "steps": steps, "losses": losses}
         arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

@@ -166,8 +166,8 @@ class Ours:
 
         if not attention:
             layers.attend = lambda q, k, v, segment, **_: q + k + v
-        operands = "bfloat16" if narrow else "float32"
-        encoder = hf.load("minilm", ModelConfig(dropout=dropout, operands=operands))
+        matmul_dtype = "bfloat16" if narrow else "float32"
+        encoder = hf.load("minilm", ModelConfig(dropout=dropout, matmul_dtype=matmul_dtype))
         params = initial_params(encoder.params, LossConfig())
         rule = optimizer(OptimConfig(learning_rate=1e-5), params, 1000)
         mesh = make_mesh(1)
@@ -179,8 +179,8 @@ class Ours:
                 encoder.tower,
                 rule,
                 LossConfig(),
-                planner.group_queries,
-                planner.group_texts,
+                planner.shard_queries,
+                planner.shard_texts,
                 chunked=False,
                 dropout=dropout > 0,
                 seed=SEED,

@@ -18,14 +18,14 @@ from mtret.data.suites import load_suite
 from mtret.devices import cache_folder, keep_compilations
 from mtret.files import locate
 from mtret.run_config import read_config
-from mtret.runs import preparing
+from mtret.runs import setup
 from mtret.train.step import compile_steps, create_state
 
 HERE = Path(__file__).parent
 WAYS: dict[str, list[str]] = {
     "everything": [],
-    "and a moving average": ["optim.average=0.99"],
-    "words frozen": ["optim.train=(('tower/embeddings/.*', False), ('.*', True))"],
+    "and a moving average": ["optim.ema_decay=0.99"],
+    "words frozen": ["optim.trainable=(('tower/embeddings/.*', False), ('.*', True))"],
     "adapters, rank 8, on queries and values": ["model.lora.rank=8"],
     "adapters, rank 8, on every kernel": ["model.lora.rank=8", "model.lora.targets=encoder/.*/kernel"],
     "queries alone (documents frozen)": ["model.documents=frozen"],
@@ -38,15 +38,15 @@ def measure(suite: str, overrides: list[str]) -> dict[str, Any]:
     """Parameters, state and temporary memory of the largest shape."""
     own = [f"suite={suite!r}", "mixture.tasks=policyqa", "loop.steps=20", "dev.queries=1", "dev.distractors=1"]
     config = read_config(str(HERE.parents[1] / "configs" / "public_suite.py"), [*own, *overrides])
-    tasks = preparing.mixture_tasks(load_suite(config.suite), config)
-    model = preparing.start_models(config, tasks)
-    run = preparing.prepare(config, tasks, model, cache_folder(), Console(quiet=True))
+    tasks = setup.mixture_tasks(load_suite(config.suite), config)
+    model = setup.start_models(config, tasks)
+    run = setup.prepare(config, tasks, model, cache_folder(), Console(quiet=True))
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
     steps, _ = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
     compiled: Any = steps[max(steps)]
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     return {
-        **preparing.sizes_of(run.params, run.step.frozen),
+        **setup.sizes_of(run.params, run.step.frozen),
         "state_bytes": kept,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
         "shape": list(max(steps)),

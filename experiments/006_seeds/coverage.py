@@ -32,7 +32,7 @@ SETTINGS = (
 KEY = ("ndcg@10", "tuned")
 TASK = TaskResults(
     n_queries=QUERIES, systems={}, differences={}, family="", domain="", role="in_domain", n_documents=0, n_dropped=0,
-    dropped_queries=(), seen_document_share=None, cutoffs=(10,), scann=None, judged_sha256="same",
+    dropped_queries=(), seen_document_share=None, cutoffs=(10,), scann=None, data_sha256="same",
 )  # fmt: skip
 RESULTS = Results(
     schema="", protocol={"split": "test"}, bootstrap=Bootstrap(seed=0, resamples=0, level=0.95), systems=("tuned",),

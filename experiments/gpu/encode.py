@@ -49,16 +49,18 @@ def ours(folder: Path, texts: list[str], default: bool) -> list[dict[str, Any]]:
     keep_compilations()
     import jax
 
-    from mtret.artefact.retriever import embedder
     from mtret.data.tokenize import Tokenizer
     from mtret.index import encode
+    from mtret.model_folder.towers import embedder
     from mtret.models import hf
     from mtret.models.dual_encoder import ModelConfig
 
     on_gpu = jax.default_backend() == "gpu"
     if not default:
         encode.BATCH_TOKENS = 131_072 if on_gpu else 2048
-    model = hf.load(str(folder), ModelConfig(str(folder), operands="bfloat16", attention="pallas" if on_gpu else None))
+    model = hf.load(
+        str(folder), ModelConfig(str(folder), matmul_dtype="bfloat16", attention="pallas" if on_gpu else None)
+    )
     tokenizer, embed = Tokenizer(model.folder), embedder(model)
 
     def once() -> tuple[float, float, Any, Any]:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from mtret.artefact.folder import of_others
 from mtret.data.formats import read_suite
 from mtret.data.roles import check_leakage, role_of, training_record
 from mtret.data.tasks import Task
@@ -27,10 +26,11 @@ from mtret.data.tokenize import Tokenizer, Tokens, concatenate, offsets_of
 from mtret.data.training_tasks import TrainingTask, training_task
 from mtret.devices import cache_folder
 from mtret.index.exact import tie_order
+from mtret.model_folder.folder import of_others
 from mtret.models import hf, weights
 from mtret.models.dual_encoder import ModelConfig
 from mtret.run_config import RunConfig, read_config
-from mtret.runs.preparing import mixture_tasks, with_templates
+from mtret.runs.setup import mixture_tasks, with_templates
 
 CONFIG = Path(__file__).parents[2] / "configs" / "public_suite.py"
 SPLITS = ("dev", "test")

@@ -156,15 +156,15 @@ class Trainer:
             self.encoder.tower,
             self.rule,
             self.config.loss,
-            planner.group_queries,
-            planner.group_texts,
+            planner.shard_queries,
+            planner.shard_texts,
             chunked=True,
             dropout=False,
             seed=0,  # of dropout alone
         )
         steps, seconds = compile_steps(config, self.fresh, planner, self.mesh, self.specs)
         (step,) = set(steps.values())
-        print(f"compiled a step for {planner.group_queries} queries in {seconds:.1f} s", flush=True)
+        print(f"compiled a step for {planner.shard_queries} queries in {seconds:.1f} s", flush=True)
         return step
 
     def train(self, run: Run) -> tuple[Any, dict[str, Any]]:
@@ -286,7 +286,7 @@ class Evaluator:
         for each in self.ready:
             each.result()
         params = jax.device_put(params, jax.devices()[0])  # wherever they come from, the same program
-        embed = lambda laid: laid.embed(self.encoder.tower, params, self.encoder.features)  # noqa: E731
+        embed = lambda laid: laid.embed(self.encoder.tower, params, self.encoder.dimension)  # noqa: E731
         documents = dict(zip(self.tasks, embed(self.documents), strict=True))
         vectors = dict(zip(self.parts, embed(queries), strict=True))
         jobs = {part: self.threads.submit(self._search, part, vectors[part], documents[part[0]]) for part in self.parts}
@@ -369,7 +369,7 @@ def sweep(arguments: argparse.Namespace) -> None:
         encode.BATCH_TOKENS = EMBED_TOKENS
     with TemporaryDirectory() as place:
         packed, folder = unpack(arguments.data, Path(place))
-        how = ModelConfig(str(folder), operands="bfloat16", attention="pallas" if on_gpu else None)
+        how = ModelConfig(str(folder), matmul_dtype="bfloat16", attention="pallas" if on_gpu else None)
         encoder = hf.load(str(folder), how).to_train()
     encoder = replace(encoder, params=jax.device_put(encoder.params, jax.devices()[0]))
     packed, runs = (cut_short(packed), TINY) if arguments.tiny else (packed, QUEUES[arguments.runs])

@@ -22,8 +22,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from mtret.artefact.folder import load_artefact, prompts_of, save_artefact
-from mtret.artefact.retriever import Retriever
 from mtret.data.formats import read_suite
 from mtret.data.mixture import MixtureConfig
 from mtret.data.packing import Packing, fill, token_weights
@@ -36,6 +34,8 @@ from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask, train
 from mtret.files import replace_json
 from mtret.index.encode import Embedder, Texts
 from mtret.losses import LossConfig
+from mtret.model_folder.folder import load_model, prompts_of, save_model_folder
+from mtret.model_folder.towers import Towers
 from mtret.models import hf
 from mtret.models.dual_encoder import ModelConfig, encode
 from mtret.models.weights import published_name
@@ -100,7 +100,7 @@ def reference(folder: Path, texts: Sequence[str], max_length: int, prompt_name: 
 def alone(encoder: hf.Pretrained, tokens: Tokens) -> Vectors:
     """One text a row, each row as long as its text: no padding, no neighbour."""
     lengths = tokens.lengths(encoder.max_length)
-    vectors = np.full((len(tokens), encoder.features), np.nan, np.float32)
+    vectors = np.full((len(tokens), encoder.dimension), np.nan, np.float32)
     for length in np.unique(lengths):
         texts = np.flatnonzero(lengths == length)
         vectors[texts] = _one_a_row(encoder, tokens, texts, int(length))
@@ -125,7 +125,7 @@ def _one_a_row(encoder: hf.Pretrained, tokens: Tokens, texts: Int[np.ndarray, "n
 
 def packed(encoder: hf.Pretrained, tokens: Tokens) -> Vectors:
     """Several texts a row, as the index encodes a corpus."""
-    embedder = Embedder(encoder.tower, encoder.params, encoder.pooling, encoder.features)
+    embedder = Embedder(encoder.tower, encoder.params, encoder.pooling, encoder.dimension)
     return embedder([Texts(tokens, encoder.max_length)])[0]
 
 
@@ -136,18 +136,18 @@ def planned(encoder: hf.Pretrained, tokens: Tokens, batches: int) -> Vectors:
     """
     half, limit = len(tokens) // 2, encoder.max_length
     pairs = Relation(np.arange(half + 1), np.arange(half, dtype=np.int32))
-    config = BatchConfig(queries=half // batches, query_length=limit, document_length=limit, row_length=limit, groups=2)
+    config = BatchConfig(queries=half // batches, query_length=limit, document_length=limit, row_length=limit, shards=2)
     queries, documents = tokens.subset(np.arange(half)), tokens.subset(np.arange(half, 2 * half))
     task = TrainingTask("texts", queries, documents, pairs, pairs, None, config)
-    planner = Planner([task], MixtureConfig(generic=0.0), config, encoder.pooling, SEED, batches)
-    vectors = np.full((len(tokens), encoder.features), np.nan, np.float32)
+    planner = Planner([task], MixtureConfig(generic_share=0.0), config, encoder.pooling, SEED, batches)
+    vectors = np.full((len(tokens), encoder.dimension), np.nan, np.float32)
     for step in range(batches):
         plan = planner.plan(step)
-        found = np.asarray(_embed(encoder.tower, encoder.params, planner.fill(plan).texts, planner.group_texts))
+        found = np.asarray(_embed(encoder.tower, encoder.params, planner.fill(plan).texts, planner.shard_texts))
         there = plan.queries >= 0
-        vectors[plan.queries[there]] = found[:, : planner.group_queries][there]
+        vectors[plan.queries[there]] = found[:, : planner.shard_queries][there]
         there = plan.documents >= 0
-        vectors[half + plan.documents[there]] = found[:, planner.group_queries :][there]
+        vectors[half + plan.documents[there]] = found[:, planner.shard_queries :][there]
     return vectors
 
 
@@ -195,7 +195,7 @@ def make_curve(task: Task, encoder: hf.Pretrained, pairs: int, steps: int, seed:
     of_query = np.unique(train.documents)[training.positives.documents]
     return Curve(
         task,
-        Planner([training], MixtureConfig(generic=0.0), config, encoder.pooling, seed, steps),
+        Planner([training], MixtureConfig(generic_share=0.0), config, encoder.pooling, seed, steps),
         [templates.query_prefix(task.card.instruction) + task.query_texts[i] for i in train.queries],
         [templates.document_prefix + task.document_texts[i] for i in of_query],
         limit,
@@ -213,8 +213,8 @@ def our_losses(
         encoder.tower,
         rule,
         loss,
-        planner.group_queries,
-        planner.group_texts,
+        planner.shard_queries,
+        planner.shard_texts,
         chunked=False,
         dropout=False,
         seed=SEED,
@@ -244,7 +244,7 @@ def their_losses(
     model.max_seq_length = curve.max_length
     symmetric: dict[str, Any] = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
     objective = MultipleNegativesRankingLoss(model, scale=1 / loss.temperature, **(symmetric if loss.symmetric else {}))
-    decays = flatten(match_rules({"tower": encoder.params}, optim.decay, "optim.decay"))
+    decays = flatten(match_rules({"tower": encoder.params}, optim.decay_mask, "optim.decay_mask"))
     decayed = {published_name(path.removeprefix("tower/")) for path, decays_it in decays.items() if decays_it}
     weights = {name.removeprefix("0.model."): value for name, value in model.named_parameters()}
     assert decayed < set(weights), sorted(decayed - set(weights))
@@ -280,15 +280,15 @@ def export(folder: Path, curve: Curve, encoder: hf.Pretrained, params: Tree) -> 
     record = training_record([curve.task])
     card = curve.task.card
     prompts = prompts_of(Templates(), {card.name: card.instruction})
-    save_artefact(folder, Retriever(encoder).with_params({"tower": params}), Templates(), prompts, record, details)
+    save_model_folder(folder, Towers(encoder).with_params({"tower": params}), Templates(), prompts, record, details)
 
 
 def exported_agreement(folder: Path, task: Task, texts: Sequence[str]) -> dict[str, dict[str, float]]:
     """Both sides read the folder: on bare texts, and on the task's queries under the prompt of its name."""
-    artefact = load_artefact(str(folder))
-    encoder, tokenizer = artefact.encoder, Tokenizer(artefact.encoder.folder)
+    model = load_model(str(folder))
+    encoder, tokenizer = model.encoder, Tokenizer(model.encoder.folder)
     queries = [task.query_texts[i] for i in task.split("train").queries][: len(texts)]
-    rendered = [artefact.templates.query_prefix(task.card.instruction) + text for text in queries]
+    rendered = [model.templates.query_prefix(task.card.instruction) + text for text in queries]
     limit = encoder.max_length
     return {
         "exported, bare texts": agreement(packed(encoder, tokenizer(texts)), reference(folder, texts, limit)),
@@ -303,7 +303,7 @@ def exported_agreement(folder: Path, task: Task, texts: Sequence[str]) -> dict[s
 
 def compare_embeddings(texts: Sequence[str]) -> dict[str, Any]:
     """The published MiniLM in every way that texts can lie in rows."""
-    encoder, narrow = hf.load("minilm"), hf.load("minilm", ModelConfig(operands="bfloat16"))
+    encoder, narrow = hf.load("minilm"), hf.load("minilm", ModelConfig(matmul_dtype="bfloat16"))
     tokens = Tokenizer(encoder.folder)(texts)
     theirs = reference(Path(encoder.folder), texts, encoder.max_length)
     ways = {

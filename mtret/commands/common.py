@@ -44,7 +44,7 @@ class Flags(flags.FlagValues):
         flags.DEFINE_enum(name, default, list(options), words, self)
 
     def whole(self, name: str, words: str, default: int | None = None, least: int | None = None) -> None:
-        """A whole number, not below `least`."""
+        """An integer, not below `least`."""
         flags.DEFINE_integer(name, default, words, least, flag_values=self)
 
     def names(self, name: str, words: str, default: Sequence[str] = ()) -> None:
@@ -109,7 +109,7 @@ def console(shown: bool = True) -> "Console":
 
 def define_suite(values: Flags) -> None:
     """--suite."""
-    values.text("suite", "a folder of task folders, 'enterprise' (embedded), or tfds:NAME, a data set")
+    values.text("suite", "a folder of task folders, 'enterprise' (bundled), or tfds:NAME, a data set")
 
 
 def define_model(values: Flags) -> None:

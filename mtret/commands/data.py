@@ -87,7 +87,7 @@ def import_tables(values: Flags) -> None:
 
     out = locate(required(values, "out"))
     from mtret.data.importing import Columns
-    from mtret.runs.importing import ImportConfig, run_import
+    from mtret.runs.data_import import ImportConfig, run_import
 
     columns = Columns(**{name: values[name].value or "" for name in IMPORT_COLUMNS})
     own = "rows docs labels encoding delimiter separator missing family instruction domain language license"
@@ -99,7 +99,7 @@ def import_tables(values: Flags) -> None:
 
 
 def define_write(values: Flags) -> None:
-    values.text("out", "the folder to write the embedded suite to; must not exist")
+    values.text("out", "the folder to write the bundled suite to; must not exist")
 
 
 def write_enterprise(values: Flags) -> None:

@@ -9,7 +9,7 @@ from mtret.commands.common import PROMPTS, Flags, console, define_model, define_
 from mtret.errors import UserError
 
 if TYPE_CHECKING:
-    from mtret.runs.encoding import EncodeConfig
+    from mtret.runs.encode import EncodeConfig
 
 
 def define_encode(values: Flags) -> None:
@@ -27,7 +27,7 @@ def define_encode(values: Flags) -> None:
         "before --texts, by its name in the model: a task, query or document (default: document, or query, by --side)",
     )
     define_prompts(values)
-    values.whole("dimensions", "the first so many features of each vector, of length 1 again", least=1)
+    values.whole("dimensions", "truncate each vector to its first dimensions, of length 1 again", least=1)
     values.text("out", "the file to write: .parquet, .jsonl or .npz; must not exist")
 
 
@@ -37,7 +37,7 @@ def encode(values: Flags) -> None:
     if bool(task) == bool(source):
         raise UserError("encode: give either --task or --texts")
     from mtret.files import locate
-    from mtret.runs.encoding import EncodeConfig, check_out, encode_to_file
+    from mtret.runs.encode import EncodeConfig, check_out, encode_to_file
 
     out = locate(name)
     check_out(out)
@@ -50,9 +50,9 @@ def encode(values: Flags) -> None:
             done = encode_to_file(config, texts, out, console(), total)
     else:
         done = encode_to_file(config, None, out, console())
-    print(f"wrote {out}: {done.count:,} vectors of {done.features} features, {done.length}, prompt {done.prompt!r}")
-    if done.cut:
-        print(f"{done.cut:,} texts are longer than the model reads, so that their ends have no part in their vectors")
+    print(f"wrote {out}: {done.count:,} vectors of {done.dimension} dimensions, {done.length}, prompt {done.prompt!r}")
+    if done.truncated:
+        print(f"{done.truncated:,} texts are longer than the model reads: their ends have no part in their vectors")
     if done.empty:
         print(f"{done.empty:,} without text were left out")
     if config.side == "queries" or (config.prompt and not task):
@@ -67,7 +67,7 @@ def encode(values: Flags) -> None:
 def _texts(source: str, config: "EncodeConfig") -> Iterator[tuple[Iterator[tuple[str, str]], int]]:
     """Pairs of id and text, and how many there are, 0 where that is not known."""
     from mtret.files import locate
-    from mtret.runs.encoding import count_lines, read_texts, reads_documents
+    from mtret.runs.encode import count_lines, read_texts, reads_documents
 
     documents = reads_documents(config)
     if source == "-":

@@ -18,7 +18,7 @@ def export(values: Flags) -> None:
     from mtret.files import locate
 
     model, out = locate(required(values, "model")), locate(required(values, "out"))
-    from mtret.runs.exporting import export
+    from mtret.runs.export import export
 
     target: Any = values["target"].value
     written = export(model, out, values["step"].value, target, values["license"].value or "")
@@ -31,8 +31,8 @@ def define_verify(values: Flags) -> None:
 
 
 def verify(values: Flags) -> None:
-    from mtret.artefact.folder import check
     from mtret.files import locate
+    from mtret.model_folder.folder import check
 
     folder = locate(required(values, "model"))
     found = check(folder, through_sentence_transformers=values["with"].value != "mtret")
@@ -57,7 +57,7 @@ def merge(values: Flags) -> None:
         weights = [float(weight) for weight in values["weights"].value or ()]
     except ValueError as error:
         raise UserError(f"--weights: {error}") from error
-    from mtret.runs.merging import merge
+    from mtret.runs.merge import merge
 
     merge(models, weights, out)
     print(f"wrote {out}\n{next_line('evaluate', f'--model={out}')}")

@@ -17,7 +17,7 @@ def define_report(values: Flags) -> None:
     )
     values.choice(
         "format",
-        "of one table of all of them, on standard output (default: of one, tables and plot anew; of several, terminal)",
+        "of one table of all of them, on standard output (default: of one, its report; of several, terminal)",
         ["", *get_args(Form)],
         "",
     )
@@ -43,7 +43,7 @@ def report(values: Flags) -> None:
         raise UserError(f"--results is needed: {values['results'].help}")
     form: Any = values["format"].value
     from mtret.files import locate
-    from mtret.runs.reporting import open_runs, rebuild_report, side_of, table_text, write_table
+    from mtret.runs.report import open_runs, rebuild_report, side_of, table_text, write_table
 
     out = locate(values["out"].value) if values["out"].value else None
     given: list[str] = list(values["group"].value or ())
@@ -97,11 +97,11 @@ def define_compare(values: Flags) -> None:
     values.repeated(
         "results",
         "two folders that `mtret evaluate` wrote, or their results.json, without this flag: what is compared with, "
-        "then what is judged; NAME=FOLDER calls one so; NAME=FOLDER,FOLDER (or 'NAME=runs/x-*/test') are trainings "
+        "then what is evaluated; NAME=FOLDER calls one so; NAME=FOLDER,FOLDER (or 'NAME=runs/x-*/test') are trainings "
         "that differ in their seed",
     )
     values.choice("metric", "what is compared", ["ndcg@10", "recall@10", "mrr@10"], "ndcg@10")
-    values.text("system", "of both results (default: the judged model, `tuned`)")
+    values.text("system", "of both results (default: the evaluated model, `finetuned`)")
     values.names("tasks", "names; all that are in both if none is given")
     values.text("out", "a folder for compare.json and compare.md, which must not exist")
     values.switch("json", "print compare.json, in place of tables")
@@ -113,7 +113,7 @@ def compare(values: Flags) -> None:
     if len(words) != 2:
         raise UserError(f"compare: takes two results, got {len(words)}; mtret compare runs/first/test runs/second/test")
     from mtret.files import locate
-    from mtret.runs.reporting import compare_results
+    from mtret.runs.compare import compare_results
     from mtret.schema import to_json
 
     out = locate(values["out"].value) if values["out"].value else None

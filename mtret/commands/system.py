@@ -15,7 +15,7 @@ STYLES = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
 def doctor(values: Flags) -> int:
     """0 where training works, 1 otherwise."""
-    from mtret.runs.diagnosis import diagnose, ready, verdict
+    from mtret.runs.doctor import diagnose, ready, verdict
 
     found = diagnose()
     code = 0 if ready(found) else 1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mtret.files import AnyPath
     from mtret.run_config import RunConfig
 
-UNJUDGED = 3  # exit code: the training is finished, its verdict failed
+NOT_EVALUATED = 3  # exit code: the training is finished, its verdict failed
 
 
 def define_train(values: Flags) -> None:
@@ -25,9 +25,9 @@ def define_train(values: Flags) -> None:
         "a configuration file, path.py or path.py:argument (default: what suits suite and machine, as `mtret init` "
         "writes it); --config.KEY=VALUE changes a key",
     )
-    values.names("hold_out", "tasks and families to leave out of the training, to be judged on")
+    values.names("hold_out", "tasks and families to leave out of the training, to be evaluated on")
     values.switch("dry_run", "say what would be trained, in what memory and time, and write nothing")
-    values.switch("judge", "in the end, judge the model on the dev samples of all tasks", default=True)
+    values.switch("evaluate", "in the end, evaluate the model on the dev samples of all tasks", default=True)
     values.switch("profile", "trace a few steps, into WORKDIR/profile")
     values.switch(
         "distributed",
@@ -42,15 +42,15 @@ def define_train(values: Flags) -> None:
 def train(values: Flags, overrides: list[str]) -> int | None:
     from mtret.files import locate
 
-    rehearsed = bool(values["dry_run"].value)
-    workdir = locate(values["workdir"].value) if rehearsed and values["workdir"].value else None
-    if not rehearsed:
+    dry = bool(values["dry_run"].value)
+    workdir = locate(values["workdir"].value) if dry and values["workdir"].value else None
+    if not dry:
         workdir = locate(required(values, "workdir"))
-    if rehearsed:
-        from mtret.runs.rehearsal import rehearse
+    if dry:
+        from mtret.runs.dry_run import dry_run
 
         config = _config(values, overrides, workdir)
-        rehearse(config, console())
+        dry_run(config, console())
         needed = "" if workdir else " and with --workdir=FOLDER"
         print(f"nothing was written\nnext: the same command without --dry_run{needed}")
         return None
@@ -61,7 +61,7 @@ def train(values: Flags, overrides: list[str]) -> int | None:
     with _processes(values) as several:
         config = _config(values, overrides, workdir)
         from mtret.processes import broadcast, is_first
-        from mtret.runs.training import train
+        from mtret.runs.train import train
 
         first = not several or is_first()
         if several and not values["config"].value:  # what suits one process might not be what suits another
@@ -75,31 +75,31 @@ def train(values: Flags, overrides: list[str]) -> int | None:
     if not first:
         return None
     code, then = 0, ["evaluate", f"--model={workdir}", f"--suite={config.suite}", "--split=test"]
-    if not several and values["judge"].value:
-        code, then = _judge(workdir, model, config, then)
+    if not several and values["evaluate"].value:
+        code, then = _evaluate(workdir, model, config, then)
     if (workdir / "curves.png").exists():
         print(f"curves: {workdir}/curves.png")
     print(f"model: {model}\n{next_line(*then)}")
     return code
 
 
-def _judge(workdir: "AnyPath", model: "AnyPath", config: "RunConfig", then: list[str]) -> tuple[int, list[str]]:
+def _evaluate(workdir: "AnyPath", model: "AnyPath", config: "RunConfig", then: list[str]) -> tuple[int, list[str]]:
     """The verdict on a finished model: the exit code, and the command to give next, `then` where the suite has a test
     split. Whatever goes wrong, the training is finished and its model is there."""
     from mtret.data.suites import load_suite
-    from mtret.runs.judging import judge_dev_samples
+    from mtret.runs.evaluate import evaluate_dev_samples
 
     try:
         suite = load_suite(config.suite)
         then = _evaluation(workdir, suite, then)
-        if judge_dev_samples(workdir, suite, config, console()) is not None:
+        if evaluate_dev_samples(workdir, suite, config, console()) is not None:
             print(f"wrote {workdir}/dev_sample/results.json, queries.jsonl, report.md and results.png")
     except BrokenPipeError:
         raise
     except BaseException as error:
         mistake = mistake_of(error) if isinstance(error, Exception) else None
         if mistake is None:
-            print(f"the model is there, {model}; the same command judges it")
+            print(f"the model is there, {model}; the same command evaluates it")
             raise
         said = " ".join(str(mistake).split())
         print(
@@ -107,13 +107,13 @@ def _judge(workdir: "AnyPath", model: "AnyPath", config: "RunConfig", then: list
             "fixed, and trains nothing",
             file=sys.stderr,
         )
-        return UNJUDGED, then
+        return NOT_EVALUATED, then
     return 0, then
 
 
 def _evaluation(workdir: "AnyPath", suite: "Suite", then: list[str]) -> list[str]:
-    """The command that judges a model on a whole split: test, or dev where no task has a test split. Where no task has
-    either, one that asks the model something."""
+    """The command that evaluates a model on a whole split: test, or dev where no task has a test split. Where no
+    task has either, one that asks the model something."""
     splits = {split for task in suite.tasks.values() for split in task.splits}
     if "test" in splits:
         return then
@@ -131,7 +131,7 @@ def _config(values: Flags, overrides: list[str], workdir: "AnyPath | None") -> "
     suite = values["suite"].value or ""
     if "config" in values and values["config"].value:
         return read_config(values["config"].value, [*given, *([f"suite={suite!r}"] if suite else [])])
-    from mtret.runs.auto_config import auto_config
+    from mtret.runs.init import auto_config
 
     return auto_config(suite, given, workdir)
 
@@ -140,7 +140,7 @@ def define_curves(values: Flags) -> None:
     values.repeated(
         "runs", "workdirs of trainings, without this flag; NAME=WORKDIR calls a line so, NAME=WORKDIR,WORKDIR several"
     )
-    values.text("out", "the .png to write; must not exist (default, of one run: its curves.png anew)")
+    values.text("out", "the .png to write; must not exist (default, of one run: its curves.png again)")
 
 
 def curves(values: Flags) -> None:
@@ -152,7 +152,7 @@ def curves(values: Flags) -> None:
 
 def define_init(values: Flags) -> None:
     define_suite(values)
-    values.names("hold_out", "tasks and families to leave out of the training, to be judged on")
+    values.names("hold_out", "tasks and families to leave out of the training, to be evaluated on")
     values.text("out", "the configuration file to write; must not exist")
 
 
@@ -161,7 +161,7 @@ def init(values: Flags, overrides: list[str]) -> None:
 
     out = locate(required(values, "out"))
     required(values, "suite")
-    from mtret.runs.auto_config import write_config
+    from mtret.runs.init import write_config
 
     check_writable(out.parent, "--out")
     check_new(out, "--out")

@@ -1,4 +1,4 @@
-"""The embedded suite: sixteen retrieval tasks of a made-up enterprise, which the package carries as compressed data.
+"""The bundled suite: sixteen retrieval tasks of a made-up enterprise, which the package carries as compressed data.
 
 What is in them: docs/enterprise.md. The program that made them, and makes others: experiments/enterprise.
 """

@@ -246,7 +246,7 @@ def _read_records(files: TaskFiles, name: str) -> tuple[list[dict[str, Any]], tu
 def _column(
     records: Sequence[Mapping[str, Any]], key: str, path: AnyPath, default: str | None = None
 ) -> tuple[str, ...]:
-    """One key of every record. Raises UserError where it is missing and has no default, or is no encodable string."""
+    """One key of every record. Raises UserError where it is missing without a default, or not an encodable string."""
     values = tuple([record.get(key, default) for record in records])
     for number, value in enumerate(values, start=1):
         if type(value) is not str:

@@ -31,10 +31,10 @@ def holding_out(suite: Suite) -> list[str]:
 def _of_family(family: str, members: Mapping[str, Task], own: Sequence[str], is_all: bool) -> list[str]:
     they = f"{next(iter(members))} is" if len(members) == 1 else "all of them are"
     if not own:
-        return [f"nothing of this family is trained, so {they} judged zero-shot"]
+        return [f"nothing of this family is trained, so {they} evaluated zero-shot"]
     if is_all:
         return ["nothing of another family is trained, so the family cannot be left out"]
-    return [f"train without {family} (--hold_out={family}) and {they} judged zero-shot"]
+    return [f"train without {family} (--hold_out={family}) and {they} evaluated zero-shot"]
 
 
 def _of_tasks(
@@ -50,15 +50,15 @@ def _of_tasks(
         known = [other for other in others if _shares(task, trained[other], records[other])]
         why = f", since it shares documents or material with {', '.join(known)}" if known else ""
         if name not in own:
-            lines.append(f"{name} is judged {role}{why}")
+            lines.append(f"{name} is evaluated {role}{why}")
         elif known:
-            lines.append(f"train without {name} (--hold_out={name}) and it is judged {role} all the same{why}")
+            lines.append(f"train without {name} (--hold_out={name}) and it is evaluated {role} all the same{why}")
         else:
             alike.append(name)
     if alike:
         which = alike[0] if len(alike) == 1 else f"one of {', '.join(alike)}"
         flag = f"--hold_out={alike[0] if len(alike) == 1 else 'TASK'}"
-        lines.insert(0, f"train without {which} ({flag}) and it is judged cross-domain")
+        lines.insert(0, f"train without {which} ({flag}) and it is evaluated cross-domain")
     return lines
 
 

@@ -40,7 +40,7 @@ class ImageFiles:
 class Images:
     """Some of a task's images."""
 
-    pixels: UInt8[np.ndarray, "m S S 3"]  # of all
+    pixels: UInt8[np.ndarray, "m H H 3"]  # of all
     rows: Int64[np.ndarray, "n"]  # those that are meant
 
     def __len__(self) -> int:
@@ -51,17 +51,17 @@ class Images:
         """Pixels of a side."""
         return self.pixels.shape[1]
 
-    def take(self, images: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k S S 3"]:
+    def take(self, images: Int[np.ndarray, "k"]) -> UInt8[np.ndarray, "k H H 3"]:
         """The chosen ones."""
         return self.pixels[self.rows[images]]
 
 
 def read_pixels(
     files: ImageFiles, size: int, cache: AnyPath | None = None, on_progress: Callable[[int], None] = lambda done: None
-) -> UInt8[np.ndarray, "m S S 3"]:
+) -> UInt8[np.ndarray, "m H H 3"]:
     """Every image, `size` pixels a side; from the cache where they were read before.
 
-    Raises UserError, naming the file, for one that is no image, or too large.
+    Raises UserError, naming the file, for one that is not an image, or too large.
     """
     decoder = importlib.metadata.version("pillow")
     key = hashlib.sha256("\n".join([decoder, str(size), *files.sha256]).encode()).hexdigest()[:32]
@@ -83,9 +83,9 @@ def read_pixels(
     return pixels
 
 
-def decode(path: ImageFile, size: int) -> UInt8[np.ndarray, "S S 3"]:
+def decode(path: ImageFile, size: int) -> UInt8[np.ndarray, "H H 3"]:
     """One image, scaled to a square as SigLIP's preprocessing does (bicubic, whatever its proportions), on white where
-    it is transparent. Raises UserError for a file that cannot be read, is no image, too large, or not of 8 bits."""
+    it is transparent. Raises UserError for a file that cannot be read, is not an image, too large, or not of 8 bits."""
     from PIL import Image
 
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from mtret.data.cutting import Piece
+from mtret.data.chunking import Piece
 from mtret.data.task_files import CORPUS, EXCLUDE, QUERIES, SCORED, UNSCORED
 from mtret.data.tasks import SPLITS, query_key
 from mtret.data.templates import render_document

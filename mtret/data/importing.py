@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mtret.data.cutting import Piece
+from mtret.data.chunking import Piece
 from mtret.data.imported import REJECTED, TABLES, Counts, divide, write_files
 from mtret.data.json_objects import half_a_pair
 from mtret.data.records import Dialect, Findings, Progress, Row, read_rows
@@ -239,7 +239,7 @@ class _Reading:
         self._judge(query, document, score)
 
     def _document(self, values: Mapping[str, str], id_column: str, apart: bool = False) -> int:
-        """`apart`: it stands in a corpus, where some have a title only; beside a query, a title alone is no answer."""
+        """`apart`: it stands in a corpus, where some have a title only; beside a query, that is no answer."""
         title = values.get(self._columns.title, "").strip() if self._columns.title else ""
         text = values[self._columns.text].strip()
         rendered = render_document(title, text)
@@ -332,7 +332,7 @@ class _Reading:
         except ValueError:
             score = float("nan")
         if not abs(score) < float("inf"):
-            raise _Rejected(f"score that is no number: '{written}'")
+            raise _Rejected(f"score that is not a number: '{written}'")
         return score
 
     def _judge(self, query: int, document: int, score: float) -> None:

@@ -15,10 +15,10 @@ class MixtureConfig:
     """The tasks to train on. What each evaluated task is (in-domain, cross-domain, zero-shot) follows from this."""
 
     tasks: tuple[str, ...] = setting((), "names; empty: every task of the suite that has a train split")
-    hold_out: tuple[str, ...] = setting((), "tasks and families that are left out of it, to be judged on")
+    hold_out: tuple[str, ...] = setting((), "tasks and families that are left out of it, to be evaluated on")
     weights: Mapping[str, float] = setting(dict, "explicit shares by task name; tasks left out get n^alpha")
     alpha: float = setting(0.5, "a task with n training queries is drawn in proportion to n^alpha")
-    generic: float = setting(
+    generic_share: float = setting(
         0.1, "of the steps, those with templates.generic in place of the task's instruction", SHARE
     )
 

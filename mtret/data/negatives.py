@@ -39,7 +39,7 @@ def share_with_negatives(
 
 def share_in_training(task: TrainingTask) -> float:
     """As `share_with_negatives`, of a task as it is trained on."""
-    return share_with_negatives(task.positives, task.known, task.negatives, task.config)
+    return share_with_negatives(task.positives, task.masked, task.negatives, task.config)
 
 
 def enough_queries(task: TrainingTask) -> int | None:
@@ -48,7 +48,7 @@ def enough_queries(task: TrainingTask) -> int | None:
     while size < count:
         size = min(2 * size, count)
         larger = replace(task.config, queries=size)
-        if share_with_negatives(task.positives, task.known, task.negatives, larger) >= FEW:
+        if share_with_negatives(task.positives, task.masked, task.negatives, larger) >= FEW:
             return size
     return None
 

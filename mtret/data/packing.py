@@ -88,7 +88,7 @@ def _mode_weights(
 
 @dataclass(frozen=True)
 class Rows:
-    """Packed tokens of one group."""
+    """Packed tokens of one shard."""
 
     ids: Int[np.ndarray, "R L"]
     position: Int[np.ndarray, "R L"]
@@ -96,13 +96,13 @@ class Rows:
     pool: Float32[np.ndarray, "R L *modes"]
 
 
-def stack(groups: Sequence[Rows], chunks: int = 1) -> TokenBatch:
-    """The groups of a batch, each cut into chunks of equally many rows; NumPy arrays."""
+def stack(shards: Sequence[Rows], chunks: int = 1) -> TokenBatch:
+    """The shards of a batch, each cut into chunks of equally many rows; NumPy arrays."""
 
     def cut(array: Shaped[np.ndarray, "rows L *modes"]) -> Shaped[np.ndarray, "chunks R L *modes"]:
         return array.reshape(chunks, -1, *array.shape[1:])
 
-    arrays: Any = (np.stack([cut(getattr(rows, name)) for rows in groups], axis=1) for name in TokenBatch._fields)
+    arrays: Any = (np.stack([cut(getattr(rows, name)) for rows in shards], axis=1) for name in TokenBatch._fields)
     return TokenBatch(*arrays)
 
 
@@ -115,7 +115,7 @@ def fill(
     shape: tuple[int, int],
     padding_segment: int,
 ) -> Rows:
-    """Copies texts laid end to end to where `packing` puts them. `segments`: each text's index in its group."""
+    """Copies texts laid end to end to where `packing` puts them. `segments`: each text's index in its shard."""
     rows, row_length = shape
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     target = np.repeat(packing.row * row_length + packing.start, lengths) + within

@@ -25,18 +25,18 @@ def batches(
 ) -> Iterator[Loaded]:
     """The batches of steps `first_step` to the end. `sharding`: of a batch, as `batch_sharding` gives it.
 
-    Each device is given its own groups only; a process copies tokens for the groups of its devices only.
+    Each device is given its own shards only; a process copies tokens for the shards of its devices only.
     """
     import grain
 
     place: Any = sharding.texts
-    own = _own_groups(place, planner.batch.groups)
+    own = _own_shards(place, planner.batch.shards)
 
     def load(step: int) -> Loaded:
         plan = planner.plan(int(step))
         filled = planner.fill(plan, own)
         parts: Any = jax.tree.map(
-            partial(_place_groups, own, planner.batch.groups, sharding=place), (filled.texts, filled.documents)
+            partial(_place_shards, own, planner.batch.shards, sharding=place), (filled.texts, filled.documents)
         )
         rest = jax.tree.map(_place, filled[2:], sharding[2:])
         return Loaded(plan, PairBatch(*parts, *rest))
@@ -45,21 +45,21 @@ def batches(
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
 
 
-def _own_groups(sharding: Any, groups: int) -> range:
-    """The groups of this process's devices, from the first to the last."""
-    slices = [index[1] for index in sharding.addressable_devices_indices_map((1, groups)).values()]
-    bounds = [each.indices(groups)[:2] for each in slices]
+def _own_shards(sharding: Any, shards: int) -> range:
+    """The shards of this process's devices, from the first to the last."""
+    slices = [index[1] for index in sharding.addressable_devices_indices_map((1, shards)).values()]
+    bounds = [each.indices(shards)[:2] for each in slices]
     return range(min(first for first, _ in bounds), max(last for _, last in bounds))
 
 
-def _place_groups(
-    own: range, groups: int, array: Shaped[np.ndarray, "C own R ..."], sharding: NamedSharding
-) -> Shaped[Array, "C G R ..."]:
+def _place_shards(
+    own: range, shards: int, array: Shaped[np.ndarray, "C own R ..."], sharding: NamedSharding
+) -> Shaped[Array, "C S R ..."]:
     def part(index: Any) -> Shaped[np.ndarray, "C part R ..."]:
-        first, last, _ = index[1].indices(groups)
+        first, last, _ = index[1].indices(shards)
         return array[:, first - own.start : last - own.start]
 
-    shape = (array.shape[0], groups, *array.shape[2:])
+    shape = (array.shape[0], shards, *array.shape[2:])
     return jax.make_array_from_callback(shape, sharding, part)
 
 

@@ -27,15 +27,15 @@ class Plan:
 
     step: int
     task: int
-    queries: Int32[np.ndarray, "G Nq"]  # rows of the task's queries; -1: an empty slot
-    documents: Int32[np.ndarray, "G Nd"]
+    queries: Int32[np.ndarray, "S Nq"]  # rows of the task's queries; -1: an empty slot
+    documents: Int32[np.ndarray, "S Nd"]
     target: Int32[np.ndarray, "B P"]
-    known: Int32[np.ndarray, "B K"]
-    packings: tuple[Packing, ...]  # by group, of its queries and then its documents that are there
-    document_packings: tuple[Packing, ...]  # by group, of documents that stand apart; none where those are images
-    shape: Shape  # of every group: declared rows, or whole chunks of them
-    tokens: int  # real ones, over all groups
-    slots: int  # places for tokens, over all groups
+    masked: Int32[np.ndarray, "B K"]
+    packings: tuple[Packing, ...]  # by shard, of its queries and then its documents that are there
+    document_packings: tuple[Packing, ...]  # by shard, of separate documents; none where those are images
+    shape: Shape  # of every shard: declared rows, or whole chunks of them
+    tokens: int  # real ones, over all shards
+    slots: int  # places for tokens, over all shards
     pairs: int
     generic: bool  # whether the queries carry the generic instruction
 
@@ -43,7 +43,7 @@ class Plan:
     def digest(self) -> str:
         """A fingerprint of everything in the plan, to compare runs."""
         sha = hashlib.sha256(np.array([self.step, self.task, *self.shape, self.generic], np.int64).tobytes())
-        for array in (self.queries, self.documents, self.target, self.known):
+        for array in (self.queries, self.documents, self.target, self.masked):
             sha.update(array.tobytes())
         for packing in (*self.packings, *self.document_packings):
             sha.update(packing.row.tobytes() + packing.start.tobytes())
@@ -57,11 +57,11 @@ class _Layout:
     task: int
     drawn: Int64[np.ndarray, "queries"]
     positive: Int64[np.ndarray, "queries P"]  # of the drawn; -1: fewer
-    queries: Int32[np.ndarray, "G Nq"]
-    documents: Int32[np.ndarray, "G Nd"]
+    queries: Int32[np.ndarray, "S Nq"]
+    documents: Int32[np.ndarray, "S Nd"]
     packings: tuple[Packing, ...]
     document_packings: tuple[Packing, ...]
-    needed: Shape  # by the fullest group
+    needed: Shape  # by the fullest shard
     tokens: int
     generic: bool
 
@@ -69,7 +69,7 @@ class _Layout:
 class Planner:
     """Plans and fills batches of a mixture. Every process that is given the same arguments plans the same.
 
-    Images always stand apart from the texts of a batch; with `apart`, document texts do so too, for a tower of theirs.
+    Images are always separate from the texts of a batch; with `separate`, document texts are too, for their own tower.
     """
 
     def __init__(
@@ -80,36 +80,36 @@ class Planner:
         pooling: str,
         seed: int,
         steps: int,
-        apart: bool = False,
+        separate: bool = False,
         patches: int = 1,
     ):
         _check(batch, tasks)
         self.tasks = tuple(tasks)
         self.batch, self.pooling, self.seed, self.steps = batch, pooling, seed, steps
-        self.generic, self.apart, self.patches = mixture.generic, apart, patches
+        self.generic, self.separate, self.patches = mixture.generic_share, separate, patches
         sizes = [len(task.queries) for task in tasks]
         self.shares = shares([task.name for task in tasks], sizes, mixture)
         self.task_at, self.occurrence_at = schedule(self.shares, steps, seed)
         largest = max(min(task.config.queries, n) for task, n in zip(tasks, sizes, strict=True))
-        self.group_queries = -(-largest // batch.groups)
-        self.group_documents = max(map(self._most_documents, tasks))
-        most = max(int(task.known.sizes().max()) for task in tasks)
-        self.known_width = min(most, batch.groups * self.group_documents)
+        self.shard_queries = -(-largest // batch.shards)
+        self.shard_documents = max(map(self._most_documents, tasks))
+        most = max(int(task.masked.sizes().max()) for task in tasks)
+        self.masked_width = min(most, batch.shards * self.shard_documents)
         self._order = lru_cache(maxsize=4 * len(tasks))(self._epoch_order)
         self.row_lengths = tuple(map(self._row_lengths, range(len(tasks))))
 
     @property
-    def group_texts(self) -> int:
-        """N: slots for texts in a group."""
-        return self.group_queries + self.group_documents
+    def shard_texts(self) -> int:
+        """N: slots for texts in a shard."""
+        return self.shard_queries + self.shard_documents
 
     def _most_documents(self, task: TrainingTask) -> int:
-        """Of one task, in a group."""
+        """Of one task, in a shard."""
         queries = min(task.config.queries, len(task.queries))
-        return -(-queries * (self.batch.positives + task.config.negatives) // self.batch.groups)
+        return -(-queries * (self.batch.positives + task.config.negatives) // self.batch.shards)
 
     def _stands_apart(self, task: TrainingTask) -> bool:
-        return self.apart or isinstance(task.documents, Images)
+        return self.separate or isinstance(task.documents, Images)
 
     def without_steps(self) -> list[str]:
         """Names of tasks that are never drawn: too small a share of too few steps."""
@@ -136,12 +136,12 @@ class Planner:
             queries=laid.queries,
             documents=laid.documents,
             target=target,
-            known=self._known(task, slots, column),
+            masked=self._masked(task, slots, column),
             packings=laid.packings,
             document_packings=laid.document_packings,
             shape=shape,
             tokens=laid.tokens,
-            slots=(shape.rows * shape.length + shape.document_rows * shape.document_length) * self.batch.groups,
+            slots=(shape.rows * shape.length + shape.document_rows * shape.document_length) * self.batch.shards,
             pairs=len(laid.drawn),
             generic=laid.generic,
         )
@@ -160,8 +160,8 @@ class Planner:
         generic = bool(np.random.default_rng((self.seed, 3, step)).random() < self.generic)
         query_lengths = task.query_tokens(generic).lengths(task.config.query_length)
         document_lengths = task.document_lengths()
-        query_slots = _deal(queries, query_lengths, self.batch.groups, self.group_queries)
-        document_slots = _deal(documents, document_lengths, self.batch.groups, self.group_documents)
+        query_slots = _deal(queries, query_lengths, self.batch.shards, self.shard_queries)
+        document_slots = _deal(documents, document_lengths, self.batch.shards, self.shard_documents)
         texts = [query_lengths[each[each >= 0]] for each in query_slots]
         others = [document_lengths[each[each >= 0]] for each in document_slots]
         length, document_length = self.row_lengths[task_index]
@@ -196,7 +196,7 @@ class Planner:
         return max(tokens // (length or self.patches), 1) if tokens else None
 
     def _row_lengths(self, task_index: int) -> tuple[int, int]:
-        """Of a task's texts, and of its documents where they stand apart."""
+        """Of a task's texts, and of its documents where they are separate."""
         task = self.tasks[task_index]
         queries = self._queries(task_index, 0)
         documents = np.unique(task.positives.sample(queries, self.batch.positives, np.random.default_rng(self.seed)))
@@ -214,7 +214,7 @@ class Planner:
         return length, given or best_row_length(first_documents, longest_document)
 
     def _queries(self, task_index: int, occurrence: int) -> Int64[np.ndarray, "queries"]:
-        """Queries of a task's n-th batch. An epoch is shuffled anew; its last, incomplete batch is left out, so that no
+        """Queries of a task's n-th batch. Each epoch is shuffled; its last, incomplete batch is left out, so that no
         batch holds a query twice."""
         task = self.tasks[task_index]
         size = min(task.config.queries, len(task.queries))
@@ -224,38 +224,38 @@ class Planner:
     def _epoch_order(self, task_index: int, epoch: int) -> Int64[np.ndarray, "queries"]:
         return np.random.default_rng((self.seed, 1, task_index, epoch)).permutation(len(self.tasks[task_index].queries))
 
-    def _known(
+    def _masked(
         self, task: TrainingTask, slots: Int[np.ndarray, "B"], column: Int32[np.ndarray, "documents_and_none"]
     ) -> Int32[np.ndarray, "B K"]:
         """Columns of what is in the batch and no negative: each training positive, sampled or not, and the excluded."""
         none = int(column[-1])
-        known = np.full((len(slots), self.known_width), none, np.int32)
+        masked = np.full((len(slots), self.masked_width), none, np.int32)
         there = np.flatnonzero(slots >= 0)
-        row = np.repeat(there, task.known.sizes()[slots[there]])
-        columns = column[task.known.of(slots[there])]
+        row = np.repeat(there, task.masked.sizes()[slots[there]])
+        columns = column[task.masked.of(slots[there])]
         in_batch = columns != none
         row, columns = row[in_batch], columns[in_batch]
-        known[row, ranges(np.bincount(row, minlength=len(slots)))] = columns
-        return known
+        masked[row, ranges(np.bincount(row, minlength=len(slots)))] = columns
+        return masked
 
-    def fill(self, plan: Plan, groups: range | None = None) -> PairBatch:
+    def fill(self, plan: Plan, shards: range | None = None) -> PairBatch:
         """Copies the tokens of a plan to their places; in chunks as many as the largest batch has. NumPy arrays.
 
-        `groups`: of these only, and `texts` and `documents` then hold no others; the relation is always whole.
+        `shards`: of these only, and `texts` and `documents` then hold no others; the relation is always whole.
         """
         task = self.tasks[plan.task]
-        chosen = groups or range(self.batch.groups)
+        chosen = shards or range(self.batch.shards)
         shape, document_shape = self.array_shapes(plan.shape)
-        texts = [self._fill_texts(task, plan, group, shape) for group in chosen]
+        texts = [self._fill_texts(task, plan, shard, shape) for shard in chosen]
         documents: Any = None
         if isinstance(task.documents, Images):
             documents = _fill_images(task.documents, plan.documents[chosen], document_shape)
         elif plan.document_packings:
-            rows = [self._fill_documents(task, plan, group, document_shape) for group in chosen]
+            rows = [self._fill_documents(task, plan, shard, document_shape) for shard in chosen]
             documents = stack(rows, document_shape[0])
         relation: dict[str, Any] = {
             "target": plan.target,
-            "known": plan.known,
+            "masked": plan.masked,
             "query_ok": plan.queries.reshape(-1) >= 0,
             "doc_ok": plan.documents.reshape(-1) >= 0,
             "chunks": np.array(self._filled_chunks(plan.shape), np.int32),
@@ -263,24 +263,24 @@ class Planner:
         }
         return PairBatch(stack(texts, shape[0]), documents, **relation)
 
-    def _fill_texts(self, task: TrainingTask, plan: Plan, group: int, shape: tuple[int, int, int]) -> Rows:
-        """A group's queries and, unless they stand apart, its documents."""
-        queries = plan.queries[group]
+    def _fill_texts(self, task: TrainingTask, plan: Plan, shard: int, shape: tuple[int, int, int]) -> Rows:
+        """A shard's queries and, unless they are separate, its documents."""
+        queries = plan.queries[shard]
         there = np.flatnonzero(queries >= 0)
         parts = [(task.query_tokens(plan.generic), queries[there], task.config.query_length)]
-        segments, padding = there, self.group_queries
+        segments, padding = there, self.shard_queries
         if not self._stands_apart(task):
-            documents = plan.documents[group]
+            documents = plan.documents[shard]
             there = np.flatnonzero(documents >= 0)
             parts.append((task.document_tokens, documents[there], task.config.document_length))
-            segments, padding = np.concatenate([segments, self.group_queries + there]), self.group_texts
-        return self._fill(parts, segments, plan.packings[group], shape, padding)
+            segments, padding = np.concatenate([segments, self.shard_queries + there]), self.shard_texts
+        return self._fill(parts, segments, plan.packings[shard], shape, padding)
 
-    def _fill_documents(self, task: TrainingTask, plan: Plan, group: int, shape: tuple[int, int, int]) -> Rows:
-        documents = plan.documents[group]
+    def _fill_documents(self, task: TrainingTask, plan: Plan, shard: int, shape: tuple[int, int, int]) -> Rows:
+        documents = plan.documents[shard]
         there = np.flatnonzero(documents >= 0)
         parts = [(task.document_tokens, documents[there], task.config.document_length)]
-        return self._fill(parts, there, plan.document_packings[group], shape, self.group_documents)
+        return self._fill(parts, there, plan.document_packings[shard], shape, self.shard_documents)
 
     def _fill(
         self,
@@ -323,8 +323,10 @@ class Planner:
         Queries that stand alone are the small part of their batch: they are given what the longest of them need, so
         that shapes differ by documents only.
         """
-        apart = [each for each in self._needed if each.document_rows]
-        queries = {each.length: max(other.rows for other in apart if other.length == each.length) for each in apart}
+        separate = [each for each in self._needed if each.document_rows]
+        queries = {
+            each.length: max(other.rows for other in separate if other.length == each.length) for each in separate
+        }
         counts: dict[tuple[Kind, int], int] = {}
         for each, steps in self._needed.items():
             key = kind_of(each), each.document_rows or each.rows
@@ -344,8 +346,8 @@ class Planner:
         return {needed: given(needed) for needed in self._needed}
 
     def array_shapes(self, shape: Shape) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """(C, R, L) of the arrays that hold a batch's texts, and its documents apart; chunked, they have room for the
-        run's largest."""
+        """(C, R, L) of the arrays that hold a batch's texts, and its separate documents; chunked, they have room for
+        the run's largest."""
         rows, length, document_rows, document_length = shape
         size, document_size = self._chunk_rows(length), self._chunk_rows(document_length)
         if size is None or document_size is None:
@@ -363,29 +365,29 @@ class Planner:
         """Shapes and types of a batch's arrays, as `fill` makes them."""
 
         def tokens(chunks: int, rows: int, length: int) -> TokenBatch:
-            of = chunks, self.batch.groups, rows, length
+            of = chunks, self.batch.shards, rows, length
             modes = self.pooling.count("+") + 1
             ids = jax.ShapeDtypeStruct(of, np.int32)
             pool = jax.ShapeDtypeStruct(of if modes == 1 else (*of, modes), np.float32)
             return TokenBatch(ids, ids, ids, pool)  # type: ignore[arg-type]
 
         texts, documents = self.array_shapes(shape)
-        queries, columns = self.batch.groups * self.group_queries, self.batch.groups * self.group_documents
-        apart: Any = None
+        queries, columns = self.batch.shards * self.shard_queries, self.batch.shards * self.shard_documents
+        separate: Any = None
         if shape.document_length:
-            apart = tokens(*documents)
+            separate = tokens(*documents)
         elif shape.document_rows:
             size = next(task.documents.size for task in self.tasks if isinstance(task.documents, Images))
-            apart = jax.ShapeDtypeStruct((documents[0], self.batch.groups, documents[1], size, size, 3), np.uint8)
+            separate = jax.ShapeDtypeStruct((documents[0], self.batch.shards, documents[1], size, size, 3), np.uint8)
         relation: dict[str, Any] = {
             "target": jax.ShapeDtypeStruct((queries, self.batch.positives), np.int32),
-            "known": jax.ShapeDtypeStruct((queries, self.known_width), np.int32),
+            "masked": jax.ShapeDtypeStruct((queries, self.masked_width), np.int32),
             "query_ok": jax.ShapeDtypeStruct((queries,), np.bool_),
             "doc_ok": jax.ShapeDtypeStruct((columns,), np.bool_),
             "chunks": jax.ShapeDtypeStruct((2,), np.int32),
             "task": jax.ShapeDtypeStruct((), np.int32),
         }
-        return PairBatch(tokens(*texts), apart, **relation)
+        return PairBatch(tokens(*texts), separate, **relation)
 
 
 def _up(rows: int, size: int | None) -> int:
@@ -395,24 +397,24 @@ def _up(rows: int, size: int | None) -> int:
 
 def _fill_images(
     images: Images, chosen: Int32[np.ndarray, "own Nd"], shape: tuple[int, int, int]
-) -> UInt8[np.ndarray, "C own R S S 3"]:
+) -> UInt8[np.ndarray, "C own R H H 3"]:
     """Each in the place of its slot; places of empty slots stay black."""
     chunks, rows, _ = shape
     filled = np.zeros((len(chosen), chunks * rows, images.size, images.size, 3), np.uint8)
-    for group, slots in enumerate(chosen):
+    for shard, slots in enumerate(chosen):
         there = np.flatnonzero(slots >= 0)
-        filled[group, there] = images.take(slots[there])
+        filled[shard, there] = images.take(slots[there])
     return filled.reshape(len(chosen), chunks, rows, *filled.shape[2:]).swapaxes(0, 1)
 
 
 def _deal(
-    texts: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "all"], groups: int, slots: int
-) -> Int32[np.ndarray, "groups slots"]:
-    """Deals texts to groups, longest first and back and forth, so that the groups hold about the same tokens."""
-    dealt = np.full((groups, slots), -1, np.int32)
+    texts: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "all"], shards: int, slots: int
+) -> Int32[np.ndarray, "shards slots"]:
+    """Deals texts to shards, longest first and back and forth, so that the shards hold about the same tokens."""
+    dealt = np.full((shards, slots), -1, np.int32)
     order = texts[np.argsort(-lengths[texts], kind="stable")]
-    turn, place = np.divmod(np.arange(len(order)), groups)
-    dealt[np.where(turn % 2, groups - 1 - place, place), turn] = order
+    turn, place = np.divmod(np.arange(len(order)), shards)
+    dealt[np.where(turn % 2, shards - 1 - place, place), turn] = order
     return dealt
 
 

@@ -279,7 +279,7 @@ def _as_row(line: int, record: Mapping[str, Any]) -> Row:
         elif isinstance(value, bool | int | float):
             value = json.dumps(value)
         if not isinstance(value, str):
-            return Row(line, {}, f"'{name}' is no text but a {type(value).__name__}")
+            return Row(line, {}, f"'{name}' is not a text but a {type(value).__name__}")
         values[name] = value
     return Row(line, values)
 

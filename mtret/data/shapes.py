@@ -18,25 +18,25 @@ EVEN_LENGTH = 490
 
 
 class Shape(NamedTuple):
-    """What a group of a batch holds."""
+    """What a shard of a batch holds."""
 
     rows: int  # of texts
     length: int  # tokens of such a row
-    document_rows: int = 0  # of documents that stand apart; where they are images, how many
-    document_length: int = 0  # 0: images, or no documents apart
+    document_rows: int = 0  # of separate documents; where they are images, how many
+    document_length: int = 0  # 0: images, or no separate documents
 
 
 class Kind(NamedTuple):
-    """Batches whose shapes differ in one number of rows alone: of all texts, or of the documents that stand apart."""
+    """Batches whose shapes differ in one number of rows alone: of all texts, or of separate documents."""
 
-    apart: bool
+    separate: bool
     length: int
     document_length: int
 
     @property
     def row_length(self) -> int:
         """Of the rows that differ; 0: images."""
-        return self.document_length if self.apart else self.length
+        return self.document_length if self.separate else self.length
 
     def tokens(self, patches: int) -> int:
         """Of such a row, a patch of an image counting as one."""

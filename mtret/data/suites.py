@@ -1,4 +1,4 @@
-"""A suite by its name: a folder, a TFDS data set, or the embedded enterprise."""
+"""A suite by its name: a folder, a TFDS data set, or the bundled enterprise."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from mtret.files import AnyPath, locate, reaching
 
 
 def load_suite(name: str) -> Suite:
-    """A folder of task folders, `tfds:` and a data set, or the embedded `enterprise`.
+    """A folder of task folders, `tfds:` and a data set, or the bundled `enterprise`.
 
     Raises UserError for the first mistake in it.
     """
@@ -59,7 +59,7 @@ def content_sha256(task: Task) -> str:
 
 def read_all_pixels(
     tasks: Sequence[Task], size: int, cache: AnyPath, console: Console
-) -> dict[str, UInt8[np.ndarray, "_ S S 3"]]:
+) -> dict[str, UInt8[np.ndarray, "_ H H 3"]]:
     """The images of those tasks that have some, by task."""
     seeing = [task for task in tasks if task.images]
     with Bar(console, "reading images", sum(len(task.document_ids) for task in seeing)) as bar:

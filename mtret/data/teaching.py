@@ -27,8 +27,8 @@ def _negatives(task: Task) -> list[str]:
     if "train" not in task.negatives:
         need = "only with hard negatives (negatives/train.tsv and batch.negatives) or more documents"
     return [
-        f"{words} a negative in a batch of {batch.queries}, a document that is no right answer of its own; training on "
-        f"it teaches {need}."
+        f"{words} a negative in a batch of {batch.queries}, a document that is not a right answer of its own; training "
+        f"on it teaches {need}."
     ]
 
 

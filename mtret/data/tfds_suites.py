@@ -338,7 +338,7 @@ def _reading(folder: Path) -> Iterator[None]:
     except Exception as error:  # of many kinds, all of which mean the same to the user
         reason = first_line(error)[:200]
         raise UserError(
-            f"{folder}: is damaged ({type(error).__name__}: {reason}); write the data set anew with mtret data tfds"
+            f"{folder}: is damaged ({type(error).__name__}: {reason}); write the data set again with mtret data tfds"
         ) from error
 
 
@@ -351,12 +351,12 @@ def _read_metadata(folder: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
     except ValueError:
-        raise UserError(f"{path}: is damaged (not valid JSON); write the data set anew with mtret data tfds") from None
+        raise UserError(f"{path}: is damaged (not valid JSON); write the data set again with mtret data tfds") from None
     version = found.get("mtret_suite") if isinstance(found, dict) else None
     if version is None:
-        raise UserError(f"{folder}: is no suite; only data sets that mtret data tfds wrote hold cards and judgements")
+        raise UserError(f"{folder}: is not a suite; only what mtret data tfds wrote holds cards and judgements")
     if version != FORMAT:
-        raise UserError(f"{folder}: was written by another mtret (format {version}, not {FORMAT}); write it anew")
+        raise UserError(f"{folder}: was written by another mtret (format {version}, not {FORMAT}); write it again")
     return found
 
 
@@ -364,9 +364,9 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
     for name, sha256 in files.items():
         path = folder / name
         if not path.exists():
-            raise UserError(f"{path}: is missing; write the data set anew with mtret data tfds, or copy all its files")
+            raise UserError(f"{path}: is missing; write the data set again with mtret data tfds, or copy all its files")
         if _file_sha256(path) != sha256:
-            raise UserError(f"{path}: is damaged, or not the file that was written; write the data set anew")
+            raise UserError(f"{path}: is damaged, or not the file that was written; write the data set again")
 
 
 def _read_task(builder: Any, label: str, name: str, about: Mapping[str, Any]) -> Task:

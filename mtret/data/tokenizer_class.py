@@ -1,4 +1,4 @@
-"""How the class of a tokenizer reads texts: transformers builds BertTokenizer and XLMRobertaTokenizer anew from the
+"""How the class of a tokenizer reads texts: transformers builds BertTokenizer and XLMRobertaTokenizer again from the
 vocabulary and tokenizer_config.json, whatever else tokenizer.json says. Where the two differ, the folder is refused."""
 
 from collections.abc import Mapping

@@ -40,10 +40,10 @@ class BatchConfig:
     row_length: int | None = setting(
         None, "tokens of a packed row, at least the two above; None: by task, what costs least", AT_LEAST_1_OR_NONE
     )
-    groups: int = setting(1, "independent parts of a batch; the number of devices divides it", AT_LEAST_1)
+    shards: int = setting(1, "independent parts of a batch; the number of devices divides it", AT_LEAST_1)
     chunk_tokens: int | None = setting(
         None,
-        "of a group, encoded at a time and each twice (GradCache), for batches that do not fit; None: all, once",
+        "of a shard, encoded at a time and each twice (GradCache), for batches that do not fit; None: all, once",
         AT_LEAST_1_OR_NONE,
     )
     tasks: Mapping[str, TaskBatch] = setting(
@@ -94,7 +94,7 @@ class TrainingTask:
     queries: Tokens
     documents: Tokens | Images
     positives: Relation  # of every query at least one
-    known: Relation  # what is no negative of a query: its positives, all their chunks, and what exclude.tsv names
+    masked: Relation  # what is not a negative of a query: its positives, all their chunks, and what exclude.tsv names
     negatives: Relation | None
     config: BatchConfig
     query_rows: Int64[np.ndarray, "q"] | None = None  # in the task, of the first of the equal ones; None: as they are
@@ -125,7 +125,7 @@ def training_task(
     tokenizer: Tokenizer,
     templates: Templates,
     batch: BatchConfig,
-    pixels: UInt8[np.ndarray, "m S S 3"] | None = None,
+    pixels: UInt8[np.ndarray, "m H H 3"] | None = None,
 ) -> TrainingTask:
     """Tokenises and deduplicates the train split of `task`. `pixels`: of all documents of a task of images.
 
@@ -161,16 +161,16 @@ def training_task(
     positives = over_distinct(relations[0].positives())
     said = [each for each in (train.positives(), task.exclude) if each is not None]
     parts = [over_distinct(trained(every_chunk(each, task.parents))) for each in said]
-    known = np.unique(np.concatenate(parts, axis=1), axis=1)
+    masked = np.unique(np.concatenate(parts, axis=1), axis=1)
     negatives = None
     if config.negatives:
-        negatives = relation_of(_without(over_distinct(trained(relations[1])), known), len(query_rows))
+        negatives = relation_of(_without(over_distinct(trained(relations[1])), masked), len(query_rows))
     return TrainingTask(
         task.name,
         whole_queries.subset(query_rows),
         documents,
         relation_of(positives, len(query_rows)),
-        relation_of(known, len(query_rows)),
+        relation_of(masked, len(query_rows)),
         negatives,
         config,
         train.queries[query_rows].astype(np.int64),

@@ -190,7 +190,7 @@ def _listed(root: AnyPath, modules: Any, where: str) -> tuple[list[str], list[An
 
 
 def _read_pooling(path: AnyPath) -> tuple[str, bool, int]:
-    """The modes, whether prompts are pooled, and the size of what is pooled. `pooling_mode` goes before the older keys;
+    """The modes, whether prompts are pooled, and the size of what is pooled. `pooling_mode` overrides the older keys;
     by default the mean."""
     config = read_json(path)
     older = {old: ours for ours, old in POOLINGS.values()}
@@ -209,7 +209,7 @@ def _read_pooling(path: AnyPath) -> tuple[str, bool, int]:
     pools_prompt = typed(config, "include_prompt", bool, True, str(path))
     size = next((key for key in sizes if config.get(key) is not None), None)
     if size is None:
-        raise UserError(f"{path}: has no {' or '.join(sizes)}, without which it is no Pooling; fetch it again")
+        raise UserError(f"{path}: has no {' or '.join(sizes)}, without which it is not a Pooling; fetch it again")
     return "+".join(chosen), pools_prompt, typed(config, size, int, None, str(path))
 
 
@@ -277,7 +277,7 @@ def _read_use(path: AnyPath) -> dict[str, Any]:
     prompts = typed(config, "prompts", dict, {}, where) if config.get("prompts") is not None else {}
     for name, prompt in prompts.items():
         if not isinstance(prompt, str | None):
-            raise UserError(f"{where}: the prompt '{name}' is {prompt!r}, where a text is needed")
+            raise UserError(f"{where}: the prompt '{name}' is {prompt!r}, where a string is needed")
     truncate_dim = typed(config, "truncate_dim", int, None, where)
     if truncate_dim is not None and truncate_dim < 1:
         raise UserError(f"{where}: truncate_dim is {truncate_dim}, not a number of dimensions")

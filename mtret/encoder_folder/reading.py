@@ -56,13 +56,13 @@ def typed(entries: Mapping[str, Any], key: str, kind: type, default: Any, where:
     return value
 
 
-_A = {bool: "true or false", int: "a whole number", str: "a text", dict: "an object", list: "a list"}
+_A = {bool: "true or false", int: "an integer", str: "a string", dict: "an object", list: "a list"}
 
 
 def below(folder: AnyPath, path: Any, where: str) -> AnyPath:
     """The place of a relative path in a folder. Raises UserError where it leads out of it."""
     if not isinstance(path, str):
-        raise UserError(f"{where}: the path {path!r} is not a text")
+        raise UserError(f"{where}: the path {path!r} is not a string")
     parts = PurePosixPath(path).parts
     if path.startswith("/") or any(part == ".." or "\\" in part or ":" in part for part in parts):
         raise UserError(f"{where}: the path {path!r} leads out of the folder; give one below it")

@@ -51,8 +51,8 @@ class TransformerSettings:
     tokenizer_length: int | None = None  # otherwise, if the tokenizer says it
     do_lower_case: bool = False  # before all else that the tokenizer does
     dtype: str = "float32"
-    tokenizer: Mapping[str, Any] = field(default_factory=dict)  # tokenizer_config.json, and what goes before it
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # what goes before it alone
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)  # tokenizer_config.json, and what overrides it
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # what overrides it alone
 
 
 def read_settings(folder: EncoderFolder) -> TransformerSettings:
@@ -105,7 +105,7 @@ def _tokenizer_config(place: AnyPath, arguments: Mapping[str, Any]) -> dict[str,
     config = {**read_json(path, optional=True), **arguments}
     if "auto_map" in config:
         raise UserError(f"{path}: auto_map names code of the tokenizer's own, which is never run")
-    for key in ("add_bos_token", "add_eos_token"):  # tokenizer.json, where there is one, goes before them
+    for key in ("add_bos_token", "add_eos_token"):  # tokenizer.json, where there is one, overrides them
         if config.get(key) is not None and not (place / "tokenizer.json").exists():
             raise UserError(
                 f"{path}: {key} is not supported; write a tokenizer.json, e.g. by AutoTokenizer and save_pretrained in "
@@ -129,7 +129,7 @@ def _length(given: Any, path: str) -> int | None:
     whole = isinstance(given, int | float) and not isinstance(given, bool) and float(given).is_integer()
     if not whole or given < SHORTEST:
         raise UserError(
-            f"{path}: the longest text is {given!r} tokens; give a whole number of {SHORTEST} or more, since special "
+            f"{path}: the longest text is {given!r} tokens; give an integer of {SHORTEST} or more, since special "
             "tokens take two"
         )
     return int(given) if given < ENDLESS else None

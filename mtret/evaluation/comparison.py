@@ -1,5 +1,5 @@
-"""Two models judged on the same data: which is better, per task and role, query by query. Either may stand for several
-trainings that differ in their seed."""
+"""Two models evaluated on the same data: which is better, per task and role, query by query. Either may stand for
+several trainings that differ in their seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,15 +124,15 @@ class Side:
         return self.label if len(self.runs) == 1 else f"{self.label} ({model})"
 
 
-def judged_system(results: Results) -> str:
-    """The model that results are about: `tuned`; `untuned` where a model was judged that mtret did not train."""
-    return next((system for system in ("tuned", "untuned") if system in results.systems), "")
+def evaluated_system(results: Results) -> str:
+    """The model that results are about: `finetuned`; `base` where a model was evaluated that mtret did not train."""
+    return next((system for system in ("finetuned", "base") if system in results.systems), "")
 
 
 def compare(
     a: Side, b: Side, *, metric: str = PRIMARY, system: str = "", tasks: Sequence[str] = (), seed: int = 0
 ) -> Comparison:
-    """Paired differences, b minus a, over the queries that were judged in all.
+    """Paired differences, b minus a, over the queries that were evaluated in all.
 
     A side's score of a query is the mean over its runs. Where there are several, the intervals are also over trainings
     (`statistics.run_noise`).
@@ -191,7 +191,7 @@ def _compared(side: Side, system: str) -> Compared:
 
 
 def _system(side: Side, asked: str) -> str:
-    chosen = [asked or judged_system(run.results) for run in side.runs]
+    chosen = [asked or evaluated_system(run.results) for run in side.runs]
     for run, system in zip(side.runs, chosen, strict=True):
         if system not in run.results.systems:
             known = ", ".join(run.results.systems)
@@ -224,7 +224,7 @@ def _role(side: Side, task: str) -> str:
     if len(roles) > 1:
         raise UserError(
             f"{task} is {' and '.join(ROLE_NAMES[role].lower() for role in roles)} to runs of {side.label}, which are "
-            "therefore not trainings of one configuration; leave it out with --tasks, or train anew"
+            "therefore not trainings of one configuration; leave it out with --tasks, or train again"
         )
     return roles[0]
 
@@ -234,7 +234,7 @@ def _all_tasks(side: Side) -> set[str]:
 
 
 def _shared(sides: Sequence[Side], tasks: Sequence[str]) -> list[str]:
-    """Tasks of all runs, in the order of the first. Raises UserError where they were not judged on the same data."""
+    """Tasks of all runs, in the order of the first. Raises UserError where they were not evaluated on the same data."""
     runs = [(side.called(run), run) for side in sides for run in side.runs]
     first_name, first = runs[0]
     for name in tasks:
@@ -248,7 +248,7 @@ def _shared(sides: Sequence[Side], tasks: Sequence[str]) -> list[str]:
         splits = [each.results.protocol.get("split") for each in (first, run)]
         if splits[0] != splits[1]:
             raise UserError(
-                f"{first_name} was judged on the {splits[0]} split, {label} on the {splits[1]} split; run "
+                f"{first_name} was evaluated on the {splits[0]} split, {label} on the {splits[1]} split; run "
                 "`mtret evaluate --split=...` so that all are of one"
             )
         suites = [each.results.protocol.get("suite", "?") for each in (first, run)]
@@ -259,7 +259,7 @@ def _shared(sides: Sequence[Side], tasks: Sequence[str]) -> list[str]:
         if differ:
             remedy = f", or compare the others: --tasks={','.join(alike)}" if alike else ""
             raise UserError(
-                f"not judged on the same data in {both}: {some(differ)}; evaluate them on one suite{remedy}"
+                f"not evaluated on the same data in {both}: {some(differ)}; evaluate them on one suite{remedy}"
             )
     if not shared:
         raise UserError("no task is in all of the runs; evaluate them on one suite")
@@ -267,7 +267,7 @@ def _shared(sides: Sequence[Side], tasks: Sequence[str]) -> list[str]:
 
 
 def _data(scores: QueryScores, task: str) -> Any:
-    return scores.results.tasks[task].judged_sha256 or scores.results.protocol.get("suite_sha256")
+    return scores.results.tasks[task].data_sha256 or scores.results.protocol.get("suite_sha256")
 
 
 def _matched(
@@ -296,7 +296,7 @@ def _drawn(
     noise: Float64[np.ndarray, "r 2 n"],
     first: int,
 ) -> Float64[np.ndarray, "r 2"]:
-    """Means of both sides with the queries drawn anew, and the trainings too. The first `first` runs are side a's."""
+    """Means of both sides with the queries drawn again, and the trainings too. The first `first` runs are side a's."""
     sides = (slice(None, first), slice(first, None))
     deviations = np.concatenate([means[side] - means[side].mean() for side in sides])
     return np.stack([resampled[:, side].mean(axis=1) for side in sides], axis=1) + noise @ deviations
@@ -348,7 +348,7 @@ def summary(found: Comparison) -> list[str]:
     said = counts([task.difference.verdict for task in found.tasks.values()])
     lines = [f"`{b}` against `{a}`: {said} of {len(found.tasks)} tasks."]
     left = np.sum([task.unmatched for task in found.tasks.values()], axis=0).tolist()
-    matched = f"{found.n_queries:,} queries were judged in {'both' if sum(found.trainings) == 2 else 'all'}"
+    matched = f"{found.n_queries:,} queries were evaluated in {'both' if sum(found.trainings) == 2 else 'all'}"
     if any(left):
         matched += f"; {left[0]:,} others of `{a}` and {left[1]:,} of `{b}` are left out"
     lines.append(f"{matched}.")

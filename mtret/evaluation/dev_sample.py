@@ -23,7 +23,7 @@ class DevConfig:
         1000, "documents of each task beside the gold ones, at most; of documents in chunks, so many chunks", AT_LEAST_0
     )
     dimensions: tuple[int, ...] = setting(
-        (), "also judged by the first so many features of each vector, e.g. (256, 128, 64)"
+        (), "also evaluated by vectors truncated to their first dimensions, e.g. (256, 128, 64)"
     )
 
 
@@ -36,7 +36,7 @@ class DevSample:
     documents: Int32[np.ndarray, "d"]
 
     def as_task(self) -> Task:
-        """The sample as a task of its own, with a dev split and nothing else, to be judged by every system."""
+        """The sample as a task of its own, with a dev split and nothing else, to be evaluated by every system."""
         task = self.task
         texts = tuple(task.document_texts[row] for row in self.documents)
         images = task.images and ImageFiles(

@@ -10,7 +10,7 @@ UNSEEN = ("cross_domain", "zero_shot")
 
 
 def reference_system(systems: Sequence[str]) -> str | None:
-    """The system that the last one is judged against task by task: the hybrid, else the one before the last."""
+    """The system that the last one is compared with task by task: the hybrid, else the one before the last."""
     if len(systems) < 2:
         return None
     return "hybrid" if "hybrid" in systems[:-1] else systems[-2]
@@ -38,13 +38,13 @@ def findings(results: Results) -> list[str]:
 
 
 def hurt_tasks(results: Results) -> list[str]:
-    """Those that were trained on, or judged otherwise, and are worse than by the encoder as it came."""
-    against = {name: task.differences.get("untuned") for name, task in results.tasks.items()}
+    """Those that were trained on, or evaluated otherwise, and are worse than by the encoder as it came."""
+    against = {name: task.differences.get("base") for name, task in results.tasks.items()}
     return [name for name, one in against.items() if one and one.verdict == "WORSE"]
 
 
 def nothing_unseen(results: Results) -> bool:
-    """Whether all judged tasks are of the training's own domain."""
+    """Whether all evaluated tasks are of the training's own domain."""
     return results.mixture is not None and not {*UNSEEN} & {task.role for task in results.tasks.values()}
 
 
@@ -89,11 +89,11 @@ def _hurt(results: Results, mixture: Mapping[str, Sequence[str]]) -> list[str]:
         remedy = f"The same training with `--hold_out={','.join(own)}` and another --workdir does without."
         if len(own) == len(trained):
             remedy = "These are all that was trained on: a smaller --config.optim.learning_rate may hurt less."
-        lines.append(f"Hurt by the mixture, WORSE than the untuned encoder: {', '.join(own)}. {remedy}")
+        lines.append(f"Hurt by the mixture, WORSE than the base encoder: {', '.join(own)}. {remedy}")
     if others:
         lines.append(
-            f"Not in the mixture, and WORSE than by the untuned encoder: {', '.join(others)}. Serve those untuned, or "
-            "train on data of theirs."
+            f"Not in the mixture, and WORSE than by the base encoder: {', '.join(others)}. Serve those with the base, "
+            "or train on data of theirs."
         )
     return lines
 

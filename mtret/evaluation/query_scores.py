@@ -14,6 +14,7 @@ from mtret.errors import UserError
 from mtret.evaluation.results import Results, read_results
 from mtret.evaluation.retrieval import PRIMARY, TaskOutcome
 from mtret.files import AnyPath, locate, reaching, replace_text
+from mtret.names import SYSTEMS
 
 QUERIES_FILE = "queries.jsonl"
 METRICS = (PRIMARY, "recall@10", "mrr@10")  # of all that are computed, those that every task has
@@ -53,7 +54,7 @@ def _lines(outcome: TaskOutcome) -> Iterator[str]:
         yield json.dumps({"task": task.name, "query": task.query_ids[row], **values}, ensure_ascii=False)
 
 
-def judged_sha256(task: Task, split: str) -> str:
+def data_sha256(task: Task, split: str) -> str:
     """Of all that the scores of a split rest on but the model: its queries, their judgements and exclusions, and the
     documents. Neither the order of lines nor other splits change it, nor does the instruction."""
     judged = task.split(split)
@@ -118,7 +119,10 @@ def _tasks(text: str) -> dict[str, TaskQueries]:
         by_task.setdefault(entry["task"], []).append(entry)
     found = {}
     for task, entries in by_task.items():
-        columns = [(metric, system) for metric in METRICS for system in entries[0][metric]]
-        scores = {key: np.array([entry[key[0]][key[1]] for entry in entries], np.float64) for key in columns}
+        scores: dict[tuple[str, str], Float64[np.ndarray, "q"]] = {}
+        for metric in METRICS:
+            for system in entries[0][metric]:
+                values = np.array([entry[metric][system] for entry in entries], np.float64)
+                scores[metric, SYSTEMS.get(str(system), str(system))] = values
         found[task] = TaskQueries(tuple(entry["query"] for entry in entries), scores)
     return found

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtret.evaluation.findings import findings, reference_system, tasks_by_role
 from mtret.evaluation.results import BaseForm, Results, RoleResults, Scores, TaskResults, write_results
-from mtret.evaluation.retrieval import KIND, PRIMARY, ROLES
+from mtret.evaluation.retrieval import OWN_TASK, PRIMARY, ROLES
 from mtret.evaluation.statistics import MIN_QUERIES
 from mtret.evaluation.wording import (
     ROLE_MEANINGS,
@@ -80,7 +80,7 @@ def _summary(results: Results) -> str:
     lines += [
         "",
         f"All verdicts compare {metric_name(PRIMARY)} on the same queries: *better* and *WORSE* where the 95% interval "
-        "of the paired difference leaves out 0, else *no difference*, which is no proof of equality: a task with few "
+        "of the paired difference leaves out 0, else *no difference*, which does not prove equality: a task with few "
         f"queries has a wide interval. With fewer than {MIN_QUERIES} queries nothing is claimed. "
         "With many tasks, about one verdict in twenty would come about by chance between equal systems.",
         *(f"\n{line}" for line in found),
@@ -156,20 +156,20 @@ def _images(results: Results) -> str:
     seen = _of_images(results)
     if not seen:
         return ""
-    judged, pooled = results.systems[-1], results.pooled and results.pooled.tasks
+    evaluated, pooled = results.systems[-1], results.pooled and results.pooled.tasks
     rows = []
     for name, task in seen:
         row = [name, ROLE_NAMES[task.role], task.n_queries, task.n_documents]
-        row += [score(task.systems[judged]["recall@10"]), _chance(task), score(task.primary(judged))]
+        row += [score(task.systems[evaluated]["recall@10"]), _chance(task), score(task.primary(evaluated))]
         if pooled:
-            among = pooled[name].systems[judged]
-            row += [score(among["recall@10"]), _share(among[KIND].mean)]
+            among = pooled[name].systems[evaluated]
+            row += [score(among["recall@10"]), _share(among[OWN_TASK].mean)]
         rows.append(row)
     header = ["task", "role", "queries", "images", "recall@10", "by chance", metric_name(PRIMARY)]
     header += ["recall@10, pooled index", "own kind"] if pooled else []
     intro = (
-        f"Documents that are images, which `{judged}` alone can read: these tasks count in no mean above. By chance: "
-        "recall@10 of a random order."
+        f"Documents that are images, which `{evaluated}` alone can read: these tasks count in no mean above. By "
+        "chance: recall@10 of a random order."
     )
     return _section("Images", intro, to_markdown(Table(header, [rows])))
 
@@ -198,9 +198,7 @@ def _base_forms(results: Results) -> str:
         rows.append(row)
     header = ["form", "query", "document", *(["dev samples of the mixture"] if dev else [])]
     header += [f"{split} split" for split in sorted(splits)]
-    intro = (
-        f"`untuned` is the base in the form **{block.chosen}**: {block.why}. {metric_name(PRIMARY)}, mean over tasks."
-    )
+    intro = f"`base` is the base in the form **{block.chosen}**: {block.why}. {metric_name(PRIMARY)}, mean over tasks."
     return _section("The base's prompts", intro, to_markdown(Table(header, [rows])))
 
 
@@ -213,9 +211,9 @@ def _dimensions(results: Results) -> str:
     table = _by_dimension(results)
     if table is None:
         return ""
-    judged = results.systems[-1]
-    intro = f"{metric_name(PRIMARY)} of `{judged}`, mean over tasks, by the first so many features of its vectors."
-    return _section("Fewer features", intro, to_markdown(table))
+    evaluated = results.systems[-1]
+    intro = f"{metric_name(PRIMARY)} of `{evaluated}`, mean over tasks, by vectors truncated to their first dimensions."
+    return _section("Fewer dimensions", intro, to_markdown(table))
 
 
 def _by_dimension(results: Results, title: str = "") -> Table | None:
@@ -245,7 +243,7 @@ def _pooled(results: Results) -> str:
     rows = []
     for name in (name for _, names in tasks_by_role(pooled.tasks) for name in names):
         task = pooled.tasks[name]
-        kinds = [task.systems[system].get(KIND) for system in systems]
+        kinds = [task.systems[system].get(OWN_TASK) for system in systems]
         own = [_share(kind and kind.mean) for kind in kinds]
         rows.append([name, *_means(task, systems), *own, *_difference(task, systems)])
     body = f"{role_tables(pooled.roles, systems)}\n\n{to_markdown(Table(header, [rows]))}"
@@ -303,7 +301,9 @@ def terminal_tables(results: Results) -> "RenderableType":
         _roles_briefly(results.roles, results, f"{metric_name(PRIMARY)} by role, mean over tasks", counted=True),
         _differences(results),
         _pooled_briefly(results),
-        _by_dimension(results, f"{metric_name(PRIMARY)} of {results.systems[-1]} by the first so many features"),
+        _by_dimension(
+            results, f"{metric_name(PRIMARY)} of {results.systems[-1]} by vectors truncated to their first dimensions"
+        ),
         _images_briefly(results),
     ]
     return Group(*(to_terminal(table) for table in tables if table))

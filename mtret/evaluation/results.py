@@ -1,4 +1,4 @@
-"""The results file: schema `mtret.results/1`, checked when read, written atomically. See docs/results.md."""
+"""The results file: schema `mtret.results/2`, checked when read, written atomically. See docs/results.md."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from mtret.errors import UserError
 from mtret.evaluation.retrieval import PRIMARY, SCHEMA
 from mtret.evaluation.statistics import Difference, Interval, Verdict
 from mtret.files import AnyPath, replace_json
+from mtret.names import results_now
 from mtret.schema import MismatchError, MissingKeyError, Reading, build
 
 Role = Literal["in_domain", "cross_domain", "zero_shot", "all"]
@@ -49,7 +50,7 @@ class TaskResults(Scores):
     cutoffs: tuple[int, ...]
     scann: Mapping[str, Any] | None
     images: bool = False
-    judged_sha256: str | None = None
+    data_sha256: str | None = None
     n_with_copies: int = 0
 
 
@@ -109,7 +110,7 @@ class BaseForm:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseForms:
-    """The forms of the base, and which one it was judged in."""
+    """The forms of the base, and which one it was evaluated in."""
 
     chosen: str
     why: str
@@ -136,6 +137,7 @@ class Results:
 
 def parse_results(raw: Any, source: str = "results") -> Results:
     """Raises UserError naming the first path that is not of the schema. `source` is what the message calls the file."""
+    raw = results_now(raw)
     try:
         if not isinstance(raw, Mapping) or raw.get("schema") != SCHEMA:
             raise MismatchError("schema", f"must be '{SCHEMA}'")
@@ -204,4 +206,4 @@ def _check_systems(results: Results) -> None:
     for role, entry in results.roles.items():
         for name in entry.tasks:
             if name not in results.tasks:
-                raise MismatchError(f"roles.{role}.tasks", f"'{name}' is no task of the file")
+                raise MismatchError(f"roles.{role}.tasks", f"'{name}' is not a task of the file")

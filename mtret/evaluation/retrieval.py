@@ -12,9 +12,9 @@ from mtret.data.tasks import Judgements, Task
 from mtret.evaluation import metrics, statistics
 from mtret.index.exact import NOTHING, Run
 
-SCHEMA = "mtret.results/1"
+SCHEMA = "mtret.results/2"
 PRIMARY = "ndcg@10"
-KIND = "kind@10"
+OWN_TASK = "own_task@10"
 ROLES = ("in_domain", "cross_domain", "zero_shot", "all")
 NAMED_DROPPED_QUERIES = 20
 
@@ -38,7 +38,7 @@ class TaskOutcome:
     dropped_queries: tuple[str, ...] = ()  # ids of test queries that occur in training
     seen_document_share: float | None = None  # share of the gold documents that were positives in training
     scann: Mapping[str, Any] | None = None
-    judged_sha256: str | None = None  # of the data that the scores rest on
+    data_sha256: str | None = None  # of the data that the scores rest on
     n_with_copies: int = 0  # see `queries_with_copies`
 
 
@@ -99,9 +99,9 @@ def evaluate_task(
 
     Args:
       query_rows: rows of the task's queries that are evaluated, in the order of the runs.
-      runs: by system; the last one is later judged against the others.
-      pooled_rows: `Pool.rows` of the task where the runs are over the pool; then `kind@10` is scored too: the share of
-        the first 10 results that are documents of the task.
+      runs: by system; the last one is later compared with the others.
+      pooled_rows: `Pool.rows` of the task where the runs are over the pool; then `own_task@10` is scored too:
+        the share of the first 10 results that are documents of the task.
 
     Raises:
       UserError: the task has no such split.
@@ -117,7 +117,7 @@ def evaluate_task(
         if pooled_rows is not None:
             first = run.documents[:, :10]
             found = np.maximum((first != NOTHING).sum(axis=1), 1)
-            values[KIND] = np.isin(first, pooled_rows).sum(axis=1) / found
+            values[OWN_TASK] = np.isin(first, pooled_rows).sum(axis=1) / found
         systems[system] = values
     return TaskScores(query_rows, cutoffs, systems)
 
@@ -175,13 +175,13 @@ def build_results(
     pooled: PooledOutcome | None = None,
     skipped: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The results dictionary (schema `mtret.results/1`, see docs/results.md).
+    """The results dictionary (schema `mtret.results/2`, see docs/results.md).
 
     Args:
       outcomes: one per evaluated task, all with the same systems; a task of images may have the last of them alone.
       protocol: what the numbers depend on; kept as it is.
       seed: of the bootstrap.
-      mixture: what the model was trained on, None for an untuned one.
+      mixture: what the model was trained on, None for a base encoder.
       pooled: the scores over the pooled index.
       skipped: tasks that were not evaluated, and why.
     """
@@ -249,7 +249,7 @@ def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
         "domain": card.domain,
         "images": outcome.task.images is not None,
         "role": outcome.role or "all",
-        "judged_sha256": outcome.judged_sha256,
+        "data_sha256": outcome.data_sha256,
         "n_documents": len(outcome.task.parent_rows),
         "n_with_copies": outcome.n_with_copies,
         "n_dropped": len(outcome.dropped_queries),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtret.errors import UserError, nearest
-from mtret.evaluation.comparison import judged_system
+from mtret.evaluation.comparison import evaluated_system
 from mtret.evaluation.results import Results, Scores
 from mtret.evaluation.retrieval import PRIMARY, ROLES
 from mtret.evaluation.statistics import Interval
@@ -26,9 +26,9 @@ class RunResults:
     results: Results
 
     @property
-    def judged(self) -> str:
+    def evaluated(self) -> str:
         """The system that its row shows."""
-        return judged_system(self.results) or self.results.systems[-1]
+        return evaluated_system(self.results) or self.results.systems[-1]
 
 
 class Spread(NamedTuple):
@@ -44,7 +44,7 @@ class _Row:
 
     label: str
     scores: tuple[Interval | Spread | None, ...]
-    rival: bool = True  # for the best; no run of a group is one, since the luckiest of several seeds is no result
+    rival: bool = True  # for the best; no run of a group is one, since the luckiest of several seeds is not a result
 
 
 def build(
@@ -66,7 +66,7 @@ def build(
       only_groups: runs that are in a group get no row of their own.
       intervals: show them; without, a table of many columns fits a page.
 
-    Raises UserError where runs were judged on different splits or data, none has the metric, or a group names a run
+    Raises UserError where runs were evaluated on different splits or data, none has the metric, or a group names a run
     that is not there.
     """
     _check_same_data(runs)
@@ -74,7 +74,9 @@ def build(
     keys = _columns(runs, per_task)
     groups = all_groups(runs, groups)
     members = {label for labels in groups.values() for label in labels}
-    every = [_Row(run.label, _scores(run.results, run.judged, keys, metric), run.label not in members) for run in runs]
+    every = [
+        _Row(run.label, _scores(run.results, run.evaluated, keys, metric), run.label not in members) for run in runs
+    ]
     parts = [
         [*_baselines(runs, keys, metric)],
         [row for row in every if row.rival or not only_groups],
@@ -136,20 +138,20 @@ def _check_same_data(runs: Sequence[RunResults]) -> None:
         one, other = (each.results.protocol.get("split") for each in (first, run))
         if one != other:
             raise UserError(
-                f"{first.label} was judged on the {one} split, {run.label} on the {other} split; a table is of one"
+                f"{first.label} was evaluated on the {one} split, {run.label} on the {other} split; a table is of one"
             )
         a, b = first.results.tasks, run.results.tasks
-        hashes = {name: (a[name].judged_sha256, b[name].judged_sha256) for name in a if name in b}
+        hashes = {name: (a[name].data_sha256, b[name].data_sha256) for name in a if name in b}
         if differ := [name for name, pair in hashes.items() if all(pair) and len(set(pair)) > 1]:
             raise UserError(
-                f"not judged on the same data in {first.label} and {run.label}: {some(differ)}; "
+                f"not evaluated on the same data in {first.label} and {run.label}: {some(differ)}; "
                 "evaluate both on one suite"
             )
 
 
 def _check_metric(runs: Sequence[RunResults], metric: str) -> None:
     known = dict.fromkeys(
-        name for run in runs for entry in _every_entry(run).values() for name in entry.systems.get(run.judged, {})
+        name for run in runs for entry in _every_entry(run).values() for name in entry.systems.get(run.evaluated, {})
     )
     if metric not in known:
         close = nearest(metric, known)
@@ -170,10 +172,10 @@ def _scores(results: Results, system: str, keys: Sequence[str], metric: str) -> 
 
 def _baselines(runs: Sequence[RunResults], keys: Sequence[str], metric: str) -> Iterator[_Row]:
     """Every other system: once where all runs that have it agree on it, else once for those that do."""
-    for system in dict.fromkeys(system for run in runs for system in run.results.systems if system != run.judged):
+    for system in dict.fromkeys(system for run in runs for system in run.results.systems if system != run.evaluated):
         merged: list[tuple[list[str], tuple[Interval | None, ...]]] = []
         for run in runs:
-            if system not in run.results.systems or system == run.judged:
+            if system not in run.results.systems or system == run.evaluated:
                 continue
             scores = _scores(run.results, system, keys, metric)
             for place, (labels, own) in enumerate(merged):

@@ -68,7 +68,7 @@ class BM25Index:
         block: int | None = None,
         parents: Int32[np.ndarray, "m"] | None = None,
     ) -> Run:
-        """The k documents of largest score; one that shares no term with the query is no result.
+        """The k documents of largest score; one that shares no term with the query is not a result.
 
         Args:
           queries: texts, without an instruction.

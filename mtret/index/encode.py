@@ -44,13 +44,13 @@ class Embedder:
     tower: nn.Module
     params: Tree
     pooling: str
-    features: int
+    dimension: int
 
     def __call__(self, parts: Sequence[Texts], on_progress: Progress | None = None) -> list[Float32[np.ndarray, "n D"]]:
         """Unit vectors of each part's texts, in order. Parts are packed together: many small ones cost no padding."""
         cut = [_truncated(part) for part in parts]
         if not sum(map(len, cut)):
-            return [np.zeros((0, self.features), np.float32) for _ in parts]
+            return [np.zeros((0, self.dimension), np.float32) for _ in parts]
         whole = concatenate(cut)
         longest = int(np.diff(whole.offsets).max())
         rows, identity = whole.distinct(longest)
@@ -62,7 +62,7 @@ class Embedder:
         mesh = _local_mesh()
         sharding = NamedSharding(mesh, P(None, "data"))
         params = jax.device_put(self.params, NamedSharding(mesh, P()))
-        vectors = np.zeros((len(texts), self.features), np.float32)
+        vectors = np.zeros((len(texts), self.dimension), np.float32)
         waiting: tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Array, int] | None = None
         for where, slots, batch, n_texts, tokens in _batches(texts, self.pooling, mesh.size):
             found = _embed(self.tower, params, jax.device_put(batch, sharding), n_texts)
@@ -148,8 +148,8 @@ def _truncated(part: Texts) -> Tokens:
 
 @partial(jax.jit, static_argnums=(0, 3))
 def _embed(
-    tower: nn.Module, params: Tree, batch: TokenBatch | UInt8[Array, "C G R S S 3"], slots: int
-) -> Float[Array, "G slots D"]:
+    tower: nn.Module, params: Tree, batch: TokenBatch | UInt8[Array, "C S R H H 3"], slots: int
+) -> Float[Array, "S slots D"]:
     return encode(tower, params, batch, slots)
 
 
@@ -170,42 +170,42 @@ def row_length(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 def _batches(
     texts: Tokens, pooling: str, devices: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, TokenBatch, int, int]]:
-    """Batches of a fixed shape for each class of lengths: (texts, their slots, arrays, slots of a group, tokens)."""
+    """Batches of a fixed shape for each class of lengths: (texts, their slots, arrays, slots of a shard, tokens)."""
     lengths = np.diff(texts.offsets)
     classes = row_length(lengths)
     for length in np.unique(classes):
         mine = np.flatnonzero(classes == length)
         packing = pack(lengths[mine], int(length))
-        group_rows = max(BATCH_TOKENS // int(length), 1)
+        shard_rows = max(BATCH_TOKENS // int(length), 1)
         per_row = int(length // lengths[mine].min())
         # Padded to a power of two: the declared shapes must not depend on what one corpus happens to hold.
-        group_slots = group_rows * (1 << (per_row - 1).bit_length())
-        block, local = np.divmod(packing.row, group_rows)
-        batches = -(-packing.rows // (group_rows * devices))
+        shard_slots = shard_rows * (1 << (per_row - 1).bit_length())
+        block, local = np.divmod(packing.row, shard_rows)
+        batches = -(-packing.rows // (shard_rows * devices))
         members = np.split(
             np.argsort(block, kind="stable"), np.bincount(block, minlength=batches * devices).cumsum()[:-1]
         )
         for batch in range(batches):
-            groups, where, slots = [], [], []
+            shards, where, slots = [], [], []
             for device, inside in enumerate(members[batch * devices : (batch + 1) * devices]):
                 chosen = mine[inside]
                 sizes = lengths[chosen]
                 segments = np.arange(len(chosen))
-                groups.append(
+                shards.append(
                     fill(
                         texts.take(chosen, int(length)),
                         token_weights(sizes, pooling, texts.skipped(chosen)),
                         sizes,
                         segments,
-                        Packing(local[inside], packing.start[inside], group_rows),
-                        (group_rows, int(length)),
-                        group_slots,
+                        Packing(local[inside], packing.start[inside], shard_rows),
+                        (shard_rows, int(length)),
+                        shard_slots,
                     )
                 )
                 where.append(chosen)
-                slots.append(device * group_slots + segments)
+                slots.append(device * shard_slots + segments)
             tokens = int(sum(lengths[chosen].sum() for chosen in where))
-            yield np.concatenate(where), np.concatenate(slots), stack(groups), group_slots, tokens
+            yield np.concatenate(where), np.concatenate(slots), stack(shards), shard_slots, tokens
 
 
 def cached(

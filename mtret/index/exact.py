@@ -1,4 +1,4 @@
-"""Exact search, the judge of every other index, and what all indexes share: runs, ties and exclusions."""
+"""Exact search, the reference of every other index, and what all indexes share: runs, ties and exclusions."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -52,11 +52,11 @@ def excluded_pairs(exclude: Judgements | None, query_rows: Int32[np.ndarray, "q"
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def cut(
-    vectors: Float32[np.ndarray, "n D"], features: int, similarity: str = "cosine"
-) -> Float32[np.ndarray, "n features"]:
-    """The first so many features, of length 1 again where they are compared by cosine; as they are for "dot"."""
-    first = vectors[:, :features]
+def truncate(
+    vectors: Float32[np.ndarray, "n D"], dimension: int, similarity: str = "cosine"
+) -> Float32[np.ndarray, "n dimension"]:
+    """Truncated to their first dimensions (Matryoshka); of length 1 again where they are compared by cosine."""
+    first = vectors[:, :dimension]
     return first if similarity == "dot" else unit(first)
 
 
@@ -129,7 +129,7 @@ def search_blocks(
 
     Args:
       scores: maps the range of a block's queries to their scores, whose columns stand in tie order and whose rows may
-        be more than the block has queries; -inf marks a document that is no result.
+        be more than the block has queries; -inf marks a document that is not a result.
       n_queries: how many there are.
       k, order, exclude, block, parents: as in `search`.
     """

@@ -1,4 +1,4 @@
-"""ScaNN, the racer: tuned to a recall target, never reported without its recall against exact search."""
+"""ScaNN, the approximate index: tuned to a recall target, never reported without its recall against exact search."""
 
 import time
 from dataclasses import dataclass

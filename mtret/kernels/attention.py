@@ -54,7 +54,7 @@ def attend(
     segment: Int[Array, "rows L"],
     *,
     window: int | None = None,
-    operands: str = "float32",
+    matmul_dtype: str = "float32",
     implementation: str = "xla",
     row_keys: Key[Array, "rows"] | None = None,
     dropout_rate: float = 0.0,
@@ -62,8 +62,8 @@ def attend(
 ) -> Float[Array, "rows L heads features"]:
     """Softmax attention among the tokens of one segment; the one interface that every tower calls.
 
-    `window`: attend to tokens at most that many positions away (None: the whole segment). `operands`: the type of the
-    products' operands, "float32" or "bfloat16"; `implementation`: one of IMPLEMENTATIONS, of which "cpu" rounds no
+    `window`: attend to tokens at most that many positions away (None: the whole segment). `matmul_dtype`: the type of
+    the products' operands, "float32" or "bfloat16"; `implementation`: one of IMPLEMENTATIONS, of which "cpu" rounds no
     operand and those of a GPU round all to bfloat16. Every token sees itself at least, so no softmax is empty.
     """
     dropping = row_keys is not None and dropout_rate > 0.0
@@ -73,13 +73,13 @@ def attend(
         return attention_gpu.attend(q, k, v, segment, implementation=implementation, **masked)
     if implementation == "cpu" and q.dtype == jnp.float32:  # float64 is for gradient checks
         return attention_cpu.attend(q, k, v, segment, **masked)
-    return _xla(q, k, v, segment, masked["row_keys"], _Attention(window, operands, dropout_rate, dropout_site))
+    return _xla(q, k, v, segment, masked["row_keys"], _Attention(window, matmul_dtype, dropout_rate, dropout_site))
 
 
 @dataclass(frozen=True)
 class _Attention:
     window: int | None
-    operands: str
+    matmul_dtype: str
     rate: float
     site: int
 
@@ -95,7 +95,7 @@ class _Attention:
     def by_head(self, x: Float[Array, "rows L heads features"]) -> Float[Array, "rows_heads L features"]:
         """As an operand."""
         rows, length, heads, features = x.shape
-        return cast_operand(x.transpose(0, 2, 1, 3), self.operands).reshape(rows * heads, length, features)
+        return cast_operand(x.transpose(0, 2, 1, 3), self.matmul_dtype).reshape(rows * heads, length, features)
 
 
 def _wide(x: Array) -> Any:
@@ -116,7 +116,7 @@ def _xla_forward(q: Array, k: Array, v: Array, segment: Array, row_keys: Any, co
     highest = scores.max(axis=2)
     weights = jnp.exp(scores - highest[:, :, None])
     total = weights.sum(axis=2)
-    weights = _flat(cast_operand(config.drop(weights, row_keys), config.operands))
+    weights = _flat(cast_operand(config.drop(weights, row_keys), config.matmul_dtype))
     mixed = product("bdk,bkq->bdq", materialised_transpose(v), weights, _wide(v)).reshape(rows, heads, features, length)
     # The division comes after the product with the values: it then touches [L, features], not [L, L].
     mixed = (mixed / total[:, :, None]).transpose(0, 3, 1, 2)
@@ -132,8 +132,8 @@ def _xla_backward(config: _Attention, saved: Any, cotangent: Array) -> tuple[Any
     cotangent = config.by_head(cotangent)
     to_weights = product("bkd,bqd->bkq", v, cotangent, _wide(v)).reshape(weights.shape)
     to_scores = weights * (config.drop(to_weights, row_keys) - share[:, :, None])
-    to_scores = _flat(cast_operand(to_scores, config.operands))
-    dropped = _flat(cast_operand(config.drop(weights, row_keys), config.operands))
+    to_scores = _flat(cast_operand(to_scores, config.matmul_dtype))
+    dropped = _flat(cast_operand(config.drop(weights, row_keys), config.matmul_dtype))
 
     def back(x: Float[Array, "rows_heads L features"]) -> Float[Array, "rows L heads features"]:
         return x.reshape(rows, heads, length, features).transpose(0, 2, 1, 3)

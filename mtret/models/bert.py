@@ -50,7 +50,7 @@ class SelfAttention(nn.Module):
         config = self.config
         width = config.hidden_size
         kernels, biases = zip(*(Weights(width, name=name)(width) for name in ("query", "key", "value")), strict=True)
-        projected = project(x, jnp.concatenate(kernels, axis=1), config.operands) + jnp.concatenate(biases)[None, :]
+        projected = project(x, jnp.concatenate(kernels, axis=1), config.matmul_dtype) + jnp.concatenate(biases)[None, :]
         q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
         return mix(config, q, k, v, segment, keys, site)
 
@@ -70,7 +70,7 @@ class AddNorm(nn.Module):
         site: int,
     ) -> Float[Array, "tokens D"]:
         config = self.config
-        x = Dense(config.hidden_size, config.operands, self.gelu_first, name="dense")(x)
+        x = Dense(config.hidden_size, config.matmul_dtype, self.gelu_first, name="dense")(x)
         x = dropout(x, keys, config.hidden_dropout_prob, site)
         return LayerNorm(config.layer_norm_eps, name="LayerNorm")(x + residual)
 
@@ -95,7 +95,7 @@ class Intermediate(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens inner"]:
-        return Dense(self.config.intermediate_size, self.config.operands, name="dense")(x)
+        return Dense(self.config.intermediate_size, self.config.matmul_dtype, name="dense")(x)
 
 
 class Layer(nn.Module):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mtret.encoder_folder.modules import Head
-from mtret.kernels.dense import OPERANDS
+from mtret.kernels.dense import MATMUL_DTYPES
 from mtret.models.lora import LoraConfig
 from mtret.models.pooling import finish, pool
 from mtret.models.vision import VisionConfig
@@ -29,8 +29,8 @@ class ModelConfig:
     dropout: float | None = setting(
         0.0, "None: as published (0.1 in BERT); drawn per row, so batches of any split agree", BELOW_1_OR_NONE
     )
-    operands: str = setting(
-        "float32", 'of matrix products: "float32" or "bfloat16"; sums are always float32', one_of(OPERANDS)
+    matmul_dtype: str = setting(
+        "float32", 'of matrix products: "float32" or "bfloat16"; sums are always float32', one_of(MATMUL_DTYPES)
     )
     attention: str | None = setting(
         None, '"xla", "cpu", "pallas", "cudnn"; None: the faster of the first two (docs/cpu.md)'
@@ -51,18 +51,18 @@ class ModelConfig:
 def encode(
     tower: nn.Module,
     params: Tree,
-    inputs: TokenBatch | UInt8[Array, "C G R S S 3"],
+    inputs: TokenBatch | UInt8[Array, "C S R H H 3"],
     slots: int,
     dropout_key: Key[Array, ""] | None = None,
-    first_group: Int[Array, ""] | int = 0,
-) -> Float[Array, "G slots D"]:
-    """Embeddings of a batch's texts or images, by group: of length 1, unless the tower's head is another. Slots without
+    first_shard: Int[Array, ""] | int = 0,
+) -> Float[Array, "S slots D"]:
+    """Embeddings of a batch's texts or images, by shard: of length 1, unless the tower's head is another. Slots without
     a text hold zeros.
 
     `params` are the tower's, with those of its head. With a dropout key every row, or image, draws masks from its own
-    place in the batch, in which these groups are those from `first_group` on.
+    place in the batch, in which these shards are those from `first_shard` on.
     """
-    return finish(pooled(tower, params, inputs, slots, dropout_key, first_group), params, head_of(tower))
+    return finish(pooled(tower, params, inputs, slots, dropout_key, first_shard), params, head_of(tower))
 
 
 def head_of(tower: nn.Module) -> Head:
@@ -74,49 +74,49 @@ def head_of(tower: nn.Module) -> Head:
 def pooled(
     tower: nn.Module,
     params: Tree,
-    inputs: TokenBatch | UInt8[Array, "C G R S S 3"],
+    inputs: TokenBatch | UInt8[Array, "C S R H H 3"],
     slots: int,
     dropout_key: Key[Array, ""] | None,
-    first_group: Int[Array, ""] | int = 0,
+    first_shard: Int[Array, ""] | int = 0,
     first_chunk: Int[Array, ""] | int = 0,
-) -> Float[Array, "G slots D"]:
+) -> Float[Array, "S slots D"]:
     """What `encode` finishes: sums over tokens, and zeros for images of other chunks, so that chunks add up."""
-    chunks, groups, rows = jax.tree.leaves(inputs)[0].shape[:3]
+    chunks, shards, rows = jax.tree.leaves(inputs)[0].shape[:3]
     keys = None
     if dropout_key is not None:
-        keys = row_keys(dropout_key, (chunks, groups, rows), first_group, first_chunk).reshape(-1)
+        keys = row_keys(dropout_key, (chunks, shards, rows), first_shard, first_chunk).reshape(-1)
     if not isinstance(inputs, TokenBatch):
         found = tower.apply({"params": params}, inputs.reshape(-1, *inputs.shape[3:]), keys)
         assert isinstance(found, jax.Array)
-        return _placed(found.reshape(chunks, groups, rows, -1), slots, first_chunk)
+        return _placed(found.reshape(chunks, shards, rows, -1), slots, first_chunk)
     length = inputs.ids.shape[-1]
     ids, position, segment = (x.reshape(-1, length) for x in (inputs.ids, inputs.position, inputs.segment))
     states = tower.apply({"params": params}, ids, position, segment, keys)
     assert isinstance(states, jax.Array)
-    states = states.reshape(chunks, groups, rows, length, -1)
+    states = states.reshape(chunks, shards, rows, length, -1)
     return pool(states, inputs.pool, inputs.segment, slots, head_of(tower).poolings)
 
 
-def _placed(vectors: Float[Array, "C G R D"], slots: int, first_chunk: Int[Array, ""] | int) -> Float[Array, "G n D"]:
-    """An image's slot is its place in its group, counted over all chunks."""
-    chunks, groups, rows, features = vectors.shape
-    ours = vectors.swapaxes(0, 1).reshape(groups, chunks * rows, features)
+def _placed(vectors: Float[Array, "C S R D"], slots: int, first_chunk: Int[Array, ""] | int) -> Float[Array, "S n D"]:
+    """An image's slot is its place in its shard, counted over all chunks."""
+    chunks, shards, rows, features = vectors.shape
+    ours = vectors.swapaxes(0, 1).reshape(shards, chunks * rows, features)
     # The last chunk may reach beyond the slots, and a slice is moved rather than cut where it does not fit.
-    room = jnp.zeros((groups, slots + chunks * rows, features), vectors.dtype)
+    room = jnp.zeros((shards, slots + chunks * rows, features), vectors.dtype)
     return jax.lax.dynamic_update_slice_in_dim(room, ours, first_chunk * rows, axis=1)[:, :slots]
 
 
 def row_keys(
     key: Key[Array, ""],
     shape: tuple[int, int, int],
-    first_group: Int[Array, ""] | int = 0,
+    first_shard: Int[Array, ""] | int = 0,
     first_chunk: Int[Array, ""] | int = 0,
-) -> Key[Array, "chunks groups rows"]:
-    """One key per row of (chunks, groups, rows): a function of its group and its number there, however it is cut."""
+) -> Key[Array, "chunks shards rows"]:
+    """One key per row of (chunks, shards, rows): a function of its shard and its number there, however it is cut."""
 
-    def fold(group: Array, row: Array) -> Array:
-        return jax.random.fold_in(jax.random.fold_in(key, group), row)
+    def fold(shard: Array, row: Array) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(key, shard), row)
 
-    chunk, group, row = jnp.meshgrid(*(jnp.arange(size) for size in shape), indexing="ij")
+    chunk, shard, row = jnp.meshgrid(*(jnp.arange(size) for size in shape), indexing="ij")
     number = (first_chunk + chunk) * shape[2] + row
-    return jax.vmap(fold)((first_group + group).reshape(-1), number.reshape(-1)).reshape(shape)
+    return jax.vmap(fold)((first_shard + shard).reshape(-1), number.reshape(-1)).reshape(shape)

@@ -113,7 +113,7 @@ class Layer(nn.Module):
         x = LayerNorm(config.layer_norm_eps, name="attn_ln")(x + dropout(mixed, keys, rate, site + 1))
         names = ("up_gate_proj", "down_proj")
         mlp = Gated(
-            config.intermediate_size, config.operands, names, gate_first=False, biases=(False, True), name="mlp"
+            config.intermediate_size, config.matmul_dtype, names, gate_first=False, biases=(False, True), name="mlp"
         )
         return LayerNorm(config.layer_norm_eps, name="mlp_ln")(
             x + dropout(mlp(x, keys, rate, site + 2), keys, rate, site + 3)

@@ -91,7 +91,7 @@ class Pretrained:
         return self.config.head.pooling
 
     @property
-    def features(self) -> int:
+    def dimension(self) -> int:
         """Size of an embedding."""
         return self.config.head.dimensions(self.config.hidden_size)
 
@@ -177,7 +177,7 @@ def load(source: str, config: ModelConfig | None = None) -> Pretrained:
     own = spec.config.from_json(published, str(place))
     folder.head.check(own.hidden_size, folder)
     tower = spec.module(
-        replace(own.running(config.operands, how, config.remat, config.dropout), head=folder.head),
+        replace(own.running(config.matmul_dtype, how, config.remat, config.dropout), head=folder.head),
     )
     tensors = weights.read(folder.transformer)
     wanted = flatten(abstract_params(tower))
@@ -269,7 +269,7 @@ def write(folder: Path, model: Pretrained, params: Tree, prompts: Mapping[str, s
     """Writes `params` as a sentence-transformers folder, a new one or an empty one.
 
     Prompts are written in the flat form that the ecosystem reads. `target`: a server whose spelling of `config.json`
-    goes before that of transformers, where one file cannot have both.
+    overrides that of transformers, where one file cannot have both.
     """
     tower = {name: leaves for name, leaves in params.items() if name != DENSE}
     tensors = weights.published(tower, model.prefix)

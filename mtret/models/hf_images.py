@@ -36,20 +36,20 @@ class PretrainedImages:
 
 
 def begin(
-    config: VisionConfig, features: int, seed: int, operands: str = "float32", remat: bool = False
+    config: VisionConfig, features: int, seed: int, matmul_dtype: str = "float32", remat: bool = False
 ) -> PretrainedImages:
     """The tower that a training starts from: published weights or random ones, and a random projection.
 
     Raises UserError where the source is none, or the sizes do not fit together.
     """
     if config.source == SCRATCH:
-        tower = ImageTower(replace(_of_sizes(config), operands=operands, remat=remat), features)
+        tower = ImageTower(replace(_of_sizes(config), matmul_dtype=matmul_dtype, remat=remat), features)
         return PretrainedImages(tower, _drawn(tower, seed), f"{SCRATCH}, seed {seed}")
     try:
         folder = hf.resolve(config.source)
     except UserError as error:
         raise UserError(f"model.vision.source: {error}, or '{SCRATCH}'") from error
-    tower = ImageTower(replace(_read_config(folder), operands=operands, remat=remat), features)
+    tower = ImageTower(replace(_read_config(folder), matmul_dtype=matmul_dtype, remat=remat), features)
     drawn = _drawn(tower, seed)
     params = {**drawn, "vision_model": _read_tower(folder, tower)}
     return PretrainedImages(tower, params, weights.sha256(folder))
@@ -62,17 +62,17 @@ def _of_sizes(config: VisionConfig) -> SiglipConfig:
             f"{LARGEST_SIDE} pixels"
         )
     if config.width % config.heads:
-        raise UserError(f"model.vision.width: {config.width} is no multiple of {config.heads} attention heads")
+        raise UserError(f"model.vision.width: {config.width} is not a multiple of {config.heads} attention heads")
     return config.siglip()
 
 
-def load(folder: AnyPath, operands: str = "float32") -> PretrainedImages:
+def load(folder: AnyPath, matmul_dtype: str = "float32") -> PretrainedImages:
     """What `write` wrote. Raises UserError where it is damaged."""
     path = folder / PROJECTION
     kernel = weights.read_file(path).get("weight")
-    own = replace(_read_config(folder), operands=operands)
+    own = replace(_read_config(folder), matmul_dtype=matmul_dtype)
     if kernel is None or kernel.ndim != 2 or kernel.shape[1] != own.hidden_size:
-        raise UserError(f"{path}: holds no projection of {own.hidden_size} features; export the model again")
+        raise UserError(f"{path}: holds no projection of {own.hidden_size} dimensions; export the model again")
     weights.check_finite(kernel, "weight", path)
     tower = ImageTower(own, kernel.shape[0])
     params = {"vision_model": _read_tower(folder, tower), "projection": {"kernel": np.ascontiguousarray(kernel.T)}}
@@ -84,7 +84,8 @@ def _read_config(folder: AnyPath) -> SiglipConfig:
     published = read_json(where)
     if published.get("model_type") not in MODEL_TYPES:
         raise UserError(
-            f"{where}: model_type '{published.get('model_type')}' is no image tower; known: {', '.join(MODEL_TYPES)}"
+            f"{where}: model_type '{published.get('model_type')}' is not an image tower; known: "
+            f"{', '.join(MODEL_TYPES)}"
         )
     config: SiglipConfig = SiglipConfig.from_json(published, str(where))
     return config

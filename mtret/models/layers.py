@@ -28,7 +28,7 @@ class Dense(nn.Module):
     """x @ kernel + bias; with `gelu_first`, gelu(x) @ kernel + bias, or (gelu(x) * factor) @ kernel + bias."""
 
     features: int
-    operands: str
+    matmul_dtype: str
     gelu_first: bool = False
     bias: bool = True
 
@@ -38,11 +38,11 @@ class Dense(nn.Module):
     ) -> Float[Array, "tokens outer"]:
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
         if factor is not None:
-            found = gated_project(x, factor, kernel, self.operands)
+            found = gated_project(x, factor, kernel, self.matmul_dtype)
         elif self.gelu_first:
-            found = gelu_project(x, kernel, self.operands)
+            found = gelu_project(x, kernel, self.matmul_dtype)
         else:
-            found = project(x, kernel, self.operands)
+            found = project(x, kernel, self.matmul_dtype)
         if not self.bias:
             return found
         return found + self.param("bias", nn.initializers.zeros, (self.features,))[None, :]
@@ -65,7 +65,7 @@ def mix(
         v,
         segment,
         window=window,
-        operands=config.operands,
+        matmul_dtype=config.matmul_dtype,
         implementation=config.attention,
         row_keys=keys,
         dropout_rate=config.attention_dropout_rate,
@@ -81,7 +81,7 @@ class Gated(nn.Module):
     """
 
     width: int
-    operands: str
+    matmul_dtype: str
     names: tuple[str, str]  # published, of its two halves
     gate_first: bool
     biases: tuple[bool, bool]
@@ -90,10 +90,10 @@ class Gated(nn.Module):
     def __call__(
         self, x: Float[Array, "tokens D"], keys: Key[Array, "rows"] | None, dropout_rate: float, site: int
     ) -> Float[Array, "tokens D"]:
-        both = Dense(2 * self.width, self.operands, bias=self.biases[0], name=self.names[0])(x)
+        both = Dense(2 * self.width, self.matmul_dtype, bias=self.biases[0], name=self.names[0])(x)
         gate, up = jnp.split(both, 2, axis=1) if self.gate_first else jnp.split(both, 2, axis=1)[::-1]
         up = dropout(up, keys, dropout_rate, site)  # as good as dropping their product
-        return Dense(x.shape[1], self.operands, gelu_first=True, bias=self.biases[1], name=self.names[1])(gate, up)
+        return Dense(x.shape[1], self.matmul_dtype, gelu_first=True, bias=self.biases[1], name=self.names[1])(gate, up)
 
 
 class Layers(nn.Module):

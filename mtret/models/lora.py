@@ -30,7 +30,7 @@ def initial_adapters(tower: Tree, config: LoraConfig, seed: int) -> dict[str, An
     shapes = {path: leaf.shape for path, leaf in flatten(tower).items() if re.fullmatch(config.targets, path)}
     if not shapes or any(len(shape) != 2 for shape in shapes.values()):
         wrong = next((path for path, shape in shapes.items() if len(shape) != 2), None)
-        reason = f"'{wrong}' is no kernel" if wrong else "no parameter of the tower matches"
+        reason = f"'{wrong}' is not a kernel" if wrong else "no parameter of the tower matches"
         raise UserError(f"model.lora.targets: '{config.targets}': {reason}; kernels are named like '{_example(tower)}'")
     random = np.random.default_rng((seed, 7))
     adapters = {}

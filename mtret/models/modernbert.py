@@ -104,7 +104,7 @@ class Layer(nn.Module):
         mixed = attention(normed, segment, turns[local], keys, site)
         x += dropout(mixed, keys, config.attention_dropout, site + 1)
         names, bare = ("Wi", "Wo"), (False, False)
-        mlp = Gated(config.intermediate_size, config.operands, names, gate_first=True, biases=bare, name="mlp")
+        mlp = Gated(config.intermediate_size, config.matmul_dtype, names, gate_first=True, biases=bare, name="mlp")
         return x + mlp(LayerNorm(config.norm_eps, bias=False, name="mlp_norm")(x), keys, config.mlp_dropout, site + 2)
 
 

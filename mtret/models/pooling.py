@@ -14,20 +14,20 @@ DENSE = "dense"  # where a tower's parameters hold those of its dense layers, by
 
 
 def pool(
-    states: Float[Array, "C G R L D"],
-    weights: Float[Array, "C G R L *modes"],
-    segment: Int[Array, "C G R L"],
+    states: Float[Array, "C S R L D"],
+    weights: Float[Array, "C S R L *modes"],
+    segment: Int[Array, "C S R L"],
     n_texts: int,
     poolings: Sequence[str] = ("mean",),
-) -> Float[Array, "G n_texts modes_D"]:
-    """Weighted sum of each text's token states, by group; of several modes, side by side. Padding (segment n_texts)
+) -> Float[Array, "S n_texts modes_D"]:
+    """Weighted sum of each text's token states, by shard; of several modes, side by side. Padding (segment n_texts)
     falls off the end. `max` takes the largest of the states whose weight is not 0."""
-    groups, features = states.shape[1], states.shape[-1]
-    flat = states.transpose(1, 0, 2, 3, 4).reshape(groups, -1, features)
-    index = segment.transpose(1, 0, 2, 3).reshape(groups, -1)
+    shards, features = states.shape[1], states.shape[-1]
+    flat = states.transpose(1, 0, 2, 3, 4).reshape(shards, -1, features)
+    index = segment.transpose(1, 0, 2, 3).reshape(shards, -1)
     by_mode = weights.reshape(*weights.shape[:4], len(poolings)).transpose(4, 1, 0, 2, 3)
     pooled = []
-    for mode, weight in zip(poolings, by_mode.reshape(len(poolings), groups, -1), strict=True):
+    for mode, weight in zip(poolings, by_mode.reshape(len(poolings), shards, -1), strict=True):
         one = _largest if mode == "max" else _sum
         pooled.append(jax.vmap(lambda x, w, i, one=one: one(x, w, i, n_texts))(flat, weight, index))
     return pooled[0] if len(pooled) == 1 else jnp.concatenate(pooled, axis=-1)
@@ -50,7 +50,7 @@ def _largest(
     return jax.ops.segment_sum(states * share, index, num_segments=n_texts)
 
 
-def finish(pooled: Float[Array, "G n modes_D"], params: Tree, head: Head) -> Float[Array, "G n out"]:
+def finish(pooled: Float[Array, "S n modes_D"], params: Tree, head: Head) -> Float[Array, "S n out"]:
     """A text's vector of its pooled states, by the modules behind the pooling. `params`: the tower's. A text that is
     not there pools to zero and stays zero, with a zero gradient."""
     there = jnp.any(pooled != 0, axis=-1, keepdims=True)
@@ -74,7 +74,7 @@ def dense_shapes(layer: DenseLayer) -> dict[str, jax.ShapeDtypeStruct]:
     return {**shapes, "residual/kernel": kernel} if layer.projects else shapes
 
 
-def _dense(x: Float[Array, "G n inner"], params: Tree, layer: DenseLayer) -> Float[Array, "G n outer"]:
+def _dense(x: Float[Array, "S n inner"], params: Tree, layer: DenseLayer) -> Float[Array, "S n outer"]:
     """In float32 whatever the tower multiplies in: it is a text's product, not a token's."""
 
     def product(kernel: Array) -> Array:

@@ -56,7 +56,7 @@ class RotaryAttention(nn.Module):
         site: int,
     ) -> Float[Array, "tokens D"]:
         config, (inward, outward) = self.config, self.names
-        projected = Dense(3 * config.hidden_size, config.operands, bias=self.bias, name=inward)(x)
+        projected = Dense(3 * config.hidden_size, config.matmul_dtype, bias=self.bias, name=inward)(x)
         q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
         mixed = mix(config, rotate(q, turn), rotate(k, turn), v, segment, keys, site, self.window)
-        return Dense(config.hidden_size, config.operands, bias=self.bias, name=outward)(mixed)
+        return Dense(config.hidden_size, config.matmul_dtype, bias=self.bias, name=outward)(mixed)

@@ -75,10 +75,10 @@ class SelfAttention(nn.Module):
     ) -> Float[Array, "tokens D"]:
         config = self.config
         names = ("q_proj", "k_proj", "v_proj")
-        projected = (Dense(config.hidden_size, config.operands, name=name)(x) for name in names)
+        projected = (Dense(config.hidden_size, config.matmul_dtype, name=name)(x) for name in names)
         q, k, v = (part.reshape(*segment.shape, *config.heads) for part in projected)
         mixed = mix(config, q, k, v, segment, keys, site)
-        return Dense(config.hidden_size, config.operands, name="out_proj")(mixed)
+        return Dense(config.hidden_size, config.matmul_dtype, name="out_proj")(mixed)
 
 
 class Mlp(nn.Module):
@@ -89,8 +89,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens D"]:
         config = self.config
-        wide = Dense(config.intermediate_size, config.operands, name="fc1")(x)
-        return Dense(config.hidden_size, config.operands, name="fc2")(jax.nn.gelu(wide, approximate=True))
+        wide = Dense(config.intermediate_size, config.matmul_dtype, name="fc1")(x)
+        return Dense(config.hidden_size, config.matmul_dtype, name="fc2")(jax.nn.gelu(wide, approximate=True))
 
 
 class Layer(nn.Module):
@@ -115,7 +115,7 @@ class PatchEmbedding(nn.Module):
     config: SiglipConfig
 
     @nn.compact
-    def __call__(self, images: Float[Array, "images S S 3"]) -> Float[Array, "tokens D"]:
+    def __call__(self, images: Float[Array, "images H H 3"]) -> Float[Array, "tokens D"]:
         config, size = self.config, self.config.patch_size
         side = config.image_size // size
         # Published as [out, channel, row, column]; read backwards, as all kernels are.
@@ -133,7 +133,7 @@ class Embeddings(nn.Module):
     config: SiglipConfig
 
     @nn.compact
-    def __call__(self, images: Float[Array, "images S S 3"]) -> Float[Array, "tokens D"]:
+    def __call__(self, images: Float[Array, "images H H 3"]) -> Float[Array, "tokens D"]:
         config = self.config
         x = PatchEmbedding(config, name="patch_embedding")(images)
         place = Embedding(config.patches, config.hidden_size, name="position_embedding")(jnp.arange(config.patches))
@@ -157,7 +157,7 @@ class ProbeAttention(nn.Module):
         v = (x @ to_v.T + of_v[None, None]).reshape(*x.shape[:2], heads, features)
         weights = jax.nn.softmax(jnp.einsum("hf,ilhf->ihl", q, k) * features**-0.5)
         mixed = jnp.einsum("ihl,ilhf->ihf", weights, v).reshape(-1, width)
-        return Dense(width, self.config.operands, name="out_proj")(mixed)
+        return Dense(width, self.config.matmul_dtype, name="out_proj")(mixed)
 
 
 class Head(nn.Module):
@@ -180,7 +180,7 @@ class SiglipTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: UInt8[Array, "images S S 3"], keys: Key[Array, "images"] | None = None
+        self, images: UInt8[Array, "images H H 3"], keys: Key[Array, "images"] | None = None
     ) -> Float[Array, "images D"]:
         config = self.config
         x = Embeddings(config, name="embeddings")(images.astype(jnp.float32) / 127.5 - 1.0)

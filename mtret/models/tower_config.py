@@ -24,7 +24,7 @@ class TowerConfig:
     num_attention_heads: int
     intermediate_size: int
     max_position_embeddings: int
-    operands: str = "float32"  # this and the following as in ModelConfig
+    matmul_dtype: str = "float32"  # this and the following as in ModelConfig
     attention: str = "xla"
     remat: bool = False
     head: Head = field(default_factory=Head)  # what makes vectors of its states
@@ -41,20 +41,20 @@ class TowerConfig:
             if published.get(key, ours) != ours:
                 raise UserError(f"{where}: {key} is {published[key]!r}; the {cls.TOWER} tower knows {ours!r} only")
         given = {**published, **derived}
-        of_file = [each for each in fields(cls) if each.name not in ("operands", "attention", "remat", "head")]
+        of_file = [each for each in fields(cls) if each.name not in ("matmul_dtype", "attention", "remat", "head")]
         missing = [each.name for each in of_file if each.name not in given and each.default is MISSING]
         if missing:
             raise UserError(f"{where}: no '{missing[0]}'; is this the config.json of a {cls.TOWER} encoder?")
         config = cls(**{each.name: _value(each, given[each.name], where) for each in of_file if each.name in given})
         if config.hidden_size % config.num_attention_heads:
             heads = config.num_attention_heads
-            raise UserError(f"{where}: hidden_size {config.hidden_size} is no multiple of {heads} attention heads")
+            raise UserError(f"{where}: hidden_size {config.hidden_size} is not a multiple of {heads} attention heads")
         return config
 
-    def running(self, operands: str, attention: str, remat: bool, dropout: float | None) -> "TowerConfig":
+    def running(self, matmul_dtype: str, attention: str, remat: bool, dropout: float | None) -> "TowerConfig":
         """Run so. `dropout`: everywhere; None: as published."""
         rates = {} if dropout is None else dict.fromkeys(self.DROPOUTS, dropout)
-        return replace(self, operands=operands, attention=attention, remat=remat, **rates)
+        return replace(self, matmul_dtype=matmul_dtype, attention=attention, remat=remat, **rates)
 
     @property
     def attention_dropout_rate(self) -> float:

@@ -47,7 +47,7 @@ class ImageTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: UInt8[Array, "images S S 3"], keys: Key[Array, "images"] | None = None
+        self, images: UInt8[Array, "images H H 3"], keys: Key[Array, "images"] | None = None
     ) -> Float[Array, "images D"]:
         seen = SiglipTower(self.config, name="vision_model")(images, keys)
-        return Dense(self.features, self.config.operands, bias=False, name="projection")(jnp.asarray(seen))
+        return Dense(self.features, self.config.matmul_dtype, bias=False, name="projection")(jnp.asarray(seen))

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from mtret.artefact.fingerprint import differing, parts_of
-from mtret.artefact.folder import Artefact, load_artefact
-from mtret.artefact.prompts import Prompts
 from mtret.console import say
 from mtret.data.formats import Suite
 from mtret.data.tasks import Task
@@ -18,6 +15,9 @@ from mtret.data.templates import Templates
 from mtret.errors import UserError
 from mtret.evaluation.dev_sample import DevConfig, dev_samples
 from mtret.files import AnyPath
+from mtret.model_folder.fingerprint import differing, parts_of
+from mtret.model_folder.folder import RetrievalModel, load_model
+from mtret.model_folder.prompts import Prompts
 from mtret.models.dual_encoder import ModelConfig
 from mtret.run_config import RunConfig, build
 from mtret.runs.embedding import embed_tasks, reads
@@ -25,7 +25,7 @@ from mtret.runs.embedding import embed_tasks, reads
 PUBLISHED, BARE, QUERY_PROMPT, TRAINED = "published", "bare", "query prompt on both sides", "as trained"
 
 
-def forms_of(base: Artefact) -> dict[str, Templates]:
+def forms_of(base: RetrievalModel) -> dict[str, Templates]:
     """What may be put before a base's texts, by name, without repetitions. Of one without prompts: nothing."""
     own = base.published
     if own is None:
@@ -44,13 +44,13 @@ def forms_of(base: Artefact) -> dict[str, Templates]:
     return found
 
 
-def in_form(base: Artefact, templates: Templates) -> Artefact:
+def in_form(base: RetrievalModel, templates: Templates) -> RetrievalModel:
     """The same encoder with other texts before its texts."""
     return replace(base, templates=templates)
 
 
 def base_forms(
-    base: Artefact, tasks: Sequence[Task], dev: DevConfig, seed: int, cache: AnyPath, console: Console
+    base: RetrievalModel, tasks: Sequence[Task], dev: DevConfig, seed: int, cache: AnyPath, console: Console
 ) -> dict[str, Any]:
     """The forms of a base, and the one that is the baseline: `{"chosen": name, "why": words, "forms": {name: ...}}` as
     results.json has it.
@@ -92,56 +92,56 @@ def _as_json(forms: Mapping[str, Templates]) -> dict[str, Any]:
 def in_words(forms: Mapping[str, Any], chosen: str) -> str:
     """Which form is the baseline, and what all of them score."""
     scores = ", ".join(f"{name} {each['dev']['mean']:.3f}" for name, each in forms.items() if "dev" in each)
-    return f"the base is judged in the form '{chosen}' (nDCG@10 on the mixture's dev samples: {scores})"
+    return f"the base is evaluated in the form '{chosen}' (nDCG@10 on the mixture's dev samples: {scores})"
 
 
-def chosen_templates(block: Mapping[str, Any], base: Artefact) -> Templates:
+def chosen_templates(block: Mapping[str, Any], base: RetrievalModel) -> Templates:
     """Of the form that was chosen."""
     form = block["forms"][block["chosen"]]
     return replace(base.templates, query=form["query_template"], document=form["document_template"])
 
 
-def base_of_model(artefact: Artefact, operands: str, console: Console) -> Artefact:
+def base_of_model(model: RetrievalModel, matmul_dtype: str, console: Console) -> RetrievalModel:
     """The encoder that a model was finetuned from; a plain encoder itself. Raises UserError where it is another now."""
-    if artefact.record is None:
-        return artefact
-    details = artefact.details
+    if model.record is None:
+        return model
+    details = model.details
     source, own = str(details.get("source")), (details.get("config") or {}).get("model") or {}
     prompts = [own.get(name) for name in ("query_prompt", "document_prompt")]
     try:
-        base = load_artefact(source, ModelConfig(source, *prompts, operands=operands))
+        base = load_model(source, ModelConfig(source, *prompts, matmul_dtype=matmul_dtype))
     except UserError as error:
-        raise UserError(f"the untuned encoder, to compare with: {error}") from error
+        raise UserError(f"the base encoder, to compare with: {error}") from error
     if "source_parts" in details:
         changed = differing(parts_of(base.encoder.to_train()), details["source_parts"])
         if changed:
-            raise UserError(f"model '{source}': is not what this model was tuned from: {changed[0]}")
+            raise UserError(f"model '{source}': is not what this model was finetuned from: {changed[0]}")
     elif base.encoder.weights_sha256 != details.get("source_sha256"):
-        raise UserError(f"model '{source}': its weights are not those that this model was tuned from")
+        raise UserError(f"model '{source}': its weights are not those that this model was finetuned from")
     else:
         say(
             console,
-            f"model '{source}': has the weights that this model was tuned from; whether its configuration, pooling, "
-            "tokenizer and prompts are still the same was not written down by the mtret that trained it",
+            f"model '{source}': has the weights that this model was finetuned from; whether its configuration, "
+            "pooling, tokenizer and prompts are still the same was not written down by the mtret that trained it",
             style="yellow",
         )
     return base
 
 
 def forms_of_model(
-    artefact: Artefact, base: Artefact, suite: Suite, cache: AnyPath, console: Console
+    model: RetrievalModel, base: RetrievalModel, suite: Suite, cache: AnyPath, console: Console
 ) -> dict[str, Any]:
     """The forms of a model's base, see `base_forms`: as chosen when the model was written; of one from before that,
-    chosen now, on those tasks of its mixture that are in the suite. A plain encoder is judged as it is deployed."""
-    if artefact.record is None:
+    chosen now, on those tasks of its mixture that are in the suite. A plain encoder is evaluated as it is deployed."""
+    if model.record is None:
         own = _as_json(forms_of(base))
         return {"chosen": next(iter(own)), "why": "as it is deployed", "forms": own}
-    if "base_forms" in artefact.details:
-        forms: dict[str, Any] = json.loads(json.dumps(artefact.details["base_forms"]))
+    if "base_forms" in model.details:
+        forms: dict[str, Any] = json.loads(json.dumps(model.details["base_forms"]))
         if len(forms["forms"]) > 1:
             say(console, in_words(forms["forms"], forms["chosen"]))
         return forms
-    mixture = {task.name for task in artefact.record.tasks}
+    mixture = {task.name for task in model.record.tasks}
     tasks = [task for name, task in suite.tasks.items() if name in mixture]
-    config = build(RunConfig, artefact.details.get("config") or {}, "")
+    config = build(RunConfig, model.details.get("config") or {}, "")
     return base_forms(base, tasks, config.dev, config.seed, cache, console)

@@ -12,7 +12,7 @@ from mtret.errors import UserError
 from mtret.evaluation.plots import MEAN, Line, lines_figure, png
 from mtret.evaluation.run_tables import distinct_labels
 from mtret.files import AnyPath, check_new, check_writable, locate, replace_bytes
-from mtret.runs.reporting import side_of
+from mtret.runs.report import side_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def plot_curves(words: Sequence[str], out: str) -> AnyPath:
     """Workdirs, `NAME=WORKDIR` where one should be called otherwise, with `*` or commas for several, which are then
     `NAME (1)` and so on; returns where the figure is.
 
-    Raises UserError where one is no training, `out` is there or, of several, not given.
+    Raises UserError where one is not a training, `out` is there or, of several, not given.
     """
     given = [side_of(word) for word in words]
     workdirs = [locate(place) for _, places in given for place in places]

@@ -6,8 +6,6 @@ import numpy as np
 from jaxtyping import Float32
 from rich.console import Console
 
-from mtret.artefact.fingerprint import key
-from mtret.artefact.folder import Artefact
 from mtret.console import Bar, timed
 from mtret.data.images import Images
 from mtret.data.suites import read_all_pixels
@@ -15,24 +13,26 @@ from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokenizer
 from mtret.files import AnyPath
 from mtret.index.encode import Embedder, Texts, cached
+from mtret.model_folder.fingerprint import key
+from mtret.model_folder.folder import RetrievalModel
 
 NEEDS_TOWER = "its documents are images, and the model has no image tower"
 
 
-def reads(artefact: Artefact, task: Task) -> bool:
+def reads(model: RetrievalModel, task: Task) -> bool:
     """Whether a model can read the documents of a task."""
-    return task.images is None or artefact.model.images is not None
+    return task.images is None or model.towers.images is not None
 
 
-def unreadable(artefact: Artefact, tasks: Iterable[Task]) -> dict[str, str]:
+def unreadable(model: RetrievalModel, tasks: Iterable[Task]) -> dict[str, str]:
     """By name those tasks that a model cannot be asked, with the reason: it cannot read their documents, or their
     instruction leaves no room for a query."""
-    encoder = artefact.encoder
+    encoder = model.encoder
     tokenizer = Tokenizer(encoder.folder, None, encoder.pools_prompt)
     found = {}
     for task in tasks:
-        prompt = artefact.templates.query_prefix(task.card.instruction)
-        if not reads(artefact, task):
+        prompt = model.templates.query_prefix(task.card.instruction)
+        if not reads(model, task):
             found[task.name] = NEEDS_TOWER
         elif reason := tokenizer.no_room(prompt, encoder.max_length):
             found[task.name] = f"{reason}; shorten its instruction in task.json"
@@ -40,32 +40,32 @@ def unreadable(artefact: Artefact, tasks: Iterable[Task]) -> dict[str, str]:
 
 
 def embed_tasks(
-    title: str, artefact: Artefact, tasks: Sequence[tuple[Task, Sequence[str]]], cache: AnyPath, console: Console
+    title: str, model: RetrievalModel, tasks: Sequence[tuple[Task, Sequence[str]]], cache: AnyPath, console: Console
 ) -> list[tuple[Float32[np.ndarray, "_ D"], Float32[np.ndarray, "_ D"]]]:
     """Vectors of some queries of each task, which may be none, and of all its documents."""
-    encoder, images = artefact.encoder, artefact.model.images
+    encoder, images = model.encoder, model.towers.images
     tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
     pixels = read_all_pixels([task for task, _ in tasks], images.config.image_size, cache, console) if images else {}
     sides: list[tuple[Texts, Texts | Images]] = []
     with timed(console, f"{title}: tokenising"):
         for task, asked in tasks:
-            queries = tokenizer.after(artefact.templates.query_prefix(task.card.instruction), asked)
+            queries = tokenizer.after(model.templates.query_prefix(task.card.instruction), asked)
             documents: Texts | Images
             if task.images:
                 documents = Images(pixels[task.name], np.arange(len(task.document_ids)))
             else:
-                texts = tokenizer.after(artefact.templates.document_prefix, task.document_texts)
+                texts = tokenizer.after(model.templates.document_prefix, task.document_texts)
                 documents = Texts(texts, encoder.max_length)
             sides.append((Texts(queries, encoder.max_length), documents))
     every = [part for pair in sides for part in pair if isinstance(part, Texts)]
     patches = images.config.patches if images else 0
     total = sum(int(part.tokens.lengths(part.limit).sum()) for part in every)
     total += patches * sum(map(len, pixels.values()))  # a patch counts as a token
-    embedders = artefact.model.embedders()
+    embedders = model.towers.embedders()
     with Bar(console, f"{title}: encoding, tokens", total) as bar:
 
         def run(embedder: Embedder, parts: Sequence[Texts]) -> list[np.ndarray]:
-            by = encoder if embedder is embedders.queries else artefact.model.documents or encoder
+            by = encoder if embedder is embedders.queries else model.towers.documents or encoder
             return cached(embedder, parts, key(by), cache, bar.advance)
 
         found = embedders(sides, run, lambda done: bar.advance(done * patches))

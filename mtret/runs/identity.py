@@ -12,13 +12,13 @@ from typing import Any
 
 import jax
 
-from mtret.artefact.fingerprint import differing, dropouts
-from mtret.artefact.retriever import Retriever
 from mtret.data.formats import Suite
 from mtret.data.tasks import Task
 from mtret.data.templates import TemplateConfig
 from mtret.errors import UserError
 from mtret.files import AnyPath, inside, is_probe, parents_of, replace_json
+from mtret.model_folder.fingerprint import differing, dropouts
+from mtret.model_folder.towers import Towers
 from mtret.processes import broadcast, is_first
 from mtret.provenance import this_start, versions
 from mtret.run_config import RunConfig, as_json, build, differences
@@ -35,7 +35,7 @@ def identity_of(
     config: RunConfig,
     suite: Suite,
     tasks: Sequence[Task],
-    model: Retriever,
+    model: Towers,
 ) -> dict[str, Any]:
     """Configuration, data and the encoder to start from: what makes two runs the same; and how attention is computed,
     which may differ between starts of one run."""

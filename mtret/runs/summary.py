@@ -16,7 +16,7 @@ import jax
 from mtret.console import duration
 from mtret.devices import local_cache, processor
 from mtret.files import replace_json
-from mtret.kernels.dense import OPERANDS, project
+from mtret.kernels.dense import MATMUL_DTYPES, project
 from mtret.pytrees import Tree, flatten
 from mtret.train.loop import Totals
 
@@ -24,7 +24,9 @@ from mtret.train.loop import Totals
 LONG_RUN_S = 60.0
 
 
-def summary(totals: Totals, params: Tree | None, operands: str, shapes: int, compile_seconds: float) -> dict[str, Any]:
+def summary(
+    totals: Totals, params: Tree | None, matmul_dtype: str, shapes: int, compile_seconds: float
+) -> dict[str, Any]:
     """The numbers of one process's share of a run, since it was last started.
 
     `params`: the tower's, to tell what it computed; None where others read a part of the batch, which is not counted.
@@ -34,10 +36,10 @@ def summary(totals: Totals, params: Tree | None, operands: str, shapes: int, com
     kernels = sum(leaf.size for path, leaf in flatten(params or {}).items() if path.endswith("/kernel"))
     reached = 6 * kernels * totals.tokens / seconds if params else None
     measured = matrix_rates()
-    if seconds >= LONG_RUN_S or (reached or 0) > measured["rates"][operands] * jax.device_count():
+    if seconds >= LONG_RUN_S or (reached or 0) > measured["rates"][matmul_dtype] * jax.device_count():
         measured = matrix_rates(again=True)
     rates = {name: rate * jax.device_count() for name, rate in measured["rates"].items()}
-    possible = rates[operands]
+    possible = rates[matmul_dtype]
     return {
         "steps": totals.steps,
         "seconds": round(seconds, 2),
@@ -51,7 +53,7 @@ def summary(totals: Totals, params: Tree | None, operands: str, shapes: int, com
         "flops_per_s": reached,
         "matrix_flops_per_s": rates,
         "matrix_flops_measured": measured["time"],
-        "operands": operands,
+        "matmul_dtype": matmul_dtype,
         "utilisation": reached / possible if reached else None,
     }
 
@@ -95,10 +97,10 @@ def count_compilations() -> Callable[[], dict[str, Any]]:
 
 def in_words(numbers: dict[str, Any]) -> str:
     """One line of it."""
-    rates, own = numbers["matrix_flops_per_s"], numbers["operands"]
+    rates, own = numbers["matrix_flops_per_s"], numbers["matmul_dtype"]
     fastest = max(rates, key=lambda name: rates[name])
     ratio = rates[fastest] / rates[own]
-    hint = f"; model.operands='{fastest}' would multiply {ratio:.1f} times as fast here" if ratio > 1.25 else ""
+    hint = f"; model.matmul_dtype='{fastest}' would multiply {ratio:.1f} times as fast here" if ratio > 1.25 else ""
     computed = ""
     if numbers["utilisation"] is not None:
         share = f"{numbers['utilisation']:.0%} of a large matrix product here"
@@ -118,15 +120,15 @@ def matrix_rates(again: bool = False) -> dict[str, Any]:
     """
     device = jax.devices()[0]
     depends = [processor(), device.platform, device.device_kind, jax.__version__, device.client.platform_version]
-    key = hashlib.sha256("\n".join([*depends, *OPERANDS]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([*depends, *MATMUL_DTYPES]).encode()).hexdigest()[:16]
     path = local_cache() / "rates" / f"{key}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        rates = {name: float(kept["rates"][name]) for name in OPERANDS}
+        rates = {name: float(kept["rates"][name]) for name in MATMUL_DTYPES}
         if not again:
             return {"rates": rates, "time": str(kept["time"])}
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
-        rates = dict.fromkeys(OPERANDS, 0.0)
+        rates = dict.fromkeys(MATMUL_DTYPES, 0.0)
     rates = {name: max(rate, matrix_rate(name)) for name, rate in rates.items()}
     found = {"rates": rates, "time": datetime.now(UTC).isoformat(timespec="seconds")}
     with suppress(OSError):  # no reason to lose what was trained
@@ -134,11 +136,11 @@ def matrix_rates(again: bool = False) -> dict[str, Any]:
     return found
 
 
-def matrix_rate(operands: str) -> float:
-    """Operations a second of one device in a large product of `operands`, measured now."""
+def matrix_rate(matmul_dtype: str) -> float:
+    """Operations a second of one device in a large product of `matmul_dtype`, measured now."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jax.random.normal(jax.random.key(0), (size, size))
-    product = jax.jit(lambda x: project(x, x, operands))
+    product = jax.jit(lambda x: project(x, x, matmul_dtype))
     product(x).block_until_ready()
     best = float("inf")
     for _ in range(3):

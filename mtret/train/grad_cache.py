@@ -22,44 +22,44 @@ from mtret.types import TokenBatch
 def encode_in_chunks(
     tower: nn.Module,
     params: Tree,
-    inputs: TokenBatch | UInt8[Array, "C G R S S 3"],
+    inputs: TokenBatch | UInt8[Array, "C S R H H 3"],
     slots: int,
     dropout_key: Key[Array, ""] | None,
-    first_group: Int[Array, ""] | int,
+    first_shard: Int[Array, ""] | int,
     chunks: Int[Array, ""],
-) -> Float[Array, "G slots D"]:
+) -> Float[Array, "S slots D"]:
     """As `encode`, of the first `chunks` chunks, with the activations of one chunk at a time."""
-    sums: Any = _pooled(tower, slots, params, inputs, dropout_key, jnp.asarray(first_group), chunks)
+    sums: Any = _pooled(tower, slots, params, inputs, dropout_key, jnp.asarray(first_shard), chunks)
     return finish(sums, params, head_of(tower))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _pooled(
-    tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_group: Array, chunks: Array
+    tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_shard: Array, chunks: Array
 ) -> Array:
     def add(chunk: Array, sums: Array) -> Array:
-        return sums + _one(tower, slots, params, inputs, key, first_group, chunk)
+        return sums + _one(tower, slots, params, inputs, key, first_shard, chunk)
 
-    like = jax.eval_shape(lambda: _one(tower, slots, params, inputs, key, first_group, chunks))
+    like = jax.eval_shape(lambda: _one(tower, slots, params, inputs, key, first_shard, chunks))
     return jax.lax.fori_loop(0, chunks, add, jnp.zeros_like(like))
 
 
-def _one(tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_group: Array, chunk: Array) -> Array:
+def _one(tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_shard: Array, chunk: Array) -> Array:
     part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, chunk, 1), inputs)
-    return pooled(tower, params, part, slots, key, first_group, chunk)
+    return pooled(tower, params, part, slots, key, first_shard, chunk)
 
 
 def _forward(
-    tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_group: Array, chunks: Array
+    tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_shard: Array, chunks: Array
 ) -> tuple[Array, Any]:
-    return _pooled(tower, slots, params, inputs, key, first_group, chunks), (params, inputs, key, first_group, chunks)
+    return _pooled(tower, slots, params, inputs, key, first_shard, chunks), (params, inputs, key, first_shard, chunks)
 
 
 def _backward(tower: nn.Module, slots: int, saved: Any, cotangent: Array) -> tuple[Any, ...]:
-    params, inputs, key, first_group, chunks = saved
+    params, inputs, key, first_shard, chunks = saved
 
     def add(chunk: Array, gradients: Tree) -> Tree:
-        _, back = jax.vjp(lambda p: _one(tower, slots, p, inputs, key, first_group, chunk), params)
+        _, back = jax.vjp(lambda p: _one(tower, slots, p, inputs, key, first_shard, chunk), params)
         return jax.tree.map(jnp.add, gradients, back(cotangent)[0])
 
     nothing = jax.tree.map(jnp.zeros_like, params)

@@ -250,7 +250,7 @@ class Loop:
     totals: Totals = field(default_factory=Totals)
     weights: KeptWeights | None = None
     profile: Path | None = None  # folder for a trace of a few early steps
-    deployed: Callable[[TrainState], Tree] = lambda state: whole(state.params)  # what is judged and kept of a state
+    deployed: Callable[[TrainState], Tree] = lambda state: whole(state.params)  # what is evaluated and kept of a state
 
     def run(self, state: TrainState) -> TrainState:
         """From the state's own step to the last. Raises Stopped, the state saved, when asked to stop."""
@@ -272,7 +272,7 @@ class Loop:
                 late = (plan, metrics)
                 done = step + 1
                 last = done == self.config.steps
-                # Checkpoints and evaluations stand outside the clock: they are no part of a step's speed.
+                # Checkpoints and evaluations stand outside the clock: they are not part of a step's speed.
                 if last or done % self.config.evaluate_every == 0 or done % self.config.checkpoint_every == 0:
                     self._log(*late, clock, skips)
                     late = None

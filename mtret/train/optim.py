@@ -27,8 +27,8 @@ class OptimConfig:
     beta1: float = setting(0.9, "AdamW's, of the first moment", BELOW_1)
     beta2: float = setting(0.999, "of the second", BELOW_1)
     epsilon: float = setting(1e-8, "AdamW's", ABOVE_0)
-    weight_decay: float = setting(0.01, "of the parameters that `decay` names", AT_LEAST_0)
-    decay: tuple[tuple[str, bool], ...] = setting(
+    weight_decay: float = setting(0.01, "of the parameters that `decay_mask` names", AT_LEAST_0)
+    decay_mask: tuple[tuple[str, bool], ...] = setting(
         (
             (r".*/(kernel|embedding|in_proj_weight|a|b)", True),
             (r".*/(bias|in_proj_bias|scale|probe)", False),
@@ -36,13 +36,13 @@ class OptimConfig:
         ),
         "(expression for a parameter's whole path, decayed or not); the first match counts, every parameter needs one",
     )
-    train: tuple[tuple[str, bool], ...] = setting(
+    trainable: tuple[tuple[str, bool], ...] = setting(
         ((r".*", True),), 'the same of: trained or frozen, e.g. (("tower/embeddings/.*", False), (".*", True))'
     )
-    rates: tuple[tuple[str, float], ...] = setting(
+    learning_rate_scales: tuple[tuple[str, float], ...] = setting(
         ((r".*", 1.0),), 'the same of: its learning rate, times this, e.g. (("vision/.*", 10.0), (".*", 1.0))'
     )
-    average: float = setting(
+    ema_decay: float = setting(
         0.0, "above 0, e.g. 0.999: evaluated and kept is the moving average of the parameters", BELOW_1
     )
     clip_norm: float = setting(1.0, "global gradient norm; 0: no clipping", AT_LEAST_0)
@@ -75,29 +75,29 @@ def warmup_remark(config: OptimConfig, steps: int) -> str:
 
 
 def frozen_paths(params: Tree, config: OptimConfig) -> frozenset[str]:
-    """Of the parameters that are not trained: the tower's where it has adapters, and what `optim.train` says.
+    """Of the parameters that are not trained: the tower's where it has adapters, and what `optim.trainable` says.
 
     Raises UserError where a parameter matches no rule, or nothing is left to train.
     """
-    trained = flatten(match_rules(params, config.train, "optim.train"))
+    trained = flatten(match_rules(params, config.trainable, "optim.trainable"))
     adapters = "lora" in params
     frozen = {
         path for path, is_trained in trained.items() if not is_trained or (adapters and path.startswith("tower/"))
     }
     if frozen >= trained.keys() - {"log_scale"}:
-        raise UserError("optim.train: freezes every parameter of the encoder; nothing is left to train")
+        raise UserError("optim.trainable: freezes every parameter of the encoder; nothing is left to train")
     return frozenset(frozen)
 
 
 def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTransformation:
     """The update rule for `params` (shapes are enough), whose frozen ones have gradients of zero.
 
-    Raises UserError where a parameter matches no rule of `optim.decay`, `optim.train` or `optim.rates`, or no rate is
-    above 0.
+    Raises UserError where a parameter matches no rule of `optim.decay_mask`, `optim.trainable` or
+    `optim.learning_rate_scales`, or no rate is above 0.
     """
     frozen = frozen_paths(params, config)
     trained = unflatten({path: path not in frozen for path in flatten(params)})
-    decayed = flatten(match_rules(params, config.decay, "optim.decay"))
+    decayed = flatten(match_rules(params, config.decay_mask, "optim.decay_mask"))
     adam = optax.adamw(
         learning_rate(config, steps),
         b1=config.beta1,
@@ -109,14 +109,16 @@ def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTr
             lambda path, _: decayed["/".join(k.key for k in path)], tree
         ),
     )
-    rates = flatten(match_rules(params, config.rates, "optim.rates"))
+    rates = flatten(match_rules(params, config.learning_rate_scales, "optim.learning_rate_scales"))
     if not any(rate for path, rate in rates.items() if path not in frozen and path != "log_scale"):
-        raise UserError("optim.rates: the rate of every parameter that is trained is 0; nothing would be trained")
+        raise UserError(
+            "optim.learning_rate_scales: the rate of every parameter that is trained is 0; nothing would be trained"
+        )
     parts: list[optax.GradientTransformation] = [adam]
     if any(rate != 1.0 for rate in rates.values()):
         parts.append(scaled(rates))
-    if config.average:
-        parts.append(moving_average(config.average))
+    if config.ema_decay:
+        parts.append(moving_average(config.ema_decay))
     rule = optax.chain(*parts) if len(parts) > 1 else adam
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, optax.masked(rule, trained) if frozen else rule)

@@ -15,43 +15,48 @@ from mtret.schema import AT_LEAST_1, setting
 from mtret.tables import Table, to_lines
 from mtret.types import PairBatch
 
-AXES = ("data", "fsdp")  # a batch's groups are shared out over both
+AXES = ("data", "state")  # a batch's shards are shared out over both
 
 
 @dataclass(frozen=True)
 class MeshConfig:
     """Which parameters, with their optimizer state, are cut into how many parts."""
 
-    fsdp: int = setting(1, "devices that share one copy of the parameters; a divisor of their number", AT_LEAST_1)
-    shard: tuple[tuple[str, int | None], ...] = setting(
+    state_shards: int = setting(
+        1, "devices that share one copy of the parameters; a divisor of their number", AT_LEAST_1
+    )
+    partition_rules: tuple[tuple[str, int | None], ...] = setting(
         ((r".*/(kernel|embedding)", -1), (r".*", None)),
         "(expression for a parameter's path, its dimension that is cut, -1 from the end, or None); the first counts",
     )
 
 
-def make_mesh(groups: int, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """Devices (None: all) as (data, fsdp). Raises UserError where they cannot share `groups` or be cut by `fsdp`."""
+def make_mesh(shards: int, state_shards: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """Devices (None: all) as (data, state). Raises UserError where they cannot share `shards`, or their number is no
+    multiple of `state_shards`."""
     devices = jax.devices() if devices is None else devices
     count = len(devices)
-    if groups % count:
+    if shards % count:
         raise UserError(
-            f"batch.groups: {groups} groups cannot be shared evenly by {count} devices; set it to a multiple of {count}"
+            f"batch.shards: {shards} shards cannot be shared evenly by {count} devices; set it to a multiple of {count}"
         )
-    if count % fsdp:
-        raise UserError(f"mesh.fsdp: {count} devices cannot be cut into parts of {fsdp}; give a divisor of {count}")
+    if count % state_shards:
+        raise UserError(
+            f"mesh.state_shards: {count} devices cannot be cut into parts of {state_shards}; give a divisor of {count}"
+        )
     # Explicit axes, the newer default, refuse a product of two arrays that are sharded alike.
-    return jax.make_mesh((count // fsdp, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh((count // state_shards, state_shards), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def batch_specs() -> PairBatch:
-    """A PartitionSpec for each array, or for several: groups, and the relation's rows with them, over all devices."""
-    groups: Any = P(None, AXES)
+    """A PartitionSpec for each array, or for several: shards, and the relation's rows with them, over all devices."""
+    shards: Any = P(None, AXES)
     rows, everywhere = P(AXES), P()
     specs: dict[str, Any] = {
-        "texts": groups,
-        "documents": groups,
+        "texts": shards,
+        "documents": shards,
         "target": rows,
-        "known": rows,
+        "masked": rows,
         "query_ok": rows,
         "doc_ok": rows,
         "chunks": everywhere,
@@ -67,26 +72,26 @@ def batch_sharding(mesh: Mesh) -> PairBatch:
 
 def param_specs(params: Tree, config: MeshConfig) -> Tree:
     """A PartitionSpec for each parameter. Raises UserError for one that cannot be cut as the rules say."""
-    rules = flatten(match_rules(params, config.shard, "mesh.shard"))
+    rules = flatten(match_rules(params, config.partition_rules, "mesh.partition_rules"))
     return unflatten({path: _spec(path, leaf.shape, rules[path], config) for path, leaf in flatten(params).items()})
 
 
 def _spec(path: str, shape: Sequence[int], dimension: int | None, config: MeshConfig) -> P:
-    if dimension is None or config.fsdp == 1:
+    if dimension is None or config.state_shards == 1:
         return P()
-    if not -len(shape) <= dimension < len(shape) or shape[dimension] % config.fsdp:
+    if not -len(shape) <= dimension < len(shape) or shape[dimension] % config.state_shards:
         raise UserError(
-            f"mesh.shard: dimension {dimension} of '{path}', whose shape is {tuple(shape)}, cannot be cut into "
-            f"{config.fsdp} equal parts; name another dimension for it, or None"
+            f"mesh.partition_rules: dimension {dimension} of '{path}', whose shape is {tuple(shape)}, cannot be cut "
+            f"into {config.state_shards} equal parts; name another dimension for it, or None"
         )
-    return P(*("fsdp" if i == dimension % len(shape) else None for i in range(len(shape))))
+    return P(*("state" if i == dimension % len(shape) else None for i in range(len(shape))))
 
 
 def gathered(params: Tree, specs: Tree) -> Tree:
     """Inside `shard_map`: whole parameters. Its derivative cuts gradients again, summed over the parts' devices."""
 
     def gather(param: jax.Array, spec: P) -> jax.Array:
-        return jax.lax.all_gather(param, "fsdp", axis=spec.index("fsdp"), tiled=True) if "fsdp" in spec else param
+        return jax.lax.all_gather(param, "state", axis=spec.index("state"), tiled=True) if "state" in spec else param
 
     of = flatten(specs)
     return unflatten({path: gather(leaf, of[path]) for path, leaf in flatten(params).items()})
@@ -100,7 +105,7 @@ def summed(gradients: Tree, specs: Tree, zero: Collection[str] = ()) -> Tree:
     of = flatten(specs)
 
     def add(path: str, gradient: jax.Array) -> jax.Array:
-        return gradient if path in zero else jax.lax.psum(gradient, "data" if "fsdp" in of[path] else AXES)
+        return gradient if path in zero else jax.lax.psum(gradient, "data" if "state" in of[path] else AXES)
 
     return unflatten({path: add(path, leaf) for path, leaf in flatten(gradients).items()})
 
@@ -167,4 +172,4 @@ def layout_lines(kept: Sequence[Kept], mesh: Mesh) -> list[str]:
     ]
     header = ["on each device", "", "arrays", f"parameters, {unit}", f"optimizer, {unit}"]
     lines = to_lines(Table(header, [rows]))
-    return [f"mesh: {mesh.shape['data']} data x {mesh.shape['fsdp']} fsdp", *(f"  {line}" for line in lines)]
+    return [f"mesh: {mesh.shape['data']} data x {mesh.shape['state']} state", *(f"  {line}" for line in lines)]

@@ -28,7 +28,7 @@ from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, na
 from mtret.types import PairBatch, TokenBatch
 
 METRICS = ("loss", "accuracy", "gradient_norm", "temperature", "skipped")
-OF_DOCUMENTS = 2**31 - 1  # folded into the key of documents that stand apart; no group has this number
+OF_DOCUMENTS = 2**31 - 1  # folded into the key of separate documents; no shard has this number
 LOG_SCALE_RANGE = tuple(-math.log(temperature) for temperature in reversed(LEARNED_TEMPERATURES))
 
 
@@ -48,8 +48,8 @@ class StepConfig:
     tower: nn.Module
     optimizer: optax.GradientTransformation
     loss: LossConfig
-    group_queries: int
-    group_texts: int
+    shard_queries: int
+    shard_texts: int
     chunked: bool
     dropout: bool
     seed: int
@@ -85,7 +85,7 @@ def deployed(params: Tree, lora: LoraConfig) -> Tree:
 
 
 def deployed_of(state: TrainState, lora: LoraConfig) -> Tree:
-    """What is judged, kept and exported of a state, on this host: moving averages and adapters worked in."""
+    """What is evaluated, kept and exported of a state, on this host: moving averages and adapters worked in."""
     return deployed(whole(averaged(state.params, state.opt_state)), lora)
 
 
@@ -98,11 +98,11 @@ def batch_loss(
     """
     queries, documents = _vectors(params, batch, step, config, axes)
     log_scale = params["log_scale"] if config.loss.learn_temperature else jax.lax.stop_gradient(params["log_scale"])
-    relation = batch.target, batch.known, batch.query_ok, batch.doc_ok
+    relation = batch.target, batch.masked, batch.query_ok, batch.doc_ok
 
     def of_features(count: int | None) -> tuple[Array, Array]:
         # Kusupati et al., 2205.13147 (Matryoshka): what is cut off a vector is not there when it is searched.
-        def kept(side: Float[Array, "G n D"]) -> Float[Array, "Gn d"]:
+        def kept(side: Float[Array, "S n D"]) -> Float[Array, "Gn d"]:
             if count is not None or head_of(config.tower).truncate_dim is not None:
                 side = normalise(side[..., :count])
             return side.reshape(-1, side.shape[-1])
@@ -117,26 +117,26 @@ def batch_loss(
 
 def _vectors(
     params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, axes: Sequence[str]
-) -> tuple[Float[Array, "G Nq D"], Float[Array, "G Nd D"]]:
+) -> tuple[Float[Array, "S Nq D"], Float[Array, "S Nd D"]]:
     """Of queries and documents, each read by its tower."""
     params = deployed(params, config.lora)
     key = jax.random.fold_in(jax.random.key(config.seed), step) if config.dropout else None
-    first_group = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
+    first_shard = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
 
     def read(tower: nn.Module | None, part: str, inputs: Any, slots: int, key: Any, chunks: Array) -> Array:
         assert tower is not None
-        arguments = tower, params[part], inputs, slots, key, first_group
+        arguments = tower, params[part], inputs, slots, key, first_shard
         return encode_in_chunks(*arguments, chunks) if config.chunked else encode(*arguments)
 
     if batch.documents is None:
-        both = read(config.tower, "tower", batch.texts, config.group_texts, key, batch.chunks[0])
-        return both[:, : config.group_queries], both[:, config.group_queries :]
-    queries = read(config.tower, "tower", batch.texts, config.group_queries, key, batch.chunks[0])
+        both = read(config.tower, "tower", batch.texts, config.shard_texts, key, batch.chunks[0])
+        return both[:, : config.shard_queries], both[:, config.shard_queries :]
+    queries = read(config.tower, "tower", batch.texts, config.shard_queries, key, batch.chunks[0])
     tower, part = (config.tower, "documents") if isinstance(batch.documents, TokenBatch) else (config.vision, "vision")
     frozen = config.frozen.issuperset(f"{part}/{path}" for path in flatten(params[part]))
     # What is not trained is an index that stands already: no dropout, and nothing to derive.
     key = None if frozen or key is None else jax.random.fold_in(key, OF_DOCUMENTS)
-    slots = config.group_texts - config.group_queries
+    slots = config.shard_texts - config.shard_queries
     documents = read(tower, part, batch.documents, slots, key, batch.chunks[1])
     return queries, jax.lax.stop_gradient(documents) if frozen else documents
 

@@ -168,7 +168,7 @@ def test_a_query_is_trained_with_the_chunk_that_answers_it_and_knows_the_others(
     assert by_query(made.positives) == [{"kb1#2"}, {"kb2#2", "kb4#1"}]
     assert by_query(made.negatives) == [{"kb2#1"}, set()]  # no overlap: the first chunk
     # Of q1 kb4 is excluded. Of q3 both chunks of kb2 are known, since one of them is there as a negative of q1.
-    assert by_query(made.known) == [{"kb1#2", "kb4#1"}, {"kb2#1", "kb2#2", "kb4#1"}]
+    assert by_query(made.masked) == [{"kb1#2", "kb4#1"}, {"kb2#1", "kb2#2", "kb4#1"}]
 
 
 def test_roles_know_documents_by_all_their_chunks(task: Task, write_folder: WriteTask) -> None:

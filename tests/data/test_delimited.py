@@ -25,7 +25,7 @@ def refusal(text: str, delimiter: str = "\t", quotes: str = "") -> str:
     [
         'id\ttext\n1\t"Who goes there\n2\twhat is 5"\n3\t"whole"\n4\tplain\n',
         'id\ttext\n1\tsaid "so"\n2\t"a" and "b"\n3\t""\n4\tx\n',
-        'id\ttext\n1\t"never closed\n2\tb\n3\n4\td\n',  # a line with too few cells is no end of a quoted one
+        'id\ttext\n1\t"never closed\n2\tb\n3\n4\td\n',  # a line with too few cells is not an end of a quoted one
         'id\ttext\n1\t"Who\n2\tis"\n3\tc\n',  # each line is a row as it stands
     ],
 )

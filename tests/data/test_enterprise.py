@@ -1,4 +1,4 @@
-"""The embedded enterprise: pinned bytes, the promised sizes, the lexical gap. How it is made: tests/experiments."""
+"""The bundled enterprise: pinned bytes, the promised sizes, the lexical gap. How it is made: tests/experiments."""
 
 import gzip
 from collections import Counter
@@ -80,7 +80,7 @@ def test_the_written_suite_is_pinned_and_reads_back_the_same(suite: dict[str, Ta
 
 
 def _bm25_recall_at_10(task: Task, split: str) -> float:
-    """Divided by min(10, positives); a document that shares no term with the query is no hit."""
+    """Divided by min(10, positives); a document that shares no term with the query is not a hit."""
     order = tie_order(task.document_ids)
     scorer = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
     scorer.index(tokenize([task.document_texts[row] for row in order]), show_progress=False)

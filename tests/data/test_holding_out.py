@@ -15,7 +15,7 @@ HEADER = "query-id\tcorpus-id\tscore\n"
 
 @pytest.fixture
 def suite(write_folder) -> Suite:
-    """Articles a, b and c, of which c shares a document with table t, and e that is only judged; intent i; code x."""
+    """Articles a, b and c, of which c shares a document with table t, and e, only evaluated; intent i; code x."""
     folder: Path = Path()
 
     def write(name: str, family: str, train: bool = True, shared: str = "", **card: str) -> None:
@@ -42,17 +42,17 @@ def suite(write_folder) -> Suite:
 def test_every_family_says_what_it_would_be_without(suite: Suite) -> None:
     assert holding_out(suite) == [
         "article: a, b, c, e (not trained)",
-        "  train without article (--hold_out=article) and all of them are judged zero-shot",
-        "  train without one of a, b (--hold_out=TASK) and it is judged cross-domain",
-        "  train without c (--hold_out=c) and it is judged in-domain all the same, since it shares documents or "
+        "  train without article (--hold_out=article) and all of them are evaluated zero-shot",
+        "  train without one of a, b (--hold_out=TASK) and it is evaluated cross-domain",
+        "  train without c (--hold_out=c) and it is evaluated in-domain all the same, since it shares documents or "
         "material with t",
-        "  e is judged cross-domain",
+        "  e is evaluated cross-domain",
         "code: x",
-        "  train without code (--hold_out=code) and x is judged zero-shot",
+        "  train without code (--hold_out=code) and x is evaluated zero-shot",
         "intent: i (not trained)",
-        "  nothing of this family is trained, so i is judged zero-shot",
+        "  nothing of this family is trained, so i is evaluated zero-shot",
         "table: t",
-        "  train without table (--hold_out=table) and t is judged zero-shot",
+        "  train without table (--hold_out=table) and t is evaluated zero-shot",
     ]
 
 
@@ -61,7 +61,7 @@ def test_what_is_said_is_what_such_a_model_would_be_told(suite: Suite) -> None:
     said = {}
     for line in holding_out(suite):
         if found := re.fullmatch(
-            r"  train without (?:one of )?(.*) \(--hold_out=\w+\) and .* judged (\S+?)[, ]?(?: .*)?", line
+            r"  train without (?:one of )?(.*) \(--hold_out=\w+\) and .* evaluated (\S+?)[, ]?(?: .*)?", line
         ):
             said |= dict.fromkeys(found[1].split(", "), found[2])
     assert set(said) == {"article", "a", "b", "c", "code", "table"}

@@ -117,7 +117,7 @@ def test_three_tables_are_joined_by_ids_and_ids_of_one_text_are_one(tmp_path: Pa
     assert [reason for *_, reason in rejected(tmp_path)] == [
         "unknown document id: 'p9'",
         "unknown query id: 'a9'",
-        "score that is no number: 'much'",
+        "score that is not a number: 'much'",
     ]
 
 

@@ -77,7 +77,7 @@ def test_figures_of_a_task(suite: Suite):
 
 def test_the_check_names_what_deserves_a_look_and_ends_in_a_verdict(suite: Suite):
     assert check(suite, long_characters=100) == [
-        "clean: no train query has a negative in a batch of 64, a document that is no right answer of its own; "
+        "clean: no train query has a negative in a batch of 64, a document that is not a right answer of its own; "
         "training on it teaches only with hard negatives (negatives/train.tsv and batch.negatives) or more documents.",
         "icons: 1 test query has every document as a right answer: whatever a model finds is right.",
         "icons: 2 queries without a positive in any split, left out.",

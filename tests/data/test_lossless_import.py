@@ -86,7 +86,7 @@ def test_a_document_apart_may_have_a_title_only_and_is_counted(tmp_path: Path, w
     assert task.document_texts == ("T text", "Only a title")
     assert counts.noted["title_only"] == 1
     assert rejected(tmp_path) == [(4, "no document text"), (4, "unknown document id: 'c'")]
-    assert (counts.read, counts.pairs, counts.rejected_pairs) == (3, 2, 1)  # the rejected document is no judged pair
+    assert (counts.read, counts.pairs, counts.rejected_pairs) == (3, 2, 1)  # the rejected document is not a judged pair
 
 
 def test_titles_are_where_they_are(tmp_path: Path, write: Write) -> None:
@@ -113,7 +113,7 @@ def test_json_nan_is_missing_and_words_for_it_are_texts_that_are_named(tmp_path:
 def test_a_score_that_is_missing_is_rejected_and_no_word_for_it_is_a_text(tmp_path: Path, write: Write) -> None:
     columns = Columns("q", "a", score="s")
     counts, _ = run(one_table(write, "rows.csv", "q,a,s\none,x,1\ntwo,y,\nthree,z,NaN\n"), columns, tmp_path)
-    assert rejected(tmp_path) == [(3, "no score"), (4, "score that is no number: 'NaN'")]
+    assert rejected(tmp_path) == [(3, "no score"), (4, "score that is not a number: 'NaN'")]
     assert not counts.missing_words
 
 

@@ -19,7 +19,7 @@ STEPS = 30
 @pytest.fixture(scope="module")
 def planner() -> Planner:
     """Two tasks whose batches differ in size and in row count."""
-    batch = BatchConfig(queries=8, query_length=8, document_length=16, row_length=16, groups=8)
+    batch = BatchConfig(queries=8, query_length=8, document_length=16, row_length=16, shards=8)
     random = np.random.default_rng(0)
 
     def tokens(texts: int, longest: int) -> Tokens:
@@ -35,8 +35,8 @@ def planner() -> Planner:
 
 def on_mesh(devices: int) -> PairBatch:
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-    groups, rows, everywhere = (NamedSharding(mesh, spec) for spec in (P(None, "data"), P("data"), P()))
-    return PairBatch(groups, groups, rows, rows, rows, *[everywhere] * 3)  # type: ignore[arg-type]
+    shards, rows, everywhere = (NamedSharding(mesh, spec) for spec in (P(None, "data"), P("data"), P()))
+    return PairBatch(shards, shards, rows, rows, rows, *[everywhere] * 3)  # type: ignore[arg-type]
 
 
 def assert_same(batch: PairBatch, wanted: PairBatch) -> None:
@@ -68,14 +68,14 @@ def test_after_the_last_step_there_is_nothing(planner: Planner):
     assert list(batches(planner, on_mesh(1), STEPS)) == []
 
 
-def test_each_device_holds_its_own_groups_and_queries(planner: Planner):
+def test_each_device_holds_its_own_shards_and_queries(planner: Planner):
     sharding = on_mesh(4)
     loaded = next(batches(planner, sharding, 0))
     wanted = planner.fill(loaded.plan)
     ids = loaded.batch.texts.ids
     assert ids.sharding == sharding.texts
     for shard in ids.addressable_shards:
-        assert shard.data.shape[1] == 2  # of 8 groups
+        assert shard.data.shape[1] == 2  # of 8 shards
         np.testing.assert_array_equal(shard.data, wanted.texts.ids[shard.index])
     assert all(shard.data.shape == wanted.doc_ok.shape for shard in loaded.batch.doc_ok.addressable_shards)
 

@@ -23,7 +23,7 @@ from mtret.data.training_tasks import BatchConfig, Relation, TaskBatch, Training
 from mtret.errors import UserError
 from mtret.types import PairBatch, TokenBatch
 
-BATCH = BatchConfig(queries=16, query_length=12, document_length=24, row_length=32, groups=4)
+BATCH = BatchConfig(queries=16, query_length=12, document_length=24, row_length=32, shards=4)
 
 
 def make_tokens(random: np.random.Generator, texts: int) -> Tokens:
@@ -47,7 +47,7 @@ def make_task(
     positives = [order[: random.integers(1, most + 1)] for order in shuffled]
     negatives = [o[len(p) : len(p) + random.integers(0, 4)] for o, p in zip(shuffled, positives, strict=True)]
     excluded = np.random.default_rng(seed).integers(0, 3, n_queries)
-    known = [
+    masked = [
         o[: len(p)] + o[len(p) + len(n) :][:e]
         for o, p, n, e in zip(shuffled, positives, negatives, excluded, strict=True)
     ]
@@ -56,7 +56,7 @@ def make_task(
         make_tokens(random, n_queries),
         make_tokens(random, n_documents),
         make_relation(positives),
-        make_relation(known),
+        make_relation(masked),
         make_relation(negatives) if config.negatives else None,
         config,
     )
@@ -85,15 +85,15 @@ def check_plan(planner: Planner, plan: Plan) -> list[int]:
     wanted: set[int] = set()
     for row, query in enumerate(queries):
         targets = [c for c in plan.target[row].tolist() if c != none]
-        known = [c for c in plan.known[row].tolist() if c != none]
+        masked = [c for c in plan.masked[row].tolist() if c != none]
         if query < 0:
-            assert targets == known == []
+            assert targets == masked == []
             continue
         positives = of(task.positives, query)
         chosen = [documents[c] for c in targets]
         assert len(set(chosen)) == len(chosen) == min(batch.positives, len(positives))
         assert set(chosen) <= positives
-        assert sorted(documents[c] for c in known) == sorted(of(task.known, query) & set(kept))
+        assert sorted(documents[c] for c in masked) == sorted(of(task.masked, query) & set(kept))
         wanted |= set(chosen)
     if not task.config.negatives:
         assert wanted == set(kept)
@@ -104,17 +104,17 @@ def check_plan(planner: Planner, plan: Plan) -> list[int]:
         for query in there:
             own = of(task.negatives, query)
             assert len(own & set(kept)) >= min(task.config.negatives, len(own))
-            assert not own & of(task.known, query)
+            assert not own & of(task.masked, query)
     return there
 
 
 def check_rows(planner: Planner, plan: Plan) -> None:
-    """The filled arrays hold every text of the batch once, whole, in its group and segment, and nothing else."""
+    """The filled arrays hold every text of the batch once, whole, in its shard and segment, and nothing else."""
     task, batch = planner.tasks[plan.task], planner.batch
     filled = planner.fill(plan)
     texts = filled.texts
-    groups = batch.groups
-    assert texts.ids.shape[1] == groups
+    shards = batch.shards
+    assert texts.ids.shape[1] == shards
     rows, row_length, *_ = plan.shape
     chunks, _, size, length = texts.ids.shape
     assert length == row_length == (batch.row_length or row_length)
@@ -123,13 +123,13 @@ def check_rows(planner: Planner, plan: Plan) -> None:
     else:
         assert size == max(batch.chunk_tokens // length, 1) and rows == filled.chunks[0] * size <= chunks * size
     assert rows >= max(p.rows for p in plan.packings)
-    assert plan.slots == rows * row_length * groups
+    assert plan.slots == rows * row_length * shards
     real = 0
-    for group in range(groups):
-        segment = np.asarray(texts.segment)[:, group].reshape(-1, length)
-        for slot in range(planner.group_texts):
-            is_query = slot < planner.group_queries
-            text = plan.queries[group, slot] if is_query else plan.documents[group, slot - planner.group_queries]
+    for shard in range(shards):
+        segment = np.asarray(texts.segment)[:, shard].reshape(-1, length)
+        for slot in range(planner.shard_texts):
+            is_query = slot < planner.shard_queries
+            text = plan.queries[shard, slot] if is_query else plan.documents[shard, slot - planner.shard_queries]
             at, columns = np.nonzero(segment == slot)
             if text < 0:
                 assert len(at) == 0
@@ -139,17 +139,17 @@ def check_rows(planner: Planner, plan: Plan) -> None:
             ids = source.take(np.array([text]), limit)
             real += len(ids)
             assert len(set(at.tolist())) == 1
-            place = (at // size, group, at % size, columns)
+            place = (at // size, shard, at % size, columns)
             np.testing.assert_array_equal(np.asarray(texts.ids)[place], ids)
             np.testing.assert_array_equal(np.asarray(texts.position)[place], np.arange(len(ids)))
             np.testing.assert_allclose(np.asarray(texts.pool)[place], 1 / len(ids))
-    padding = np.asarray(texts.segment) == planner.group_texts
+    padding = np.asarray(texts.segment) == planner.shard_texts
     assert real == plan.tokens == (~padding).sum()
     assert not np.asarray(texts.pool)[padding].any() and not np.asarray(texts.ids)[padding].any()
     np.testing.assert_array_equal(filled.query_ok, plan.queries.reshape(-1) >= 0)
     np.testing.assert_array_equal(filled.doc_ok, plan.documents.reshape(-1) >= 0)
     np.testing.assert_array_equal(filled.target, plan.target)
-    np.testing.assert_array_equal(filled.known, plan.known)
+    np.testing.assert_array_equal(filled.masked, plan.masked)
     assert filled.task == plan.task
 
 
@@ -161,22 +161,22 @@ SIZES = {"large": (70, 200), "shared": (40, 6), "small": (9, 30), "one document"
     "batch",
     [
         BATCH,
-        replace(BATCH, groups=1, queries=64),
-        replace(BATCH, groups=3, positives=3),
-        replace(BATCH, groups=32, queries=8, positives=2),  # more groups than queries
+        replace(BATCH, shards=1, queries=64),
+        replace(BATCH, shards=3, positives=3),
+        replace(BATCH, shards=32, queries=8, positives=2),  # more shards than queries
         replace(BATCH, queries=1000),  # more than any task has
         replace(BATCH, negatives=2, positives=2),
         replace(BATCH, row_length=None, tasks={"small": TaskBatch(row_length=64)}),
         replace(BATCH, chunk_tokens=70),
-        replace(BATCH, chunk_tokens=8, row_length=None, groups=2),  # less than a row
+        replace(BATCH, chunk_tokens=8, row_length=None, shards=2),  # less than a row
         replace(BATCH, negatives=2, tasks={"small": TaskBatch(negatives=0), "shared": TaskBatch(negatives=3)}),
         replace(BATCH, tasks={"small": TaskBatch(queries=4, query_length=3), "large": TaskBatch(document_length=5)}),
     ],
     ids=[
         "plain",
-        "one group",
-        "three groups",
-        "many groups",
+        "one shard",
+        "three shards",
+        "many shards",
         "whole task",
         "negatives",
         "row lengths",
@@ -209,7 +209,7 @@ def test_an_epoch_holds_every_query_once_but_for_its_last_incomplete_batch(n_que
         assert len(inside) == len(set(inside)) == n_queries // size * size
     plans = [sorted(check_plan(planner, planner.plan(step))) for step in range(12)]
     assert plans == [sorted(each) for each in asked]
-    # Which queries an epoch leaves out is drawn anew, so none is left out of all epochs.
+    # Which queries an epoch leaves out is drawn again, so none is left out of all epochs.
     assert {query for each in asked for query in each} == set(range(n_queries))
 
 
@@ -230,7 +230,7 @@ def pairs(planner: Planner, step: int) -> list[tuple[int, int]]:
 
 
 def test_groups_hold_about_the_same_number_of_tokens():
-    planner = make_planner(replace(BATCH, queries=64, groups=4), {"a": (100, 300)}, steps=5)
+    planner = make_planner(replace(BATCH, queries=64, shards=4), {"a": (100, 300)}, steps=5)
     task = planner.tasks[0]
     for step in range(5):
         plan = planner.plan(step)
@@ -278,7 +278,7 @@ def test_the_digest_sees_every_part_of_a_plan():
         replace(plan, shape=plan.shape._replace(length=2 * plan.shape.length)),
         replace(plan, shape=plan.shape._replace(document_rows=1)),
         replace(plan, target=plan.target + 1),
-        replace(plan, known=plan.known + 1),
+        replace(plan, masked=plan.masked + 1),
         replace(plan, queries=plan.queries[::-1]),
         replace(plan, documents=plan.documents[::-1]),
         replace(plan, packings=(moved, *plan.packings[1:])),
@@ -370,8 +370,13 @@ def test_distinct_texts_and_their_positives(tokenizer: Tokenizer):
     train = judged((0, 0, 1), (0, 3, 2), (1, 1, 1), (2, 2, 0.5), (2, 0, 0))
     found = training_task(make_text_task(train), tokenizer, PLAIN, BatchConfig())
     assert spelled(found.queries) == ["a b", "a b c d e", "a b c d f"]
-    assert spelled(found.document_tokens) == ["g a", "g b c d e", "g b c d f", "h"]  # what nobody judged is not there
-    assert [of(found.positives, q) for q in range(3)] == [{0, 3}, {1}, {2}]  # a score of 0 is no positive
+    assert spelled(found.document_tokens) == [
+        "g a",
+        "g b c d e",
+        "g b c d f",
+        "h",
+    ]  # what nobody judged is not there
+    assert [of(found.positives, q) for q in range(3)] == [{0, 3}, {1}, {2}]  # a score of 0 is not a positive
     assert found.negatives is None and found.name == "t"
 
 
@@ -415,7 +420,7 @@ def test_excluded_documents_are_no_negatives(tokenizer: Tokenizer):
     found = training_task(make_text_task(train, exclude=exclude), tokenizer, PLAIN, BatchConfig())
     assert spelled(found.document_tokens) == ["g a", "g b c d e", "g b c d f"]
     assert [of(found.positives, q) for q in range(3)] == [{0}, {1}, {2}]
-    assert [of(found.known, q) for q in range(3)] == [{0, 1}, {1}, {0, 2}]
+    assert [of(found.masked, q) for q in range(3)] == [{0, 1}, {1}, {0, 2}]
     negatives = judged((0, 1, 0), (0, 3, 0), (1, 3, 0))
     batch = BatchConfig(negatives=1)
     found = training_task(make_text_task(train, negatives, exclude), tokenizer, PLAIN, batch)
@@ -485,33 +490,35 @@ def make_images(task: TrainingTask, size: int = 2) -> TrainingTask:
 def test_documents_that_stand_apart_are_the_same_batch_in_two_parts(chunk_tokens: int | None):
     batch = replace(BATCH, chunk_tokens=chunk_tokens, negatives=2)
     tasks = [make_task(name, *size, batch) for name, size in SIZES.items()]
-    together, apart = (Planner(tasks, MixtureConfig(), batch, "mean", 0, 40, apart=each) for each in (False, True))
+    together, separate = (
+        Planner(tasks, MixtureConfig(), batch, "mean", 0, 40, separate=each) for each in (False, True)
+    )
     for step in range(40):
-        ours, theirs = apart.plan(step), together.plan(step)
+        ours, theirs = separate.plan(step), together.plan(step)
         for name in ("task", "generic", "pairs", "tokens"):
             assert getattr(ours, name) == getattr(theirs, name)
-        for name in ("queries", "documents", "target", "known"):
+        for name in ("queries", "documents", "target", "masked"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
         assert ours.digest != theirs.digest
-        filled, whole = apart.fill(ours), together.fill(theirs)
+        filled, whole = separate.fill(ours), together.fill(theirs)
         assert isinstance(filled.documents, TokenBatch) and whole.documents is None
-        check_abstract(apart, ours, filled)
+        check_abstract(separate, ours, filled)
         check_abstract(together, theirs, whole)
-        found = [texts_of(filled.texts, group) for group in range(batch.groups)]
-        others = [texts_of(filled.documents, group) for group in range(batch.groups)]
-        wanted = [texts_of(whole.texts, group) for group in range(batch.groups)]
+        found = [texts_of(filled.texts, shard) for shard in range(batch.shards)]
+        others = [texts_of(filled.documents, shard) for shard in range(batch.shards)]
+        wanted = [texts_of(whole.texts, shard) for shard in range(batch.shards)]
         for queries, documents, both in zip(found, others, wanted, strict=True):
-            moved = {apart.group_queries + slot: text for slot, text in documents.items()}
+            moved = {separate.shard_queries + slot: text for slot, text in documents.items()}
             assert queries | moved == both
         assert any(others)
         parts = zip((filled.texts, filled.documents), np.asarray(filled.chunks).tolist(), strict=True)
         slots = sum(np.prod(part.ids.shape[2:]) * filled_chunks for part, filled_chunks in parts)
-        assert slots * batch.groups == ours.slots
+        assert slots * batch.shards == ours.slots
 
 
-def texts_of(tokens: TokenBatch, group: int) -> dict[int, tuple[list[int], list[float]]]:
-    """Ids and weights of each text of a group, by segment."""
-    ids, segment, pool = (np.asarray(x)[:, group].reshape(-1) for x in (tokens.ids, tokens.segment, tokens.pool))
+def texts_of(tokens: TokenBatch, shard: int) -> dict[int, tuple[list[int], list[float]]]:
+    """Ids and weights of each text of a shard, by segment."""
+    ids, segment, pool = (np.asarray(x)[:, shard].reshape(-1) for x in (tokens.ids, tokens.segment, tokens.pool))
     there = {int(one): segment == one for one in np.unique(segment[pool > 0])}
     return {one: (ids[places].tolist(), pool[places].tolist()) for one, places in there.items()}
 
@@ -540,14 +547,14 @@ def test_images_stand_in_the_places_of_their_slots(chunk_tokens: int | None):
             continue
         seen += 1
         images = np.asarray(filled.documents)
-        chunks, groups, rows = images.shape[:3]
-        assert groups == batch.groups and (rows == 3 if chunk_tokens else chunks == 1)
+        chunks, shards, rows = images.shape[:3]
+        assert shards == batch.shards and (rows == 3 if chunk_tokens else chunks == 1)
         assert filled.chunks[1] * rows >= (plan.documents >= 0).sum(axis=1).max()
-        shown = images.swapaxes(0, 1).reshape(groups, chunks * rows, -1)
-        for group, documents in enumerate(plan.documents):
+        shown = images.swapaxes(0, 1).reshape(shards, chunks * rows, -1)
+        for shard, documents in enumerate(plan.documents):
             there = np.flatnonzero(documents >= 0)
-            assert len(there) and (shown[group, there] == documents[there, None]).all()
-            assert not shown[group, len(there) :].any()
+            assert len(there) and (shown[shard, there] == documents[there, None]).all()
+            assert not shown[shard, len(there) :].any()
         own = planner.fill(plan, range(1, 3))
         np.testing.assert_array_equal(own.documents, images[:, 1:3])
     assert seen > 5
@@ -561,7 +568,7 @@ def test_equal_images_are_one_document(tokenizer: Tokenizer):
     found = replace(text, images=ImageFiles(tuple(Path(key) for key in text.document_ids), keys))
     pixels = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     task = training_task(found, tokenizer, PLAIN, BatchConfig(), pixels)
-    assert isinstance(task.documents, Images) and len(task.documents) == 3  # the last is no positive
+    assert isinstance(task.documents, Images) and len(task.documents) == 3  # the last is not a positive
     shown = [sorted(task.documents.take(task.positives.of(np.array([q])))[:, 0, 0, 0].tolist()) for q in range(3)]
     assert shown == [[0], [1], [0, 3]]
     assert task.document_rows is not None and sorted(task.document_rows.tolist()) == [0, 1, 3]

@@ -46,7 +46,7 @@ def test_json_lines(tmp_path: Path) -> None:
         Row(4, {}, "not a JSON object"),
     ]
     assert found[3].line == 5 and found[3].problem.startswith("not valid JSON: ")
-    assert found[4:] == [Row(6, {}, "'x' is no text but a list"), Row(7, {"x": "", "n": "2"})]
+    assert found[4:] == [Row(6, {}, "'x' is not a text but a list"), Row(7, {"x": "", "n": "2"})]
     with pytest.raises(UserError, match=r"a.jsonl: no line has 'y'\. They have: more, n, x"):
         rows(path, "y")
 
@@ -62,7 +62,7 @@ def test_parquet(tmp_path: Path) -> None:
         Row(2, {"x": "", "n": "2"}),
         Row(3, {"x": "c", "n": "3"}),
     ]
-    assert rows(path, "l")[0].problem == "'l' is no text but a list"
+    assert rows(path, "l")[0].problem == "'l' is not a text but a list"
     with pytest.raises(UserError, match=r"a.parquet:1: no column 'y'\. It has: x, n, l"):
         rows(path, "y")
     path.write_bytes(path.read_bytes()[:50])
@@ -143,7 +143,7 @@ def test_a_row_comes_once_for_each_id_that_it_lists(tmp_path: Path) -> None:
         Row(3, {"q": "three", "ids": ""}),
     ]
     assert list(read_rows(json_lines, ["q", "ids"], listed="ids")) == expected
-    assert rows(json_lines, "q", "ids")[0].problem == "'ids' is no text but a list"
+    assert rows(json_lines, "q", "ids")[0].problem == "'ids' is not a text but a list"
     table.write_text("q,ids\none,a|7\ntwo,b\nthree,|\n")
     found = list(read_rows(table, ["q", "ids"], listed="ids", dialect=Dialect(separator="|")))
     assert [(row.values["ids"], row.again) for row in found] == [("a", False), ("7", True), ("b", False), ("|", False)]

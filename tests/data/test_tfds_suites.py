@@ -264,16 +264,16 @@ SHARD = "tasks-icons-queries.array_record-00000"
 @pytest.mark.parametrize(
     ("name", "spoil", "complaint"),
     [
-        (SHARD, cut, rf"1\.0\.0/{SHARD}: is damaged, or not the file that was written; write the data set anew"),
+        (SHARD, cut, rf"1\.0\.0/{SHARD}: is damaged, or not the file that was written; write the data set again"),
         (SHARD, flip, rf"1\.0\.0/{SHARD}: is damaged, or not the file that was written"),
-        (SHARD, Path.unlink, rf"1\.0\.0/{SHARD}: is missing; write the data set anew .* or copy all its files"),
-        ("metadata.json", Path.unlink, r"1\.0\.0: is no suite; only data sets that mtret data tfds wrote"),
-        ("metadata.json", cut, r"1\.0\.0/metadata\.json: is damaged \(not valid JSON\); write the data set anew"),
-        ("metadata.json", older, r"1\.0\.0: was written by another mtret \(format 0, not 1\); write it anew"),
-        ("metadata.json", cardless, r"1\.0\.0: is damaged \(TypeError: .*license.*\); write the data set anew"),
-        ("dataset_info.json", cut, r"1\.0\.0: is damaged \(\w+: .*\); write the data set anew"),
-        ("dataset_info.json", Path.unlink, r"1\.0\.0: is damaged \(\w+: .*\); write the data set anew"),
-        ("features.json", Path.unlink, r"1\.0\.0: is damaged \(\w+: .*\); write the data set anew"),
+        (SHARD, Path.unlink, rf"1\.0\.0/{SHARD}: is missing; write the data set again .* or copy all its files"),
+        ("metadata.json", Path.unlink, r"1\.0\.0: is not a suite; only what mtret data tfds wrote"),
+        ("metadata.json", cut, r"1\.0\.0/metadata\.json: is damaged \(not valid JSON\); write the data set again"),
+        ("metadata.json", older, r"1\.0\.0: was written by another mtret \(format 0, not 1\); write it again"),
+        ("metadata.json", cardless, r"1\.0\.0: is damaged \(TypeError: .*license.*\); write the data set again"),
+        ("dataset_info.json", cut, r"1\.0\.0: is damaged \(\w+: .*\); write the data set again"),
+        ("dataset_info.json", Path.unlink, r"1\.0\.0: is damaged \(\w+: .*\); write the data set again"),
+        ("features.json", Path.unlink, r"1\.0\.0: is damaged \(\w+: .*\); write the data set again"),
     ],
 )
 def test_what_is_torn_is_named_in_one_line(
@@ -287,7 +287,7 @@ def test_what_is_torn_is_named_in_one_line(
 
 def test_other_peoples_data_sets_are_no_suites(written: Path) -> None:
     (written / "metadata.json").write_text('{"classes": 3}', encoding="utf-8")
-    with pytest.raises(UserError, match=r"1\.0\.0: is no suite; only data sets that mtret data tfds wrote hold cards"):
+    with pytest.raises(UserError, match=r"1\.0\.0: is not a suite; only what mtret data tfds wrote holds cards"):
         read_dataset(str(written))
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mtret.data.tasks import Judgements, Task, TaskCard
-from mtret.evaluation.query_scores import judged_sha256
+from mtret.evaluation.query_scores import data_sha256
 from mtret.evaluation.retrieval import PooledOutcome, TaskOutcome, TaskScores, build_results
 
-SYSTEMS = ("bm25", "untuned", "hybrid", "tuned")
+SYSTEMS = ("bm25", "base", "hybrid", "finetuned")
 
 
 def make_task(name: str, n_queries: int, n_documents: int, cutoffs: tuple[int, ...] = (1, 5, 10)) -> Task:
@@ -87,7 +87,7 @@ def make_outcomes(systems: tuple[str, ...] = SYSTEMS, roles: bool = True, seed: 
                 ("q7", "q9") if name == "alpha" else (),
                 0.25 if roles else None,
                 {"kind": "brute force", "recall": 1.0},
-                judged_sha256(task, "test"),
+                data_sha256(task, "test"),
             )
         )
     return outcomes

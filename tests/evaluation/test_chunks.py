@@ -91,13 +91,13 @@ def test_a_sample_is_scored_by_parents_and_holds_all_their_chunks(config: DevCon
         best = {one: max(expected[i] for i, name in enumerate(own.named_ids) if name == one) for one in inside}
         assert [own.named_ids[row] for row in found[found >= 0]] == sorted(best, key=lambda one: -best[one])
     dev = own.splits["dev"]
-    judged = {
+    evaluated = {
         (own.query_ids[q], own.named_ids[d], s)
         for q, d, s in zip(dev.pair_queries(), dev.documents, dev.scores, strict=True)
     }
     theirs = task.splits["dev"]
     pairs = zip(theirs.pair_queries(), theirs.documents, theirs.scores, strict=True)
-    assert judged == {
+    assert evaluated == {
         (task.query_ids[q], task.named_ids[d], s)
         for q, d, s in pairs
         if q in sample.queries and task.named_ids[d] in inside
@@ -114,7 +114,7 @@ def test_the_pool_holds_a_parent_once_with_all_its_chunks() -> None:
     first = small("first", ["a", "b", "c", "b"], ["p", "p", "first2", "q"])
     second = small("second", ["b", "a", "b", "d"], ["x", "y", "y", "x"])
     pooled = pool([first, second])
-    # `q` (b) is no chunk of `p` (a, b), but `y` is `p`; `x` (b, d) is new.
+    # `q` (b) is not a chunk of `p` (a, b), but `y` is `p`; `x` (b, d) is new.
     assert pooled.kept.tolist() == [0, 1, 2, 3, 4, 7]
     assert pooled.document_ids == ("first/p", "first/p", "first/first2", "first/q", "second/x", "second/x")
     assert pooled.parents is not None and pooled.parents.tolist() == [0, 0, 2, 3, 4, 4]
@@ -141,5 +141,5 @@ def test_over_the_pool_parents_are_scored_as_over_their_own_corpus() -> None:
     alone = evaluate_task(task, "test", every, {"x": own}).systems["x"]
     among = evaluate_task(task, "test", every, {"x": run}, pooled.rows["alpha"]).systems["x"]
     np.testing.assert_allclose(alone["ndcg@10"], among["ndcg@10"])
-    assert among["kind@10"].tolist() == [1.0] * QUERIES
+    assert among["own_task@10"].tolist() == [1.0] * QUERIES
     assert pooled.n_documents == 2 * PARENTS

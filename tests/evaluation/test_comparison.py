@@ -12,7 +12,7 @@ from mtret.data.tasks import Judgements
 from mtret.errors import UserError
 from mtret.evaluation.comparison import OF_MODELS, Comparison, Side, markdown, role_words, summary, terminal_tables
 from mtret.evaluation.comparison import compare as compare_sides
-from mtret.evaluation.query_scores import QueryScores, judged_sha256, read_query_scores, with_query_scores
+from mtret.evaluation.query_scores import QueryScores, data_sha256, read_query_scores, with_query_scores
 from mtret.evaluation.results import write_results
 from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results
 from mtret.evaluation.statistics import Difference, bounds, resampled_means
@@ -36,7 +36,7 @@ def compare(a: QueryScores, b: QueryScores, labels: tuple[str, str], **asked: An
     return compare_sides(Side(labels[0], [a]), Side(labels[1], [b]), **asked)
 
 
-def worse(outcome: TaskOutcome, by: float, system: str = "tuned") -> TaskOutcome:
+def worse(outcome: TaskOutcome, by: float, system: str = "finetuned") -> TaskOutcome:
     systems = {name: dict(values) for name, values in outcome.scores.systems.items()}
     systems[system]["ndcg@10"] = np.clip(systems[system]["ndcg@10"] - by, 0, 1)
     return replace(outcome, scores=replace(outcome.scores, systems=systems))
@@ -57,7 +57,7 @@ def test_differences_are_paired_and_second_minus_first(outcomes_of: Make, keep: 
     found = compare(keep(first), keep(second), ("a", "b"), seed=5)
     for one, other in zip(first, second, strict=True):
         name = one.task.name
-        values = np.stack([each.scores.systems["tuned"]["ndcg@10"].round(6) for each in (one, other)], axis=1)
+        values = np.stack([each.scores.systems["finetuned"]["ndcg@10"].round(6) for each in (one, other)], axis=1)
         resampled = resampled_means(values, 5, name)
         low, high = bounds(resampled[:, 1] - resampled[:, 0])
         entry = found.tasks[name]
@@ -78,7 +78,7 @@ def test_the_words(outcomes_of: Make, keep: Keep) -> None:
     assert words == {"alpha": "WORSE", "beta": "better", "gamma": "no difference"}
     assert summary(found) == [
         "`b` against `a`: better on 1, no difference on 1, WORSE on 1 of 3 tasks.",
-        "354 queries were judged in both.",
+        "354 queries were evaluated in both.",
         OF_MODELS,
     ]
     same = compare(keep([alpha]), keep([alpha]), ("a", "a (2)"))
@@ -87,11 +87,11 @@ def test_the_words(outcomes_of: Make, keep: Keep) -> None:
 
 def test_another_system_or_metric_can_be_asked_for(outcomes_of: Make, keep: Keep) -> None:
     alpha = outcomes_of()[0]
-    a, b = keep([alpha]), keep([worse(alpha, 0.1, "untuned")])
+    a, b = keep([alpha]), keep([worse(alpha, 0.1, "base")])
     assert compare(a, b, ("a", "b")).tasks["alpha"].difference.mean == 0
-    assert compare(a, b, ("a", "b"), system="untuned").tasks["alpha"].difference.mean < -0.09
-    assert compare(a, b, ("a", "b"), system="untuned", metric="mrr@10").tasks["alpha"].difference.mean == 0
-    with pytest.raises(UserError, match="--system: a has no system 'other', only bm25, untuned, hybrid, tuned"):
+    assert compare(a, b, ("a", "b"), system="base").tasks["alpha"].difference.mean < -0.09
+    assert compare(a, b, ("a", "b"), system="base", metric="mrr@10").tasks["alpha"].difference.mean == 0
+    with pytest.raises(UserError, match="--system: a has no system 'other', only bm25, base, hybrid, finetuned"):
         compare(a, b, ("a", "b"), system="other")
 
 
@@ -107,7 +107,7 @@ def test_only_queries_that_were_judged_in_both_count(outcomes_of: Make, keep: Ke
     assert entry.difference.mean == 0  # those are the same queries in both
     assert found.only == {"a": ("gamma",), "b": ("beta",)}
     assert summary(found)[1:] == [
-        "5 queries were judged in both; 2 others of `a` and 3 of `b` are left out.",
+        "5 queries were evaluated in both; 2 others of `a` and 3 of `b` are left out.",
         "In `a` only, and left out: gamma.",
         "In `b` only, and left out: beta.",
         OF_MODELS,
@@ -117,13 +117,13 @@ def test_only_queries_that_were_judged_in_both_count(outcomes_of: Make, keep: Ke
 def test_what_does_not_belong_together_is_refused_and_named(outcomes_of: Make, keep: Keep) -> None:
     alpha, beta, gamma = outcomes_of()
     changed = replace(beta.task, document_texts=("new", *beta.task.document_texts[1:]))
-    other = replace(beta, task=changed, judged_sha256=judged_sha256(changed, "test"))
+    other = replace(beta, task=changed, data_sha256=data_sha256(changed, "test"))
     whole = keep([alpha, beta, gamma])
     for second, message in (
-        (keep([alpha], split="dev"), "a was judged on the test split, b on the dev split"),
+        (keep([alpha], split="dev"), "a was evaluated on the test split, b on the dev split"),
         (
             keep([alpha, other], suite="t"),
-            r"not judged on the same data in a \(suite s\) and b \(suite t\): beta; .* --tasks=alpha$",
+            r"not evaluated on the same data in a \(suite s\) and b \(suite t\): beta; .* --tasks=alpha$",
         ),
     ):
         with pytest.raises(UserError, match=message):
@@ -168,7 +168,7 @@ def test_several_trainings_of_a_side_count_as_their_mean_and_widen_the_intervals
     runs = [keep([worse(alpha, by)], weights_sha256=str(by)) for by in (0.0, 0.02, 0.1, 0.16)]
     found = compare_sides(Side("a", runs[:2]), Side("b", runs[2:]))
     entry = found.tasks["alpha"]
-    values = np.stack([run.tasks["alpha"].scores["ndcg@10", "tuned"] for run in runs], axis=1)
+    values = np.stack([run.tasks["alpha"].scores["ndcg@10", "finetuned"] for run in runs], axis=1)
     means = values.mean(axis=0)
     assert entry.a.runs == pytest.approx(means[:2], abs=1e-6)
     assert entry.b.interval.mean == pytest.approx(means[2:].mean(), abs=1e-6)
@@ -184,7 +184,7 @@ def test_several_trainings_of_a_side_count_as_their_mean_and_widen_the_intervals
     assert "the same on both sides; of so few" in summary(found)[-1]
     unequal = summary(compare_sides(Side("a", runs[:1]), Side("b", runs[1:])))[-1]
     assert "`a`, a single one, is taken to spread as the others do" in unequal
-    assert "hardly known" in summary(found)[-1] and summary(found)[1] == "200 queries were judged in all."
+    assert "hardly known" in summary(found)[-1] and summary(found)[1] == "200 queries were evaluated in all."
     assert f"] ± {np.std(means[2:], ddof=1):.3f} |" in markdown(found)
 
 
@@ -211,7 +211,7 @@ def test_what_is_no_set_of_seeds_is_refused(outcomes_of: Make, keep: Keep) -> No
     moved = keep([replace(alpha, role="zero_shot")], model="z")
     with pytest.raises(UserError, match="alpha is in-domain and zero-shot to runs of a, which are therefore not"):
         compare_sides(Side("a", [one, moved]), Side("b", [other]))
-    with pytest.raises(UserError, match=r"a \(x\) was judged on the test split, b on the dev split"):
+    with pytest.raises(UserError, match=r"a \(x\) was evaluated on the test split, b on the dev split"):
         compare_sides(Side("a", [one, other]), Side("b", [keep([alpha], split="dev")]))
     with pytest.raises(UserError, match=r"--tasks: a \(x\) has no task 'gamma'"):
         compare_sides(Side("a", [one, other]), Side("b", [other]), tasks=["gamma"])
@@ -242,4 +242,4 @@ def test_sides_of_different_size_say_that_each_has_its_own_spread(outcomes_of: M
 def test_judgements_decide_too(outcomes_of: Make) -> None:
     task = outcomes_of()[0].task
     graded = Judgements.from_pairs(*(getattr(task.splits["test"], name) for name in ("queries", "documents", "scores")))
-    assert judged_sha256(replace(task, splits={"test": graded}), "test") == judged_sha256(task, "test")
+    assert data_sha256(replace(task, splits={"test": graded}), "test") == data_sha256(task, "test")

@@ -10,17 +10,17 @@ from mtret.evaluation.results import parse_results
 def test_the_whole_is_counted_by_its_words(results: dict[str, Any]) -> None:
     words = [task["differences"]["hybrid"]["verdict"] for task in results["tasks"].values()]
     counts = ", ".join(f"{w} on {words.count(w)}" for w in ("better", "no difference", "WORSE") if w in words)
-    assert findings(parse_results(results))[0] == f"Against the hybrid, `tuned` is {counts} of {len(words)} tasks."
+    assert findings(parse_results(results))[0] == f"Against the hybrid, `finetuned` is {counts} of {len(words)} tasks."
 
 
 def test_tasks_that_training_made_worse_are_named_by_what_can_be_done(results: dict[str, Any]) -> None:
     for name in ("alpha", "gamma"):
-        results["tasks"][name]["differences"]["untuned"]["verdict"] = "WORSE"
+        results["tasks"][name]["differences"]["base"]["verdict"] = "WORSE"
     results["mixture"]["tasks"] = ["alpha", "beta"]
     assert hurt_tasks(parse_results(results)) == ["alpha", "gamma"]
     said = findings(parse_results(results))
     assert any("alpha" in line and "`--hold_out=alpha`" in line for line in said)
-    assert any("gamma" in line and "Serve those untuned" in line for line in said)
+    assert any("gamma" in line and "Serve those with the base" in line for line in said)
     assert all(line in markdown(parse_results(results)) for line in said[1:])
     results["mixture"]["tasks"] = ["alpha"]  # without it there would be nothing to train on
     said = findings(parse_results(results))
@@ -50,7 +50,7 @@ def test_where_nothing_was_held_out_the_report_says_how_to(results: dict[str, An
     assert findings(parse_results(results))[-1].endswith("that takes a second task, to hold out.")
 
 
-def test_an_untuned_model_has_no_verdict(results: dict[str, Any]) -> None:
+def test_a_base_model_has_no_verdict(results: dict[str, Any]) -> None:
     skipped = "icons: not evaluated: images need an image tower."
     assert skipped in findings(parse_results(results))
     assert findings(parse_results(results | {"mixture": None})) == [skipped]

@@ -1,4 +1,4 @@
-"""What stands in queries.jsonl, that it belongs to its results.json, and what the judged data's hash depends on."""
+"""What stands in queries.jsonl, that it belongs to its results.json, and what the evaluated data's hash depends on."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pytest
 
 from mtret.data.tasks import Judgements
 from mtret.errors import UserError
-from mtret.evaluation.query_scores import judged_sha256, read_query_scores, with_query_scores
+from mtret.evaluation.query_scores import data_sha256, read_query_scores, with_query_scores
 from mtret.evaluation.results import parse_results, write_results
 from mtret.evaluation.retrieval import TaskOutcome
 
@@ -42,7 +42,9 @@ def test_they_read_back_from_the_folder_or_its_file(
     for outcome in outcomes:
         task = found.tasks[outcome.task.name]
         assert task.ids == outcome.task.query_ids
-        np.testing.assert_allclose(task.scores["mrr@10", "tuned"], outcome.scores.systems["tuned"]["mrr@10"], atol=1e-6)
+        np.testing.assert_allclose(
+            task.scores["mrr@10", "finetuned"], outcome.scores.systems["finetuned"]["mrr@10"], atol=1e-6
+        )
 
 
 def test_files_that_do_not_belong_together_are_refused(
@@ -63,19 +65,19 @@ def test_files_that_do_not_belong_together_are_refused(
 
 def test_the_judged_data_has_a_hash_that_only_judged_data_changes(outcomes: list[TaskOutcome]) -> None:
     task = outcomes[0].task
-    same = judged_sha256(task, "test")
-    assert judged_sha256(replace(task, card=replace(task.card, instruction="Other.")), "test") == same
+    same = data_sha256(task, "test")
+    assert data_sha256(replace(task, card=replace(task.card, instruction="Other.")), "test") == same
     train = {"train": task.splits["test"].select(np.arange(200) < 3)}
-    assert judged_sha256(replace(task, splits={**task.splits, **train}), "test") == same
+    assert data_sha256(replace(task, splits={**task.splits, **train}), "test") == same
     order = np.arange(20)[::-1]  # the same documents in another order, judgements with them
     judged = task.splits["test"]
     moved = Judgements.from_pairs(judged.pair_queries(), (19 - judged.documents).astype(np.int32), judged.scores)
     ids, texts = (tuple(each[i] for i in order) for each in (task.document_ids, task.document_texts))
-    assert judged_sha256(replace(task, document_ids=ids, document_texts=texts, splits={"test": moved}), "test") == same
+    assert data_sha256(replace(task, document_ids=ids, document_texts=texts, splits={"test": moved}), "test") == same
     half = replace(task, splits={"test": judged.select(np.arange(200) < 100)})
     for query, changes in ((150, False), (50, True)):  # of another split, of this one
         exclude = replace(half, exclude=judged.select(np.arange(200) == query))
-        assert (judged_sha256(exclude, "test") != judged_sha256(half, "test")) == changes
+        assert (data_sha256(exclude, "test") != data_sha256(half, "test")) == changes
     for other in (
         replace(task, document_texts=("changed", *task.document_texts[1:])),
         replace(task, query_texts=("changed", *task.query_texts[1:])),
@@ -83,7 +85,7 @@ def test_the_judged_data_has_a_hash_that_only_judged_data_changes(outcomes: list
         replace(task, exclude=judged.select(np.arange(200) == 7)),
         replace(task, parent_ids=("other", *task.document_ids[1:])),
     ):
-        assert judged_sha256(other, "test") != same
+        assert data_sha256(other, "test") != same
 
 
 @pytest.mark.parametrize("queries", [{}, {"file": "x", "sha256": 3, "metrics": []}])

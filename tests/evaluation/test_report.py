@@ -29,9 +29,9 @@ def test_the_role_table_comes_first_with_intervals_and_words(results: dict[str, 
     role = results["roles"]["in_domain"]
     scores, differences, *_ = lines_with(text, "| In-domain |")
     assert scores.startswith("| In-domain | 2 | 350 | " + cell(role["systems"]["bm25"]["ndcg@10"]))
-    assert cell(role["systems"]["tuned"]["ndcg@10"]) in scores
+    assert cell(role["systems"]["finetuned"]["ndcg@10"]) in scores
     assert differences.count("[") == 3
-    assert f"{cell(role['differences']['untuned'], '+')} better" in differences
+    assert f"{cell(role['differences']['base'], '+')} better" in differences
 
 
 def test_every_task_stands_under_its_role_with_its_verdict_against_the_hybrid(results: dict[str, Any]):
@@ -43,15 +43,15 @@ def test_every_task_stands_under_its_role_with_its_verdict_against_the_hybrid(re
     assert gamma.endswith("no difference |")  # 4 queries
     assert "| 4° |" in gamma
     assert "| 25.0% |" in alpha
-    tuned = results["tasks"]["alpha"]["systems"]["tuned"]["ndcg@10"]["mean"]
+    tuned = results["tasks"]["alpha"]["systems"]["finetuned"]["ndcg@10"]["mean"]
     assert re.findall(r"\*\*(.*?)\*\*", alpha) == [f"{tuned:.3f}"]  # the best system
     assert by_task.index("### In-domain") < by_task.index("| alpha") < by_task.index("### Zero-shot")
 
 
 def test_losses_are_counted_in_the_summary(results: dict[str, Any]):
     summary = markdown(parse_results(results)).split("\n## ")[0]
-    assert "of 2 tasks, `tuned` against `hybrid` is better on 1, **WORSE** on 1." in summary
-    assert "of 1 task, `tuned` against `hybrid` is no difference on 1." in summary
+    assert "of 2 tasks, `finetuned` against `hybrid` is better on 1, **WORSE** on 1." in summary
+    assert "of 1 task, `finetuned` against `hybrid` is no difference on 1." in summary
 
 
 def test_what_was_left_out_and_the_protocol_are_said(results: dict[str, Any]):
@@ -66,7 +66,7 @@ def test_what_was_left_out_and_the_protocol_are_said(results: dict[str, Any]):
 
 def test_further_cutoffs_of_a_card_are_shown(results: dict[str, Any]):
     line = lines_with(markdown(parse_results(results)).split("## More metrics")[1], "| alpha |")[0]
-    scores = results["tasks"]["alpha"]["systems"]["tuned"]
+    scores = results["tasks"]["alpha"]["systems"]["finetuned"]
     assert ", ".join(f"{scores[f'recall@{k}']['mean']:.3f} @{k}" for k in (1, 5, 15)) in line
 
 
@@ -86,7 +86,7 @@ def test_tables_are_rectangular(results: dict[str, Any]):
 
 
 def test_the_reference_is_the_hybrid_or_the_system_before_the_last():
-    assert reference_system(["bm25", "hybrid", "untuned", "tuned"]) == "hybrid"
+    assert reference_system(["bm25", "hybrid", "base", "finetuned"]) == "hybrid"
     assert reference_system(["a", "b", "hybrid"]) == "b"
     assert reference_system(["a"]) is None
 
@@ -97,10 +97,10 @@ def test_the_terminal_shows_roles_and_a_verdict_per_task(results: dict[str, Any]
         console.print(terminal_tables(parse_results(results)))
     text = capture.get()
     assert re.search(r"In-domain +2 +0\.\d{3} +0\.\d{3} +0\.\d{3} +0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] *\n", text)
-    one = results["roles"]["in_domain"]["differences"]["untuned"]
+    one = results["roles"]["in_domain"]["differences"]["base"]
     low, high = one["ci95"]
     shown = f"{one['mean']:+.3f}", f"[{low:+.3f}, {high:+.3f}]", one["verdict"]
-    assert re.search(r" untuned +" + " +".join(map(re.escape, shown)), text)
+    assert re.search(r" base +" + " +".join(map(re.escape, shown)), text)
     assert re.search(r"alpha +200 .* better", text)
     assert re.search(r"beta +150 .* WORSE", text)
     assert re.search(r"gamma +4 .* no difference", text)
@@ -116,7 +116,9 @@ def test_the_terminal_shows_the_pooled_index_and_cut_vectors(results: dict[str, 
     means = [f"{scores['ndcg@10']['mean']:.3f}" for scores in pooled.values()]
     after = text[text.index(f"over one index of all {results['pooled']['n_documents']:,} documents") :]
     assert re.search(r"In-domain +" + " +".join(map(re.escape, means)) + r" \[", after)
-    assert re.search(r"first so many features\s+role +8 *\n.*\n *In-domain +0\.400 *\n *Zero-shot +0\.100", after)
+    assert re.search(
+        r"truncated to their first dimensions\s+role +8 *\n.*\n *In-domain +0\.400 *\n *Zero-shot +0\.100", after
+    )
 
 
 def test_the_report_is_rebuilt_from_its_own_json(results: dict[str, Any], tmp_path: Path):

@@ -13,8 +13,8 @@ def test_written_results_read_back_equal(results: dict[str, Any], tmp_path: Path
     path = tmp_path / "new" / "results.json"
     written = write_results(results, path)
     assert json.loads(path.read_text(encoding="utf-8")) == results and read_results(path) == written
-    score = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]
-    assert written.roles["in_domain"].primary("tuned") == Interval(score["mean"], *score["ci95"])
+    score = results["roles"]["in_domain"]["systems"]["finetuned"]["ndcg@10"]
+    assert written.roles["in_domain"].primary("finetuned") == Interval(score["mean"], *score["ci95"])
     assert [one.name for one in (tmp_path / "new").iterdir()] == ["results.json"]
 
 
@@ -24,11 +24,11 @@ def test_whatever_is_built_is_of_the_schema(make, options: dict[str, Any]):
 
 
 SPOILT = [
-    (("schema",), "mtret.results/2", "schema: must be 'mtret.results/1'"),
-    (("tasks", "alpha", "n_queries"), "many", "tasks.alpha.n_queries: needs a whole number, got 'many'"),
-    (("tasks", "alpha", "n_queries"), True, "tasks.alpha.n_queries: needs a whole number, got True"),
+    (("schema",), "mtret.results/3", "schema: must be 'mtret.results/2'"),
+    (("tasks", "alpha", "n_queries"), "many", "tasks.alpha.n_queries: needs an integer, got 'many'"),
+    (("tasks", "alpha", "n_queries"), True, "tasks.alpha.n_queries: needs an integer, got True"),
     (("tasks", "alpha", "role"), "trained", "tasks.alpha.role: must be one of in_domain, cross_domain"),
-    (("tasks", "alpha", "dropped_queries", 1), 7, r"tasks.alpha.dropped_queries\[1\]: needs a text, got 7"),
+    (("tasks", "alpha", "dropped_queries", 1), 7, r"tasks.alpha.dropped_queries\[1\]: needs a string, got 7"),
     (
         ("tasks", "beta", "systems", "bm25", "map", "ci95"),
         [0.1],
@@ -46,10 +46,10 @@ SPOILT = [
         "worse",
         "roles.in_domain.differences.bm25.verdict: must be one of better, no difference, WORSE, got 'worse'",
     ),
-    (("roles", "in_domain", "tasks", 0), "delta", "roles.in_domain.tasks: 'delta' is no task"),
-    (("pooled", "tasks", "beta", "systems"), {}, "pooled.tasks.beta.systems: must be bm25, untuned, hybrid, tuned"),
+    (("roles", "in_domain", "tasks", 0), "delta", "roles.in_domain.tasks: 'delta' is not a task"),
+    (("pooled", "tasks", "beta", "systems"), {}, "pooled.tasks.beta.systems: must be bm25, base, hybrid, finetuned"),
     (("skipped",), None, "skipped: needs names and values, got None"),
-    (("bootstrap", "seed"), None, "bootstrap.seed: needs a whole number, got None"),
+    (("bootstrap", "seed"), None, "bootstrap.seed: needs an integer, got None"),
 ]
 
 

@@ -64,7 +64,7 @@ def test_over_the_pool_a_task_is_scored_by_its_own_documents_and_by_its_share_of
     scores = evaluate_task(second, "test", rows(0, 1), found, pooled.rows["second"]).systems["x"]
     assert scores["recall@10"].tolist() == [1, 1]
     assert scores["mrr@10"].tolist() == pytest.approx([1 / 2, 1 / 3])
-    assert scores["kind@10"].tolist() == pytest.approx([1 / 2, 2 / 3])
+    assert scores["own_task@10"].tolist() == pytest.approx([1 / 2, 2 / 3])
 
 
 def test_queries_whose_right_document_has_a_copy_that_nobody_judged():

@@ -21,7 +21,7 @@ def run(label: str, results: dict[str, Any], plus: float = 0.0, **protocol: Any)
     results = deepcopy(results)
     results["protocol"] |= protocol
     for entry in (*results["roles"].values(), *results["tasks"].values()):
-        score = entry["systems"]["tuned"]["ndcg@10"]
+        score = entry["systems"]["finetuned"]["ndcg@10"]
         score["mean"] += plus
     return RunResults(label, parse_results(results))
 
@@ -43,30 +43,30 @@ def csv_lines(*asked: Any, **options: Any) -> list[dict[str, str]]:
 def test_runs_are_rows_and_what_they_share_stands_once(results: dict[str, Any]) -> None:
     table = build([run("first", results), run("second", results, 0.1)], {})
     assert table.columns == ["", "In-domain (2 tasks)", "Zero-shot (1 task)"]
-    assert labels(table) == [["bm25", "untuned", "hybrid"], ["first", "second"]]
-    score = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]
+    assert labels(table) == [["bm25", "base", "hybrid"], ["first", "second"]]
+    score = results["roles"]["in_domain"]["systems"]["finetuned"]["ndcg@10"]
     first, second = table.groups[1]
     assert first[1] == shown(score)
     assert second[1] == shown(score | {"mean": score["mean"] + 0.1}, "bold")
     by_task = build([run("first", results)], {}, per_task=True)
     assert by_task.columns == ["", "alpha", "beta", "gamma"]
-    assert by_task.groups[-1][0][2].text == f"{results['tasks']['beta']['systems']['tuned']['ndcg@10']['mean']:.3f}"
+    assert by_task.groups[-1][0][2].text == f"{results['tasks']['beta']['systems']['finetuned']['ndcg@10']['mean']:.3f}"
 
 
 def test_baselines_that_differ_are_told_apart(results: dict[str, Any]) -> None:
     other = deepcopy(results)
     other["roles"]["in_domain"]["systems"]["bm25"]["ndcg@10"]["mean"] += 0.01
     table = build([run("a", results), run("b", results), run("c", other)], {})
-    assert labels(table)[0][:3] == ["bm25 (a, b)", "bm25 (c)", "untuned"]
+    assert labels(table)[0][:3] == ["bm25 (a, b)", "bm25 (c)", "base"]
 
 
 def test_seeds_of_one_configuration_get_a_row(results: dict[str, Any]) -> None:
     runs = [run(f"s{seed}", results, seed / 10, training_sha256="x", training_seed=seed) for seed in range(3)]
     runs.append(run("other", results, training_sha256="y", training_seed=0))
     table = build(runs, {})
-    mean = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]["mean"]
+    mean = results["roles"]["in_domain"]["systems"]["finetuned"]["ndcg@10"]["mean"]
     deviation = np.std([0, 0.1, 0.2], ddof=1)
-    # Of the group, though one of its seeds has + 0.2: the best of three seeds is no result.
+    # Of the group, though one of its seeds has + 0.2: the best of three seeds is not a result.
     of_group = Cell(f"{mean + 0.1:.3f}", f"± {deviation:.3f}", "bold")
     assert labels(table)[2] == ["s0, s1, s2 (mean of 3)"] and table.groups[2][0][1] == of_group
     assert [row[1].style for row in table.groups[1]] == [""] * 4
@@ -81,11 +81,11 @@ def test_seeds_of_one_configuration_get_a_row(results: dict[str, Any]) -> None:
 
 
 def test_what_cannot_stand_in_one_table_is_refused(results: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="a was judged on the test split, b on the dev split"):
+    with pytest.raises(UserError, match="a was evaluated on the test split, b on the dev split"):
         build([run("a", results), run("b", results, split="dev")], {})
     other = deepcopy(results)
-    other["tasks"]["beta"]["judged_sha256"] = "other"
-    with pytest.raises(UserError, match="not judged on the same data in a and b: beta; evaluate both on one suite"):
+    other["tasks"]["beta"]["data_sha256"] = "other"
+    with pytest.raises(UserError, match="not evaluated on the same data in a and b: beta; evaluate both on one suite"):
         build([run("a", results), run("b", other)], {})
 
 
@@ -105,7 +105,7 @@ def test_latex_signs_are_written_so_that_they_stand_there(results: dict[str, Any
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.replace(r"\&", "").count("&") for line in rows} == {2}
     assert text.count(r"\textbf") == 2 and text.count("{") - text.count("}") == 0
-    best = results["roles"]["in_domain"]["systems"]["tuned"]["ndcg@10"]["mean"] + 0.1
+    best = results["roles"]["in_domain"]["systems"]["finetuned"]["ndcg@10"]["mean"] + 0.1
     assert rf"\textbf{{{best:.3f}}}" in next(line for line in rows if line.startswith("b &"))
 
 
@@ -128,10 +128,10 @@ def test_csv_has_groups_with_their_spread(results: dict[str, Any]) -> None:
     assert {line["run"] for line in lines} == {"c", "ours (mean of 2)"}
     own = [line for line in lines if line["run"] == "ours (mean of 2)"]
     assert {line["system"] for line in own} == {*results["systems"]} and {line["n_runs"] for line in own} == {"2"}
-    mean = results["tasks"]["beta"]["systems"]["tuned"]["ndcg@10"]["mean"]
+    mean = results["tasks"]["beta"]["systems"]["finetuned"]["ndcg@10"]["mean"]
     by_key = {(line["task"], line["system"], line["metric"]): line for line in own}
     assert by_key["beta", "bm25", "ndcg@10"]["std"] == "0.0"
-    found = by_key["beta", "tuned", "ndcg@10"]
+    found = by_key["beta", "finetuned", "ndcg@10"]
     assert float(found["mean"]) == pytest.approx(mean + 0.05) and float(found["std"]) == pytest.approx(0.1 / 2**0.5)
     assert (found["low"], found["high"], found["n_queries"], found["role"]) == ("", "", "150", "in_domain")
 
@@ -149,7 +149,7 @@ def test_a_role_of_other_tasks_has_no_mean_over_a_group(results: dict[str, Any])
 def test_another_metric_can_be_shown(results: dict[str, Any]) -> None:
     table = build([run("a", results)], {}, metric="recall@5", per_task=True)
     assert table.title.startswith("recall@5, ")
-    score = results["tasks"]["beta"]["systems"]["tuned"]["recall@5"]
+    score = results["tasks"]["beta"]["systems"]["finetuned"]["recall@5"]
     assert table.groups[-1][0][2] == shown(score)
     with pytest.raises(UserError, match=r"--metric=recall@7: is in none of these results, only ndcg@1, .*\. Did you"):
         build([run("a", results)], {}, metric="recall@7")
@@ -161,7 +161,7 @@ def test_many_tasks_are_rows_and_need_no_intervals(results: dict[str, Any]) -> N
         many["tasks"][f"more_{number}"] = deepcopy(many["tasks"]["beta"])
     table = build([run("a", many)], {}, per_task=True, intervals=False)
     lines = to_latex(table).splitlines()
-    assert r"\begin{tabular}{lrrrr}" in lines and "& bm25 & untuned & hybrid & a \\\\" in lines
+    assert r"\begin{tabular}{lrrrr}" in lines and "& bm25 & base & hybrid & a \\\\" in lines
     assert len([line for line in lines if line.startswith(r"more\_")]) == 6
     assert lines.count(r"\midrule") == 1 and "[" not in to_latex(table) and "interval" not in to_latex(table)
     assert "| more_5 | " in to_markdown(table) and "[" not in to_markdown(table)
@@ -176,7 +176,7 @@ def test_the_terminal_shows_all_of_it(results: dict[str, Any], per_task: bool) -
         page.print(to_terminal(build([run("[a]", results)], {}, per_task=per_task)))
     assert "[a]" in capture.get()
     entries = results["tasks" if per_task else "roles"].values()
-    assert all(f"{entry['systems']['tuned']['ndcg@10']['mean']:.3f}" in capture.get() for entry in entries)
+    assert all(f"{entry['systems']['finetuned']['ndcg@10']['mean']:.3f}" in capture.get() for entry in entries)
 
 
 @pytest.mark.parametrize(

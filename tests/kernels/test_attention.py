@@ -48,11 +48,13 @@ def softmax_attention(
 
 
 @pytest.mark.parametrize("window", [None, 0, 1, 3])
-@pytest.mark.parametrize(("operands", "tolerance"), [("float32", 2e-6), ("bfloat16", 2e-2)])
-def test_attention_is_softmax_within_segment_and_window(window: int | None, operands: str, tolerance: float) -> None:
+@pytest.mark.parametrize(("matmul_dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 2e-2)])
+def test_attention_is_softmax_within_segment_and_window(
+    window: int | None, matmul_dtype: str, tolerance: float
+) -> None:
     q, k, v = random_arrays(*[(ROWS, LENGTH, HEADS, FEATURES)] * 3)
     found = attend(
-        jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(SEGMENT), window=window, operands=operands
+        jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(SEGMENT), window=window, matmul_dtype=matmul_dtype
     )
     np.testing.assert_allclose(found, softmax_attention(q, k, v, SEGMENT, window), atol=tolerance)
     assert found.dtype == jnp.float32
@@ -80,12 +82,12 @@ def gradients(attention: Callable[..., jax.Array], weight: jax.Array, *inputs: j
 
 
 @pytest.mark.parametrize("window", [None, 1])
-@pytest.mark.parametrize(("operands", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
-def test_attention_has_the_gradients_of_softmax(window: int | None, operands: str, tolerance: float) -> None:
+@pytest.mark.parametrize(("matmul_dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_attention_has_the_gradients_of_softmax(window: int | None, matmul_dtype: str, tolerance: float) -> None:
     q, k, v, weight = map(jnp.asarray, random_arrays(*[(ROWS, LENGTH, HEADS, FEATURES)] * 4))
 
     def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attend(q, k, v, jnp.asarray(SEGMENT), window=window, operands=operands)
+        return attend(q, k, v, jnp.asarray(SEGMENT), window=window, matmul_dtype=matmul_dtype)
 
     theirs = gradients(partial(textbook, window=window), weight, q, k, v)
     for a, b in zip(gradients(ours, weight, q, k, v), theirs, strict=True):
@@ -197,7 +199,7 @@ def test_compiled_the_bits_do_not_depend_on_how_many_share_the_work() -> None:
 
 
 @pytest.fixture
-def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+def again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """As in a process, and with a cache, that have compiled nothing yet."""
     monkeypatch.setattr(attention_cpu, "why_not", attention_cpu.why_not.__wrapped__)
     monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "cache"))
@@ -213,9 +215,9 @@ def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
         ("MTRET_CACHE", "/proc/nowhere", r"/proc/nowhere/native cannot be written \(.*\)"),
     ],
 )
-def test_without_a_compiler_xla_serves(anew: pytest.MonkeyPatch, variable: str, value: str, reason: str) -> None:
-    anew.delenv("CXX", raising=False)
-    anew.setenv(variable, value)
+def test_without_a_compiler_xla_serves(again: pytest.MonkeyPatch, variable: str, value: str, reason: str) -> None:
+    again.delenv("CXX", raising=False)
+    again.setenv(variable, value)
     assert choose(None) == "xla"
     words = re.fullmatch(r"attention: xla \(a kernel for this processor would be faster: (.*)\)", in_words("xla"))
     assert words and re.fullmatch(reason, words[1])
@@ -225,7 +227,7 @@ def test_without_a_compiler_xla_serves(anew: pytest.MonkeyPatch, variable: str, 
 
 @pytest.mark.system
 def test_what_was_compiled_is_used_again(tmp_path: Path) -> None:
-    """And made anew where it is damaged. In processes of their own: JAX takes each name once."""
+    """And made again where it is damaged. In processes of their own: JAX takes each name once."""
 
     def of_a_process() -> tuple[Path, int]:
         command = [sys.executable, "-c", "from mtret.kernels.attention import choose; print(choose('cpu'))"]

@@ -120,15 +120,15 @@ def test_dropout_is_a_function_of_the_rows_key_whatever_the_chunk(params: dict[s
 def test_narrow_operands_stay_close(params: dict[str, Any]) -> None:
     batch = rows([[0, 1, 2], [3]], 16)
     wide = states(params, batch)
-    narrow = apply(dataclasses.replace(CONFIG, operands="bfloat16"), params, *batch)
+    narrow = apply(dataclasses.replace(CONFIG, matmul_dtype="bfloat16"), params, *batch)
     error = np.linalg.norm(np.asarray(narrow) - wide) / np.linalg.norm(wide)
     assert 1e-4 < error < 2e-2
     assert narrow.dtype == jnp.float32
 
 
 def test_config_takes_the_geometry_and_names_what_is_missing() -> None:
-    published = {name: value for name, value in dataclasses.asdict(DROPPING).items() if name != "operands"}
-    assert BertConfig.from_json({**published, "architectures": ["BertModel"], "operands": "x"}, "there") == DROPPING
+    published = {name: value for name, value in dataclasses.asdict(DROPPING).items() if name != "matmul_dtype"}
+    assert BertConfig.from_json({**published, "architectures": ["BertModel"], "matmul_dtype": "x"}, "there") == DROPPING
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         del published[name]
     assert BertConfig.from_json(published, "there") == CONFIG

@@ -12,7 +12,7 @@ from mtret.models.dual_encoder import encode, row_keys
 from mtret.types import TokenBatch
 
 FEATURES, N_TEXTS = 12, 3
-CHUNKS, GROUPS, ROWS, LENGTH = 3, 2, 2, 5
+CHUNKS, SHARDS, ROWS, LENGTH = 3, 2, 2, 5
 CONFIG = BertConfig(
     vocab_size=30,
     hidden_size=FEATURES,
@@ -28,15 +28,15 @@ CONFIG = BertConfig(
 
 
 def batch() -> TokenBatch:
-    """Twelve rows of one text each at most, three texts a group; the last row of either group holds none."""
+    """Twelve rows of one text each at most, three texts a shard; the last row of either shard holds none."""
     random = np.random.default_rng(2)
-    segment = np.full((CHUNKS, GROUPS, ROWS, LENGTH), N_TEXTS, np.int32)
+    segment = np.full((CHUNKS, SHARDS, ROWS, LENGTH), N_TEXTS, np.int32)
     ids = random.integers(1, 30, segment.shape).astype(np.int32)
     weights = np.zeros(segment.shape, np.float32)
-    for group in range(GROUPS):
+    for shard in range(SHARDS):
         for text, (chunk, row, length) in enumerate([(2, 0, 4), (0, 1, 5), (1, 0, 2)]):
-            segment[chunk, group, row, :length] = text
-            weights[chunk, group, row, :length] = 1 / length
+            segment[chunk, shard, row, :length] = text
+            weights[chunk, shard, row, :length] = 1 / length
     position = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), segment.shape)
     return TokenBatch(*map(jnp.asarray, (ids, position, segment, weights)))
 
@@ -54,21 +54,21 @@ apply = jax.jit(BertTower(CONFIG).apply)
 def test_embeddings_are_unit_means_of_each_texts_tokens(params: Any) -> None:
     tokens = batch()
     found = np.asarray(embed(BertTower(CONFIG), params, tokens, N_TEXTS))
-    for group in range(GROUPS):
+    for shard in range(SHARDS):
         for text in range(N_TEXTS):
-            there = np.asarray(tokens.segment[:, group] == text)
-            ids = jnp.asarray(np.asarray(tokens.ids[:, group])[there])[None]
+            there = np.asarray(tokens.segment[:, shard] == text)
+            ids = jnp.asarray(np.asarray(tokens.ids[:, shard])[there])[None]
             zeros = jnp.zeros_like(ids)
             position = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
             states = np.asarray(apply({"params": params}, ids, position, zeros))[0]
             mean = states.mean(axis=0)
-            np.testing.assert_allclose(found[group, text], mean / np.linalg.norm(mean), atol=2e-6)
+            np.testing.assert_allclose(found[shard, text], mean / np.linalg.norm(mean), atol=2e-6)
 
 
 def test_slots_without_a_text_hold_zeros(params: Any) -> None:
     found = np.asarray(embed(BertTower(CONFIG), params, batch(), N_TEXTS))
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
-    empty = batch()._replace(segment=jnp.full((CHUNKS, GROUPS, ROWS, LENGTH), N_TEXTS, jnp.int32))
+    empty = batch()._replace(segment=jnp.full((CHUNKS, SHARDS, ROWS, LENGTH), N_TEXTS, jnp.int32))
     np.testing.assert_array_equal(embed(BertTower(CONFIG), params, empty, N_TEXTS), 0)
 
 
@@ -76,7 +76,7 @@ def test_keys_follow_the_place_in_the_batch_and_nothing_else() -> None:
     key = jax.random.key(7)
     large, whole = (np.asarray(jax.random.key_data(row_keys(key, shape))) for shape in ((3, 5, 2), (1, 5, 6)))
     np.testing.assert_array_equal(large.transpose(1, 0, 2, 3).reshape(whole[0].shape), whole[0])
-    moved = row_keys(key, (2, 3, 2), first_group=2, first_chunk=1)
+    moved = row_keys(key, (2, 3, 2), first_shard=2, first_chunk=1)
     np.testing.assert_array_equal(jax.random.key_data(moved), large[1:3, 2:5])
     small = np.asarray(jax.random.key_data(row_keys(key, (2, 2, 3))))
     assert len(np.unique(whole.reshape(30, -1), axis=0)) == 30
@@ -93,15 +93,15 @@ class Ones(nn.Module):
 
 
 def test_masks_are_those_of_each_rows_key() -> None:
-    """Group, chunk and row must reach the tower in the same order as the tokens do."""
+    """Shard, chunk and row must reach the tower in the same order as the tokens do."""
     tokens, key = batch(), jax.random.key(3)
     found = np.asarray(embed(Ones(), {}, tokens, N_TEXTS, key))
-    keys = row_keys(key, (CHUNKS, GROUPS, ROWS))
-    for group in range(GROUPS):
+    keys = row_keys(key, (CHUNKS, SHARDS, ROWS))
+    for shard in range(SHARDS):
         for text, (chunk, row, length) in enumerate([(2, 0, 4), (0, 1, 5), (1, 0, 2)]):
-            mask = dropout(jnp.ones((1, LENGTH, FEATURES)), keys[chunk, group, row][None], 0.5, 0)
+            mask = dropout(jnp.ones((1, LENGTH, FEATURES)), keys[chunk, shard, row][None], 0.5, 0)
             mean = np.asarray(mask)[0, :length].mean(axis=0)
-            np.testing.assert_allclose(found[group, text], mean / np.linalg.norm(mean), atol=1e-6)
+            np.testing.assert_allclose(found[shard, text], mean / np.linalg.norm(mean), atol=1e-6)
 
 
 def test_no_key_means_no_dropout(params: Any) -> None:

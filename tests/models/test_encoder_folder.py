@@ -103,7 +103,10 @@ REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
         "module 1: the path 'a/../../other' leads out of the folder",
     ),
     "path of Windows": ({"modules.json": listed("Transformer", "Pooling", path="..\\x")}, "leads out of the folder"),
-    "no path": ({"modules.json": listed("Transformer", "Pooling", path=None)}, "module 1: the path None is not a text"),
+    "no path": (
+        {"modules.json": listed("Transformer", "Pooling", path=None)},
+        "module 1: the path None is not a string",
+    ),
     "one name twice": (
         {"modules.json": listed("Transformer", "Pooling", name="0")},
         "modules.json: two modules have the same name",
@@ -176,7 +179,7 @@ REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
     "prompts": ({"config_sentence_transformers.json": '{"prompts": ["query: "]}'}, "prompts is ['query: '], where an"),
     "a prompt": (
         {"config_sentence_transformers.json": '{"prompts": {"query": 3}}'},
-        "the prompt 'query' is 3, where a text is needed",
+        "the prompt 'query' is 3, where a string is needed",
     ),
     "default prompt": (
         {"config_sentence_transformers.json": '{"prompts": {"search": "x"}, "default_prompt_name": "searhc"}'},
@@ -191,7 +194,7 @@ REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
         {"sentence_bert_config.json": '{"max_length": 9}'},
         "sentence_bert_config.json: the key 'max_length' is not supported; supported: max_seq_length, do_lower_case, ",
     ),
-    "length": ({"sentence_bert_config.json": '{"max_seq_length": 0}'}, "the longest text is 0 tokens; give a whole"),
+    "length": ({"sentence_bert_config.json": '{"max_seq_length": 0}'}, "the longest text is 0 tokens; give an integer"),
     "task": ({"sentence_bert_config.json": '{"transformer_task": "fill-mask"}'}, "transformer_task is 'fill-mask'"),
     "length of queries": ({"sentence_bert_config.json": '{"query_length": 32}'}, "query_length is 32; supported: None"),
     "processing": (
@@ -304,7 +307,7 @@ def test_weights_of_a_dense_module_are_read_hashed_and_written_again(write_model
     again = hf.load(str(tmp_path / "out"))
     assert flatten(again.params["dense"])["0/linear/bias"].tolist() == [2.0] * 5
     assert load_file(tmp_path / "out" / "2_Dense" / "model.safetensors")["linear.weight"].shape == (5, 8)
-    assert again.features == encoder.features == 5
+    assert again.dimension == encoder.dimension == 5
     first = hf.load(str(with_dense(lambda **given: write_model("another", **given)))).weights_sha256
     assert encoder.weights_sha256 != first  # whose towers are equal
     assert encoder.weights_sha256 != again.weights_sha256
@@ -356,7 +359,7 @@ def test_an_export_says_all_that_its_source_said(write_model: WriteModel, tmp_pa
         "truncate_dim": 4,
     }
     again = hf.load(str(out))
-    for name in ("config", "prompts", "default_prompt_name", "similarity", "max_length", "features", "pools_prompt"):
+    for name in ("config", "prompts", "default_prompt_name", "similarity", "max_length", "dimension", "pools_prompt"):
         assert getattr(again, name) == getattr(encoder, name), name
 
 
@@ -434,7 +437,7 @@ def test_the_hubs_cache_keeps_a_snapshots_files_beside_it(write_model: WriteMode
         link = folder / path.relative_to(made)
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(path.rename(blobs / path.relative_to(made).as_posix().replace("/", "-")))
-    assert hf.load(str(folder)).features == 8
+    assert hf.load(str(folder)).dimension == 8
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to(write_model("elsewhere") / "config.json")
     assert "config.json: a link that leads out of the model's folder" in refusal(folder)

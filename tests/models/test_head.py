@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mtret.artefact.golden import encoder_of
 from mtret.data.tokenize import Tokenizer
+from mtret.model_folder.golden import encoder_of
 from mtret.models import hf
 from mtret.models.pooling import ACTIVATIONS
 
@@ -97,7 +97,7 @@ def test_all_poolings_side_by_side_in_the_order_of_their_list(write_model: Write
     names = [*reversed(POOLINGS), "mean"]
     pooling = {"pooling_mode": names, "include_prompt": pools_prompt}
     encoder = hf.load(str(folder_with(write_model, pooling)))
-    assert encoder.features == 7 * WIDE and not encoder.normalises
+    assert encoder.dimension == 7 * WIDE and not encoder.normalises
     skip = 0 if pools_prompt else 3  # [CLS] c d
     wanted = [np.concatenate([POOLINGS[name](x, skip) for name in names]) for x in states_of(encoder, TEXTS, PROMPT)]
     np.testing.assert_allclose(embedded(encoder, PROMPT), wanted, atol=2e-6)
@@ -136,7 +136,7 @@ def test_layers_stand_behind_the_pooling_in_their_order(write_model: WriteModel)
         x = np.maximum(second[1]["linear.weight"] @ x, 0) + second[1]["residual.weight"] @ x
         wanted.append(x[:6])
     np.testing.assert_allclose(embedded(encoder), wanted, atol=2e-6)
-    assert (encoder.features, encoder.normalises, encoder.similarity) == (6, False, "dot")
+    assert (encoder.dimension, encoder.normalises, encoder.similarity) == (6, False, "dot")
     np.testing.assert_array_equal(encoder.comparable(np.ones((1, 6), np.float32)), 1)
 
 

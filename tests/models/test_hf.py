@@ -77,7 +77,7 @@ def test_a_saved_folder_reads_back_alike(write_model: Callable[..., Path], tmp_p
         }
     )
     loaded = hf.load(str(folder))
-    assert (loaded.pooling, loaded.max_length, loaded.features) == ("cls", 24, 8)
+    assert (loaded.pooling, loaded.max_length, loaded.dimension) == ("cls", 24, 8)
     out = tmp_path / "out"
     hf.write(out, loaded, loaded.params, {"desk": "Instruct: x\nQuery: "})
     again = hf.load(str(out))
@@ -98,9 +98,9 @@ def test_half_precision_weights_become_float32(
 def test_the_runs_settings_override_the_published_ones(write_model: Callable[..., Path]) -> None:
     folder = str(write_model())
     plain: Any = hf.load(folder).config
-    assert (plain.hidden_dropout_prob, plain.attention_probs_dropout_prob, plain.operands) == (0.0, 0.0, "float32")
-    own: Any = hf.load(folder, ModelConfig(dropout=None, operands="bfloat16")).config
-    assert (own.hidden_dropout_prob, own.attention_probs_dropout_prob, own.operands) == (0.1, 0.1, "bfloat16")
+    assert (plain.hidden_dropout_prob, plain.attention_probs_dropout_prob, plain.matmul_dtype) == (0.0, 0.0, "float32")
+    own: Any = hf.load(folder, ModelConfig(dropout=None, matmul_dtype="bfloat16")).config
+    assert (own.hidden_dropout_prob, own.attention_probs_dropout_prob, own.matmul_dtype) == (0.1, 0.1, "bfloat16")
     given: Any = hf.load(folder, ModelConfig(dropout=0.3)).config
     assert (given.hidden_dropout_prob, given.attention_probs_dropout_prob) == (0.3, 0.3)
 
@@ -228,7 +228,7 @@ def test_a_tensor_that_no_vector_needs_may_hold_anything(
     write_model: Callable[..., Path], published: dict[str, np.ndarray]
 ) -> None:
     pooler = np.full((8, 8), np.nan, np.float32)
-    assert hf.load(str(write_model(tensors={**published, "pooler.dense.weight": pooler}))).features == 8
+    assert hf.load(str(write_model(tensors={**published, "pooler.dense.weight": pooler}))).dimension == 8
 
 
 def test_weights_of_several_files_that_are_not_finite_name_their_index(
@@ -305,7 +305,7 @@ def test_pickled_weights_are_never_opened(write_model: Callable[..., Path]) -> N
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, which no encoder has"),
         ({"num_hidden_layers": -1}, "num_hidden_layers is -1, which no encoder has"),
         ({"vocab_size": "16"}, "vocab_size is '16', which no encoder has"),
-        ({"num_attention_heads": 3}, "hidden_size 8 is no multiple of 3 attention heads"),
+        ({"num_attention_heads": 3}, "hidden_size 8 is not a multiple of 3 attention heads"),
         ({"layer_norm_eps": "small"}, "layer_norm_eps is 'small', not a number"),
         ({"intermediate_size": None}, "no 'intermediate_size'; is this the config.json of a BERT encoder?"),
         ({"files": {"config.json": None}}, "config.json: missing; a sentence-transformers folder has one"),
@@ -367,7 +367,7 @@ def test_a_hub_id_is_read_from_the_hubs_cache(write_model: Callable[..., Path], 
     shutil.copytree(write_model(), repository / "snapshots" / commit)
     loaded = hf.load("someone/tiny-bert")
     assert loaded.folder == repository / "snapshots" / commit
-    assert loaded.features == 8
+    assert loaded.dimension == 8
 
 
 def test_a_hub_id_that_is_not_in_the_cache_is_refused_offline(hub: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_hub_id_that_is_not_in_the_cache_is_refused_offline(hub: Path) -> None
 
 def test_minilm_is_what_its_authors_published() -> None:
     loaded = hf.load("minilm")
-    assert (loaded.features, loaded.max_length, loaded.pooling) == (384, 256, "mean")
+    assert (loaded.dimension, loaded.max_length, loaded.pooling) == (384, 256, "mean")
     assert loaded.weights_sha256 == hf.MINILM_SHA256["model.safetensors"]
 
 

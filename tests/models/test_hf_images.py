@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     for path, value in theirs.items():
         np.testing.assert_array_equal(ours[path], value)
     assert again.config == made.config and again.tower.features == 16
-    assert hf_images.load(tmp_path / "vision", "bfloat16").config.operands == "bfloat16"
+    assert hf_images.load(tmp_path / "vision", "bfloat16").config.matmul_dtype == "bfloat16"
 
 
 def test_scratch_is_drawn_by_the_seed() -> None:
@@ -102,9 +102,9 @@ def other_sizes(folder: Path) -> None:
     ("spoil", "message"),
     [
         (no_projection, r"projection.safetensors: missing, but another file speaks of it; fetch it"),
-        (other_projection, r"projection.safetensors: holds no projection of 12 features"),
+        (other_projection, r"projection.safetensors: holds no projection of 12 dimensions"),
         (cut_weights, r"model.safetensors: damaged or truncated"),
-        (text_model, r"config.json: model_type 'bert' is no image tower; known: siglip, siglip_vision_model"),
+        (text_model, r"config.json: model_type 'bert' is not an image tower; known: siglip, siglip_vision_model"),
         (absurd_size, r"config.json: image_size 1000000 is not between one patch of 4 and 4096 pixels"),
         (other_sizes, r"position_embedding.weight' has shape \[9, 12\], config.json asks for \[16, 12\]"),
     ],

@@ -21,9 +21,9 @@ def random_arrays(*shapes: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:
 @pytest.mark.parametrize("tokens", [3, 16])  # only a multiple of 8 is turned by hand
 def test_a_projection_is_a_product_forward_and_backward(tokens: int) -> None:
     x, kernel, weight = map(jnp.asarray, random_arrays((tokens, 5), (5, 4), (tokens, 4)))
-    for operands, tolerance in (("float32", 1e-6), ("bfloat16", 1e-2)):
-        np.testing.assert_allclose(project(x, kernel, operands), x @ kernel, atol=10 * tolerance)
-        ours = jax.grad(lambda x, y, o=operands: (project(x, y, o) * weight).sum(), (0, 1))(x, kernel)
+    for matmul_dtype, tolerance in (("float32", 1e-6), ("bfloat16", 1e-2)):
+        np.testing.assert_allclose(project(x, kernel, matmul_dtype), x @ kernel, atol=10 * tolerance)
+        ours = jax.grad(lambda x, y, o=matmul_dtype: (project(x, y, o) * weight).sum(), (0, 1))(x, kernel)
         plain = jax.grad(lambda x, y: (x @ y * weight).sum(), (0, 1))(x, kernel)
         for a, b in zip(ours, plain, strict=True):
             assert np.linalg.norm(a - b) < tolerance * np.linalg.norm(b)
@@ -33,7 +33,7 @@ def test_narrow_operands_are_rounded_and_sums_are_not() -> None:
     # 257 terms of 1: a sum kept in bfloat16 stops at 256.
     ones = jnp.ones((1, 257))
     assert project(ones, ones.T, "bfloat16").item() == 257.0
-    # 1 + 2^-9 is no bfloat16: the operand becomes 1.
+    # 1 + 2^-9 is not a bfloat16: the operand becomes 1.
     assert project(jnp.full((1, 1), 1 + 2**-9), jnp.ones((1, 1)), "bfloat16").item() == 1.0
     x, kernel, weight = map(jnp.asarray, random_arrays((48, 40), (40, 60), (48, 60)))
     ours = jax.grad(lambda x, y: (project(x, y, "bfloat16") * weight).sum(), (0, 1))(x, kernel)
@@ -49,7 +49,7 @@ def test_narrow_products_stay_narrow_on_a_cpu() -> None:
     segment = jnp.zeros((2, 64), jnp.int32)
 
     def attention(q: jax.Array) -> jax.Array:
-        return attend(q, q, q, segment, operands="bfloat16").sum()
+        return attend(q, q, q, segment, matmul_dtype="bfloat16").sum()
 
     def projection(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.square(project(x, kernel, "bfloat16")).sum()
@@ -126,10 +126,10 @@ def test_layer_norm_has_autodiffs_gradients() -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("operands", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_gelu_and_projection_have_autodiffs_values_and_gradients(operands: str, tolerance: float) -> None:
+@pytest.mark.parametrize(("matmul_dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_gelu_and_projection_have_autodiffs_values_and_gradients(matmul_dtype: str, tolerance: float) -> None:
     x, kernel, cotangent = map(jnp.asarray, random_arrays((16, 8), (8, 6), (16, 6)))
-    found, back = jax.vjp(lambda x, kernel: gelu_project(3 * x, kernel, operands), x, kernel)
+    found, back = jax.vjp(lambda x, kernel: gelu_project(3 * x, kernel, matmul_dtype), x, kernel)
     wanted, plain = jax.vjp(lambda x, kernel: jax.nn.gelu(3 * x, approximate=False) @ kernel, x, kernel)
     for ours, theirs in zip((found, *back(cotangent)), (wanted, *plain(cotangent)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=tolerance * float(jnp.abs(theirs).max()))
@@ -170,10 +170,10 @@ def test_neither_scores_nor_activations_are_kept_for_the_backward_pass() -> None
     assert activations <= a_layer < 1.5 * activations
 
 
-@pytest.mark.parametrize(("operands", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_a_gated_projection_has_autodiffs_values_and_gradients(operands: str, tolerance: float) -> None:
+@pytest.mark.parametrize(("matmul_dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_a_gated_projection_has_autodiffs_values_and_gradients(matmul_dtype: str, tolerance: float) -> None:
     gate, x, kernel, cotangent = map(jnp.asarray, random_arrays((16, 8), (16, 8), (8, 6), (16, 6)))
-    found, back = jax.vjp(lambda *y: gated_project(3 * y[0], y[1], y[2], operands), gate, x, kernel)
+    found, back = jax.vjp(lambda *y: gated_project(3 * y[0], y[1], y[2], matmul_dtype), gate, x, kernel)
     wanted, plain = jax.vjp(lambda *y: (jax.nn.gelu(3 * y[0], approximate=False) * y[1]) @ y[2], gate, x, kernel)
     for ours, theirs in zip((found, *back(cotangent)), (wanted, *plain(cotangent)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=tolerance * float(jnp.abs(theirs).max()))

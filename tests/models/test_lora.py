@@ -54,7 +54,7 @@ def test_the_seed_decides() -> None:
     ("targets", "message"),
     [
         (".*/key/kernel", r"no parameter of the tower matches; kernels are named like 'layer/0/dense/kernel'"),
-        (".*/query/.*", r"'layer/0/query/bias' is no kernel"),
+        (".*/query/.*", r"'layer/0/query/bias' is not a kernel"),
     ],
 )
 def test_targets_that_are_no_kernels_are_refused(targets: str, message: str) -> None:

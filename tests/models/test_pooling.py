@@ -8,7 +8,7 @@ N_TEXTS = 3
 
 
 def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two chunks of two groups of one row of four tokens: states, weights, segments (3: padding)."""
+    """Two chunks of two shards of one row of four tokens: states, weights, segments (3: padding)."""
     states = np.random.default_rng(3).normal(size=(2, 2, 1, 4, 5)).astype(np.float32)
     weights = np.array([[[[0.5, 0.5, 1, 0]], [[1, 0, 0.25, 0.25]]], [[[0.25] * 4], [[0.25, 0.25, 0, 0]]]], np.float32)
     segment = np.array([[[[1, 1, 0, 3]], [[2, 2, 0, 0]]], [[[2] * 4], [[0, 0, 3, 3]]]], np.int32)
@@ -18,13 +18,13 @@ def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_each_text_is_the_weighted_sum_of_its_tokens_in_its_group() -> None:
     states, weights, segment = batch()
     expected = np.zeros((2, N_TEXTS, 5))
-    for chunk, group, row, token in np.ndindex(segment.shape):
-        text = segment[chunk, group, row, token]
+    for chunk, shard, row, token in np.ndindex(segment.shape):
+        text = segment[chunk, shard, row, token]
         if text < N_TEXTS:
-            expected[group, text] += weights[chunk, group, row, token] * states[chunk, group, row, token]
+            expected[shard, text] += weights[chunk, shard, row, token] * states[chunk, shard, row, token]
     found = pool(jnp.asarray(states), jnp.asarray(weights), jnp.asarray(segment), N_TEXTS)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    np.testing.assert_array_equal(found[1, 1], np.zeros(5))  # the second group has no text 1
+    np.testing.assert_array_equal(found[1, 1], np.zeros(5))  # the second shard has no text 1
 
 
 def test_padding_has_no_part_in_any_text_or_gradient() -> None:

@@ -175,7 +175,7 @@ def test_dropout_is_the_runs_or_the_published_one(tower: Any) -> None:
     assert config.running("float32", "xla", False, None).attention_dropout_rate == 0.25
     off = config.running("bfloat16", "xla", True, 0.0)
     assert [getattr(off, name) for name in off.DROPOUTS] == [0.0] * len(off.DROPOUTS)
-    assert (off.operands, off.remat) == ("bfloat16", True)
+    assert (off.matmul_dtype, off.remat) == ("bfloat16", True)
 
 
 @pytest.mark.parametrize("padding", [None, -1, "1", 1.0, True])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mtret.artefact.golden import encoder_of
+from mtret.model_folder.golden import encoder_of
 from mtret.models import hf
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
@@ -314,7 +314,7 @@ def check(folder: Path, out: Path) -> np.ndarray:
     hf.write(out, encoder, encoder.params, encoder.prompts)
     again = hf.load(str(out))
     found, expected = ours(encoder), theirs(folder)
-    assert found.shape[2] == encoder.features == again.features
+    assert found.shape[2] == encoder.dimension == again.dimension
     for each in (found, ours(again), theirs(out)):
         np.testing.assert_allclose(each, expected, rtol=0, atol=1e-5)
     for name in ("similarity", "prompts", "default_prompt_name", "max_length", "pooling", "pools_prompt", "normalises"):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mtret.artefact.folder import check, prompts_of, save_artefact
-from mtret.artefact.golden import encoder_of
-from mtret.artefact.retriever import Retriever
 from mtret.data.roles import TrainedTask, TrainingRecord
 from mtret.data.templates import Templates
 from mtret.errors import UserError
+from mtret.model_folder.folder import check, prompts_of, save_model_folder
+from mtret.model_folder.golden import encoder_of
+from mtret.model_folder.towers import Towers
 from mtret.models import hf
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
@@ -132,7 +132,7 @@ def test_sentence_transformers_reads_it_and_answers_alike(source: Path, tmp_path
     encoder, templates = hf.load(str(source)), Templates(document="text: {document}")
     prompts = prompts_of(templates, INSTRUCTIONS)
     out = tmp_path / "model"
-    save_artefact(out, Retriever(encoder), templates, prompts, RECORD, DETAILS)
+    save_model_folder(out, Towers(encoder), templates, prompts, RECORD, DETAILS)
     for through in (False, True):
         assert check(out, through_sentence_transformers=through).cosine >= 0.9999
     model = SentenceTransformer(str(out), device="cpu")
@@ -150,7 +150,7 @@ def test_sentence_transformers_reads_it_and_answers_alike(source: Path, tmp_path
 
 def test_the_check_that_its_page_shows_needs_that_library_alone(source: Path, tmp_path: Path) -> None:
     encoder, templates, out = hf.load(str(source)), Templates(), tmp_path / "model"
-    save_artefact(out, Retriever(encoder), templates, prompts_of(templates, INSTRUCTIONS), RECORD, DETAILS)
+    save_model_folder(out, Towers(encoder), templates, prompts_of(templates, INSTRUCTIONS), RECORD, DETAILS)
     blocks = re.findall(r"```python\n(.*?)```", (out / "INTEGRATE.md").read_text(encoding="utf-8"), re.DOTALL)
     assert "golden.json" in blocks[1] and "mtret" not in blocks[1]
     load, see = (block.replace("path/of/this/folder", str(out)) for block in blocks[:2])
@@ -164,8 +164,8 @@ def test_the_check_that_its_page_shows_needs_that_library_alone(source: Path, tm
 def test_the_export_is_read_again_here(source: Path, tmp_path: Path) -> None:
     """What GTE is exported as has other fields, and is the same tower."""
     encoder = hf.load(str(source))
-    save_artefact(
-        tmp_path / "model", Retriever(encoder), Templates(), prompts_of(Templates(), INSTRUCTIONS), RECORD, DETAILS
+    save_model_folder(
+        tmp_path / "model", Towers(encoder), Templates(), prompts_of(Templates(), INSTRUCTIONS), RECORD, DETAILS
     )
     again = hf.load(str(tmp_path / "model"))
     assert again.config == encoder.config
@@ -177,7 +177,7 @@ def test_the_target_tei_gets_the_fields_that_it_reads(source: Path, tmp_path: Pa
     encoder = hf.load(str(source))
     prompts = prompts_of(Templates(), INSTRUCTIONS)
     out = tmp_path / "model"
-    save_artefact(out, Retriever(encoder), Templates(), prompts, RECORD, DETAILS, target="tei")
+    save_model_folder(out, Towers(encoder), Templates(), prompts, RECORD, DETAILS, target="tei")
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     if encoder.model_type == "new":
         assert config["model_type"] == "gte" and "rope_parameters" not in config
@@ -201,7 +201,7 @@ def test_a_prompt_that_is_left_out_of_the_vector(source: Path, tmp_path: Path) -
     encoder = hf.load(str(source))
     assert not encoder.pools_prompt
     prompts = prompts_of(Templates(), INSTRUCTIONS)
-    save_artefact(tmp_path / "model", Retriever(encoder), Templates(), prompts, RECORD, DETAILS)
+    save_model_folder(tmp_path / "model", Towers(encoder), Templates(), prompts, RECORD, DETAILS)
     assert check(tmp_path / "model", through_sentence_transformers=True).cosine >= 0.9999
     model, texts = SentenceTransformer(str(tmp_path / "model"), device="cpu"), ["how do I reset it", "x"]
     ours, theirs = encoder_of(encoder, prompts)(texts, ["desk"])[0], model.encode(texts, prompt_name="desk")
@@ -211,5 +211,5 @@ def test_a_prompt_that_is_left_out_of_the_vector(source: Path, tmp_path: Path) -
     assert np.abs(ours - whole).max(axis=1).min() > 1e-3
     for target in ("tei", "elastic"):
         with pytest.raises(UserError, match=f"--target={target}: this encoder leaves prompts out of the mean"):
-            save_artefact(tmp_path / target, Retriever(encoder), Templates(), prompts, RECORD, DETAILS, target=target)
+            save_model_folder(tmp_path / target, Towers(encoder), Templates(), prompts, RECORD, DETAILS, target=target)
         assert not (tmp_path / target).exists()

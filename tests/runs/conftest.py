@@ -35,7 +35,7 @@ def get_config():
     return {{
         "suite": {suite!r},
         "model": {{"source": {model!r}}},
-        "batch": {{"queries": 16, "query_length": 24, "document_length": 32, "row_length": 128, "groups": 8}},
+        "batch": {{"queries": 16, "query_length": 24, "document_length": 32, "row_length": 128, "shards": 8}},
         # A constant rate: runs of any length share their executables, which are most of a test's time.
         "optim": {{"learning_rate": 3e-3, "warmup_steps": 2, "schedule": "constant"}},
         "loop": {{"steps": 6, "evaluate_every": 3, "checkpoint_every": 2}},
@@ -272,7 +272,7 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
     """The workdir of a finished run. Copy it before changing anything."""
     from mtret.run_config import read_config
-    from mtret.runs.training import train
+    from mtret.runs.train import train
 
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     train(read_config(str(tiny_config)), workdir, quiet())

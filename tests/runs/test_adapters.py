@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mtret.artefact.folder import check
+from mtret.model_folder.folder import check
 from mtret.models import hf
 from mtret.models.lora import LoraConfig
 from mtret.pytrees import flatten
 from mtret.run_config import RunConfig, read_config
-from mtret.runs.exporting import export
-from mtret.runs.training import train
+from mtret.runs.export import export
+from mtret.runs.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 
@@ -29,7 +29,7 @@ def adapting(tiny_config: Path) -> RunConfig:
     return replace(
         config,
         model=replace(config.model, lora=lora),
-        optim=replace(config.optim, average=0.5),
+        optim=replace(config.optim, ema_decay=0.5),
         loop=replace(config.loop, keep_weights=1),
         dev=replace(config.dev, dimensions=(8, 4)),
     )
@@ -83,7 +83,7 @@ def test_its_best_is_exported_merged(tmp_path: Path, workdir: Path) -> None:
         workdir / "model" / "model.safetensors"
     ).read_bytes()
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "Not judged when this was written" in card
+    assert "Not evaluated when this was written" in card
     assert (
         json.loads((tmp_path / "out" / "mtret.json").read_text(encoding="utf-8"))["config"]["model"]["lora"]["rank"]
         == 2

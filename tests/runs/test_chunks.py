@@ -1,4 +1,4 @@
-"""Long documents from import to search: cut, trained on, judged by their parents, and shown by their best chunk."""
+"""Long documents from import to search: cut, trained on, evaluated by their parents, and shown by their best chunk."""
 
 import json
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtret.artefact.folder import load_artefact
-from mtret.artefact.retriever import embedder
 from mtret.data.formats import read_task
 from mtret.data.tokenize import Tokenizer
 from mtret.index.encode import Texts
+from mtret.model_folder.folder import load_model
+from mtret.model_folder.towers import embedder
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def test_from_import_to_search(mtret: Mtret, tmp_path: Path, suite: Path, tiny_c
     own = results["tasks"]["long"]
     assert own["n_documents"] == 40 and results["pooled"]["n_documents"] == 80
     assert own["role"] == "in_domain" and 0 < own["seen_document_share"] <= 1
-    assert set(own["systems"]) == {"bm25", "untuned", "hybrid", "tuned"}
+    assert set(own["systems"]) == {"bm25", "base", "hybrid", "finetuned"}
     assert own["scann"]["recall"] == 1.0
     assert results["pooled"]["tasks"]["long"]["n_queries"] == own["n_queries"]
 
@@ -71,11 +71,11 @@ def test_from_import_to_search(mtret: Mtret, tmp_path: Path, suite: Path, tiny_c
 
 def nearest(run: Path, suite: Path, query: str) -> list[tuple[str, str, float]]:
     """By the definition: parent, its best chunk and that one's cosine, best first."""
-    artefact, task = load_artefact(str(run)), read_task(suite / "long")
-    tokenizer = Tokenizer(artefact.encoder.folder)
-    asked = tokenizer([artefact.templates.query_prefix(task.card.instruction) + query])
-    texts = [Texts(each, artefact.encoder.max_length) for each in (asked, tokenizer(task.document_texts))]
-    vector, documents = embedder(artefact.encoder)(texts)
+    model, task = load_model(str(run)), read_task(suite / "long")
+    tokenizer = Tokenizer(model.encoder.folder)
+    asked = tokenizer([model.templates.query_prefix(task.card.instruction) + query])
+    texts = [Texts(each, model.encoder.max_length) for each in (asked, tokenizer(task.document_texts))]
+    vector, documents = embedder(model.encoder)(texts)
     best: dict[str, tuple[str, str, float]] = {}
     for own, parent, score in zip(task.document_ids, task.named_ids, (documents @ vector[0]).tolist(), strict=True):
         if parent not in best or score > best[parent][2]:

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
-from mtret.artefact.folder import check, load_artefact
+from mtret.model_folder.folder import check, load_model
 from mtret.run_config import read_config
-from mtret.runs.training import train
+from mtret.runs.train import train
 
 HIDDEN = 32
 
@@ -48,8 +48,8 @@ def test_all_modules_are_trained_and_exported(
     folder = train(config, tmp_path / "run", console)
     said = console.export_text()
     assert f"{own_modules}: trained and exported with Normalize as its last module, compared by cosine" in said
-    encoder = load_artefact(str(folder)).encoder
-    assert (encoder.pooling, encoder.features, encoder.similarity) == ("max+cls", 24, "cosine")
+    encoder = load_model(str(folder)).encoder
+    assert (encoder.pooling, encoder.dimension, encoder.similarity) == ("max+cls", 24, "cosine")
     assert encoder.normalises
     before, after = (load_file(each / "2_Dense" / "model.safetensors") for each in (own_modules, folder))
     assert all(np.abs(before[name] - after[name]).max() > 1e-4 for name in before)

@@ -12,21 +12,21 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
-from mtret.artefact import fingerprint
-from mtret.artefact.folder import load_artefact
 from mtret.data.formats import read_task
 from mtret.data.suites import load_suite
 from mtret.data.tasks import Task
 from mtret.data.templates import TemplateConfig, Templates
 from mtret.errors import UserError
+from mtret.model_folder import fingerprint
+from mtret.model_folder.folder import load_model
 from mtret.models import hf
 from mtret.models.dual_encoder import ModelConfig
 from mtret.run_config import RunConfig, read_config
 from mtret.runs.embedding import embed_tasks
+from mtret.runs.evaluate import EvaluationConfig, evaluate
 from mtret.runs.identity import begun_by_older, claim, identity_of, read_identity, resuming
-from mtret.runs.judging import JudgeConfig, judge
-from mtret.runs.preparing import mixture_tasks, start_models, with_templates
-from mtret.runs.training import train
+from mtret.runs.setup import mixture_tasks, start_models, with_templates
+from mtret.runs.train import train
 
 Change = Callable[[Path], None]
 Mtret = Callable[..., tuple[int, str, str]]
@@ -89,10 +89,10 @@ each_change = pytest.mark.parametrize(("change", "part"), CHANGES, ids=[change._
 def test_every_change_is_another_model_and_its_part_is_named(
     tiny_model: Path, own_model: Path, change: Change, part: str
 ) -> None:
-    before = load_artefact(str(tiny_model)).model
-    assert before.fingerprint == load_artefact(str(own_model)).model.fingerprint  # wherever it lies
+    before = load_model(str(tiny_model)).towers
+    assert before.fingerprint == load_model(str(own_model)).towers.fingerprint  # wherever it lies
     change(own_model)
-    after = load_artefact(str(own_model)).model
+    after = load_model(str(own_model)).towers
     assert after.fingerprint != before.fingerprint
     changed = fingerprint.differing(after.parts["queries"], before.parts["queries"])
     assert any(line.startswith(part) for line in changed), changed
@@ -101,19 +101,17 @@ def test_every_change_is_another_model_and_its_part_is_named(
 def test_how_it_is_run_counts_for_its_vectors_alone(tiny_model: Path) -> None:
     ways = [
         ModelConfig(str(tiny_model), **how)  # type: ignore[arg-type]
-        for how in ({"attention": "xla"}, {"attention": "xla", "operands": "bfloat16"}, {"attention": "pallas"})
+        for how in ({"attention": "xla"}, {"attention": "xla", "matmul_dtype": "bfloat16"}, {"attention": "pallas"})
     ]
-    found = [load_artefact(str(tiny_model), way).model for way in ways]
+    found = [load_model(str(tiny_model), way).towers for way in ways]
     assert len({model.fingerprint for model in found}) == 1
     assert len({fingerprint.key(model.encoder) for model in found}) == 3
-    dropped = load_artefact(
-        str(tiny_model), ModelConfig(str(tiny_model), attention="xla", dropout=0.3, remat=True)
-    ).model
+    dropped = load_model(str(tiny_model), ModelConfig(str(tiny_model), attention="xla", dropout=0.3, remat=True)).towers
     assert fingerprint.key(dropped.encoder) == fingerprint.key(found[0].encoder)
 
 
 def test_what_an_older_mtret_did_not_write_down_is_no_difference(tiny_model: Path) -> None:
-    parts = load_artefact(str(tiny_model)).model.parts["queries"]
+    parts = load_model(str(tiny_model)).towers.parts["queries"]
     assert fingerprint.differing(parts, {key: value for key, value in parts.items() if key != "similarity"}) == []
     more = {**parts, "tokenizer": {**parts["tokenizer"], "added_tokens.json": "0"}}
     assert fingerprint.differing(parts, more) == ["tokenizer.added_tokens.json: None, there '0'"]
@@ -129,8 +127,8 @@ def test_a_field_of_another_kind_is_not_left_out(tiny_model: Path) -> None:
 
 
 def vectors(folder: Path, task: Task, cache: Path, console: Console) -> np.ndarray:
-    artefact = load_artefact(str(folder))
-    return np.concatenate(embed_tasks("", artefact, [(task, task.query_texts[:3])], cache, console)[0])
+    model = load_model(str(folder))
+    return np.concatenate(embed_tasks("", model, [(task, task.query_texts[:3])], cache, console)[0])
 
 
 @each_change
@@ -227,7 +225,7 @@ def test_a_run_of_an_older_mtret_resumes_and_says_what_is_not_known(
         assert "was begun by an older mtret, which wrote down the encoder's weights alone: whether its" in said
         assert len(read_identity(unfinished)["starts"]) == 2 and "source" not in read_identity(unfinished)
         assert ("all 6 steps are done already" in said) == bool(start)
-    assert load_artefact(str(unfinished)).details["step"] <= 6
+    assert load_model(str(unfinished)).details["step"] <= 6
 
 
 def test_a_run_of_an_older_mtret_keeps_its_templates(own_model: Path, tiny_suite: Path, tmp_path: Path) -> None:
@@ -250,7 +248,7 @@ def test_a_run_of_an_older_mtret_keeps_its_templates(own_model: Path, tiny_suite
     assert with_templates(given, hf.load(str(own_model)), begun).templates.query == "ask {query}"
 
 
-DEV = JudgeConfig(split="dev", tasks=("alpha",), scann=False, pooled=False)
+DEV = EvaluationConfig(split="dev", tasks=("alpha",), scann=False, pooled=False)
 
 
 @pytest.fixture
@@ -270,12 +268,12 @@ def test_a_model_of_an_older_mtret_is_judged_and_says_what_is_not_known(
         details["source_sha256"] = hf.load(str(own_model)).weights_sha256
 
     edit(moved / "mtret.json", older)
-    results = judge(str(moved), str(tiny_suite), DEV, tmp_path / "out", console)
+    results = evaluate(str(moved), str(tiny_suite), DEV, tmp_path / "out", console)
     assert results["base_forms"]["chosen"] == "bare"
-    assert "has the weights that this model was tuned from; whether its configuration" in console.export_text()
+    assert "has the weights that this model was finetuned from; whether its configuration" in console.export_text()
     weights(own_model)
-    with pytest.raises(UserError, match=r"its weights are not those that this model was tuned from"):
-        judge(str(moved), str(tiny_suite), DEV, tmp_path / "other", console)
+    with pytest.raises(UserError, match=r"its weights are not those that this model was finetuned from"):
+        evaluate(str(moved), str(tiny_suite), DEV, tmp_path / "other", console)
 
 
 @pytest.mark.slow
@@ -284,6 +282,6 @@ def test_a_base_that_changed_in_any_part_is_no_base(
     moved: Path, own_model: Path, tiny_suite: Path, console: Console, tmp_path: Path, change: Change, part: str
 ) -> None:
     change(own_model)
-    with pytest.raises(UserError, match=rf"model '{own_model}': is not what this model was tuned from: {part}"):
-        judge(str(moved), str(tiny_suite), DEV, tmp_path / "out", console)
+    with pytest.raises(UserError, match=rf"model '{own_model}': is not what this model was finetuned from: {part}"):
+        evaluate(str(moved), str(tiny_suite), DEV, tmp_path / "out", console)
     assert not (tmp_path / "out").exists()

@@ -56,7 +56,7 @@ class Runs:
 
     def __init__(self, config: Path, environment: Mapping[str, str], workdir: Path):
         # Large batches, or steps would pass faster than they can be watched; in rows that hold the whole share of a
-        # group, so that there is one shape to compile.
+        # shard, so that there is one shape to compile.
         batch = ("batch.queries=40", "batch.row_length=256")
         loop = (f"loop.steps={STEPS}", "loop.checkpoint_every=10", "loop.evaluate_every=25")
         arguments = [

@@ -165,12 +165,12 @@ def test_mistakes_in_a_model(
     ("override", "patterns"),
     [
         ("loop.step=3", (r"unknown key 'loop\.step'\. Did you mean 'steps'\?",)),
-        ("batch.queries=many", (r"batch\.queries: needs a whole number, got 'many'",)),
-        ("batch.queries=True", (r"batch\.queries: needs a whole number, got True",)),
+        ("batch.queries=many", (r"batch\.queries: needs an integer, got 'many'",)),
+        ("batch.queries=True", (r"batch\.queries: needs an integer, got True",)),
         ("batch.queries=0", (r"batch\.queries: must be at least 1, is 0",)),
         (
-            "batch.groups=3",
-            (r"batch\.groups: 3 groups cannot be shared evenly by 8 devices; set it to a multiple of 8",),
+            "batch.shards=3",
+            (r"batch\.shards: 3 shards cannot be shared evenly by 8 devices; set it to a multiple of 8",),
         ),
         ("batch.row_length=16", (r"batch\.query_length: a row of 16 tokens cannot hold a text of 24; raise",)),
         ("batch.document_length=100", (r"batch\.document_length: 100 tokens for task 'alpha', .* reads 64; give 64",)),
@@ -183,9 +183,12 @@ def test_mistakes_in_a_model(
         ("mixture.weights=gama:1", (r"mixture\.weights: 'gama' is not in the mixture",)),
         ("mixture.weights=alpha:-1", (r"mixture\.weights\.alpha: -1\.0 is not a positive number",)),
         ("optim.schedule=cosin", (r"optim\.schedule: must be one of cosine, linear, constant, is 'cosin'",)),
-        ("optim.decay=(('tower/.*', True),)", (r"optim\.decay: no rule matches the parameter 'log_scale'; add one",)),
+        (
+            "optim.decay_mask=(('tower/.*', True),)",
+            (r"optim\.decay_mask: no rule matches the parameter 'log_scale'; add one",),
+        ),
         ("loss.temperature=0.0", (r"loss\.temperature: 0\.0 is not a positive number",)),
-        ("loss.dimensions=(16,32)", (r"loss\.dimensions: \(16, 32\), but the vectors of .* have 32 features",)),
+        ("loss.dimensions=(16,32)", (r"loss\.dimensions: \(16, 32\), but the vectors of .* have 32 dimensions",)),
         ("model.attention=pallas", (r"model\.attention: 'pallas' needs an NVIDIA GPU, and JAX sees none here",)),
         (
             "model.attention=palas",
@@ -213,7 +216,7 @@ def test_a_configuration_file_that_fails(tmp_path: Path, mtret: Mtret, tree: Tre
     before = tree(tmp_path)
     for config, pattern in [
         (path, r"mine\.py:2: ZeroDivisionError: division by zero"),
-        (notes, r"--config: .*notes\.yaml is no Python file \(\.py\); `mtret init` writes one"),
+        (notes, r"--config: .*notes\.yaml is not a Python file \(\.py\); `mtret init` writes one"),
         (tmp_path / "mime.py", r"--config: no file '.*/mime\.py'\. Did you mean '.*/mine\.py'\?"),
     ]:
         check(mtret("train", f"--config={config}", f"--workdir={tmp_path / 'run'}"), pattern)
@@ -287,7 +290,7 @@ def test_mistakes_when_evaluating(
         ((suite, out), r"--model is needed: "),
         (
             ("--model=minilm", suite),
-            r"--out is needed, since 'minilm' is no folder here\. It is the folder of the results",
+            r"--out is needed, since 'minilm' is not a folder here\. It is the folder of the results",
         ),
         ((f"--model={tmp_path}/none", suite, out), r"model '.*/none': no such folder"),
     ]:

@@ -1,4 +1,4 @@
-"""Published prompts: found by one rule, put before texts by every command alike, and what a base is judged with."""
+"""Published prompts: found by one rule, put before texts by every command alike, and what a base is evaluated with."""
 
 import io
 import json
@@ -14,9 +14,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mtret.artefact.folder import load_artefact
-from mtret.artefact.prompts import Prompts, published, remarks
-from mtret.artefact.retriever import embedder
 from mtret.data.formats import read_task
 from mtret.data.templates import TemplateConfig, Templates
 from mtret.data.tokenize import Tokenizer
@@ -26,12 +23,15 @@ from mtret.evaluation.metrics import hits, ndcg
 from mtret.evaluation.results import parse_results
 from mtret.index.encode import Texts
 from mtret.index.exact import search, tie_order
+from mtret.model_folder.folder import load_model
+from mtret.model_folder.prompts import Prompts, published, remarks
+from mtret.model_folder.towers import embedder
 from mtret.models import hf
 from mtret.models.dual_encoder import ModelConfig
 from mtret.run_config import RunConfig
 from mtret.runs.baseline import base_forms, forms_of
-from mtret.runs.judging import JudgeConfig, judge
-from mtret.runs.preparing import with_templates
+from mtret.runs.evaluate import EvaluationConfig, evaluate
+from mtret.runs.setup import with_templates
 
 Mtret = Callable[..., tuple[int, str, str]]
 E5 = {"query": "query: ", "document": "passage: "}
@@ -71,28 +71,28 @@ def vectors_of(folder: Path, prompt: str, texts: list[str]) -> np.ndarray:
     ],
 )
 def test_the_prompts_of_a_folder(own_model: Path, prompts: Any, default: Any, query: str, document: str) -> None:
-    artefact = load_artefact(str(with_prompts(own_model, prompts, default)))
-    assert artefact.published is not None
-    assert (artefact.published.query, artefact.published.document) == (query, document)
-    assert artefact.templates.query_prefix("an instruction") == query
-    assert artefact.templates.document_prefix == document
+    model = load_model(str(with_prompts(own_model, prompts, default)))
+    assert model.published is not None
+    assert (model.published.query, model.published.document) == (query, document)
+    assert model.templates.query_prefix("an instruction") == query
+    assert model.templates.document_prefix == document
     if query or document:
-        assert (artefact.prompts["query"], artefact.prompts["document"]) == (query, document)
+        assert (model.prompts["query"], model.prompts["document"]) == (query, document)
 
 
 @pytest.mark.parametrize(
     ("prompts", "default", "message"),
     [
         (["query: "], None, r"prompts is \['query: '\], where an object is needed"),
-        ({"query": 3}, None, "the prompt 'query' is 3, where a text is needed"),
-        ({"sts": ["a"]}, None, r"the prompt 'sts' is \['a'\], where a text is needed"),
+        ({"query": 3}, None, "the prompt 'query' is 3, where a string is needed"),
+        ({"sts": ["a"]}, None, r"the prompt 'sts' is \['a'\], where a string is needed"),
         (E5, "querry", "default_prompt_name is 'querry', which is none of its prompts"),
-        (E5, 1, "default_prompt_name is 1, where a text is needed"),
+        (E5, 1, "default_prompt_name is 1, where a string is needed"),
     ],
 )
 def test_prompts_that_cannot_be_obeyed_are_refused(own_model: Path, prompts: Any, default: Any, message: str) -> None:
     with pytest.raises(UserError, match=rf"{OF_FOLDER}: {message}"):
-        load_artefact(str(with_prompts(own_model, prompts, default)))
+        load_model(str(with_prompts(own_model, prompts, default)))
 
 
 SEARCH = "Represent this sentence for searching relevant passages: "
@@ -150,21 +150,21 @@ def test_a_folder_that_is_called_like_a_known_family_is_remarked(
     if saved:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": saved}), encoding="utf-8")
-    lines = load_artefact(str(folder)).remarks
+    lines = load_model(str(folder)).remarks
     assert len(lines) == bool(family)
     if family:
         assert f"is called like {family}, which was trained with the prompts" in lines[0]
         assert "so texts are read bare; --query_prompt=" in lines[0]
-    given = load_artefact(str(folder), ModelConfig(str(folder), "query: ", "passage: "))
+    given = load_model(str(folder), ModelConfig(str(folder), "query: ", "passage: "))
     assert given.remarks == () and given.templates == Templates("query: {query}", "passage: {document}")
-    assert load_artefact(str(with_prompts(folder, E5))).remarks == ()
+    assert load_model(str(with_prompts(folder, E5))).remarks == ()
 
 
 def test_prompts_that_are_not_used_are_remarked(own_model: Path) -> None:
-    (line,) = load_artefact(str(with_prompts(own_model, {"s2p_query": "Instruct: ", "sts": "s "}))).remarks
+    (line,) = load_model(str(with_prompts(own_model, {"s2p_query": "Instruct: ", "sts": "s "}))).remarks
     assert "has prompts (s2p_query, sts), but none for queries or documents, so texts are read bare" in line
-    (line,) = load_artefact(str(with_prompts(own_model, {"query": "q ", "document": "", "passage": "p "}))).remarks
-    assert "its prompt 'document' is empty and goes before 'passage'" in line and "--document_prompt='p '" in line
+    (line,) = load_model(str(with_prompts(own_model, {"query": "q ", "document": "", "passage": "p "}))).remarks
+    assert "its prompt 'document' is empty and overrides 'passage'" in line and "--document_prompt='p '" in line
 
 
 @pytest.mark.parametrize(
@@ -204,12 +204,12 @@ def test_one_text_has_one_vector(
             assert f"prompt {(document if side == 'documents' else query)!r}" in said
             with np.load(tmp_path / f"{name}_{side}.npz") as found:
                 np.testing.assert_allclose(found["vectors"], wanted[side], atol=1e-6)
-    artefact = load_artefact(str(own_model))
+    model = load_model(str(own_model))
     if not flags:
         texts = list(task.query_texts[:2])
-        np.testing.assert_allclose(artefact.embed(texts), wanted["queries"][:2], atol=1e-6)
+        np.testing.assert_allclose(model.embed(texts), wanted["queries"][:2], atol=1e-6)
         texts = list(task.document_texts[:2])
-        np.testing.assert_allclose(artefact.embed(texts, "document"), wanted["documents"][:2], atol=1e-6)
+        np.testing.assert_allclose(model.embed(texts, "document"), wanted["documents"][:2], atol=1e-6)
     code, said, error = mtret(
         "search", own_model, "beta", task.query_texts[0], f"--suite={tiny_suite}", "--json", "--top=60", *flags
     )
@@ -243,17 +243,17 @@ def test_prompts_that_were_changed_in_one_of_two_files_are_refused(tmp_path: Pat
     config["prompts"]["document"] = "passage: "
     path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match=r"the prompt 'document' is 'passage: ', but mtret\.json says ''; .*export the"):
-        load_artefact(str(folder))
+        load_model(str(folder))
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"_id": "q2", "text": 12345}', "'text' is 12345, not a text; put it in quotes"),
-        ('{"_id": "q2", "text": null}', "'text' is null, not a text; put it in quotes"),
-        ('{"_id": "q2", "text": ["a"]}', "'text' is .*, not a text; put it in quotes"),
-        ('{"_id": 1.5, "text": "a"}', "the id is 1.5, which is neither a text nor a whole number"),
-        ('{"_id": null, "text": "a"}', "the id is null, which is neither a text nor a whole number"),
+        ('{"_id": "q2", "text": 12345}', "'text' is 12345, not a string; put it in quotes"),
+        ('{"_id": "q2", "text": null}', "'text' is null, not a string; put it in quotes"),
+        ('{"_id": "q2", "text": ["a"]}', "'text' is .*, not a string; put it in quotes"),
+        ('{"_id": 1.5, "text": "a"}', "the id is 1.5, which is neither a string nor an integer"),
+        ('{"_id": null, "text": "a"}', "the id is null, which is neither a string nor an integer"),
         ('{"_id": true, "text": "a"}', "the id is true, which is neither"),
         ('["a"]', "must be a JSON object with '_id' and 'text'"),
         ('"a"', "must be a JSON object with '_id' and 'text'"),
@@ -277,7 +277,7 @@ def test_a_title_that_is_none_is_named(mtret: Mtret, tiny_model: Path, tmp_path:
     texts = tmp_path / "t.jsonl"
     texts.write_text('{"_id": "d1", "text": "hello", "title": 7}\n', encoding="utf-8")
     code, _, error = mtret("encode", tiny_model, f"--texts={texts}", f"--out={tmp_path}/v.npz")
-    assert code == 2 and f"{texts}:1: 'title' is 7, not a text" in error
+    assert code == 2 and f"{texts}:1: 'title' is 7, not a string" in error
     assert mtret("encode", tiny_model, f"--texts={texts}", "--side=queries", f"--out={tmp_path}/v.npz")[0] == 0
 
 
@@ -314,7 +314,7 @@ def test_a_training_from_a_trained_model_keeps_its_templates(finished: Path, own
 
 def test_the_forms_of_a_base(own_model: Path) -> None:
     def forms(prompts: dict[str, str]) -> list[tuple[str, str, str]]:
-        found = forms_of(load_artefact(str(with_prompts(own_model, prompts))))
+        found = forms_of(load_model(str(with_prompts(own_model, prompts))))
         return [(name, each.query, each.document) for name, each in found.items()]
 
     assert forms({}) == [("bare", "{query}", "{document}")]
@@ -332,7 +332,7 @@ def test_the_baseline_is_the_form_that_is_best_on_dev_queries(
 ) -> None:
     with_prompts(own_model, {"query": "instruct query : ", "document": "query query query : "})
     tasks = [read_task(tiny_suite / name) for name in ("alpha", "beta")]
-    block = base_forms(load_artefact(str(own_model)), tasks, DevConfig(), 0, tmp_path, console)
+    block = base_forms(load_model(str(own_model)), tasks, DevConfig(), 0, tmp_path, console)
 
     def score(query: str, document: str) -> dict[str, float]:
         """All documents of the tiny tasks are in their dev samples."""
@@ -357,7 +357,7 @@ def test_the_baseline_is_the_form_that_is_best_on_dev_queries(
         assert form["dev"]["tasks"] == pytest.approx(wanted[name], abs=1e-5)
         assert form["dev"]["mean"] == pytest.approx(means[name], abs=1e-5)
     assert block["chosen"] == max(means, key=lambda name: means[name])
-    assert f"the base is judged in the form '{block['chosen']}'" in console.export_text()
+    assert f"the base is evaluated in the form '{block['chosen']}'" in console.export_text()
 
 
 def test_without_a_choice_nothing_is_encoded(
@@ -367,10 +367,10 @@ def test_without_a_choice_nothing_is_encoded(
 
     monkeypatch.setattr(baseline, "embed_tasks", lambda *given: pytest.fail("encoded"))
     tasks = [read_task(tiny_suite / "alpha")]
-    block = base_forms(load_artefact(str(own_model)), tasks, DevConfig(), 0, tmp_path, console)
+    block = base_forms(load_model(str(own_model)), tasks, DevConfig(), 0, tmp_path, console)
     assert (block["chosen"], block["why"]) == ("bare", "the only form")
     undev = [replace(task, splits={"train": task.splits["train"]}) for task in tasks]
-    prompted = load_artefact(str(with_prompts(own_model, E5)))
+    prompted = load_model(str(with_prompts(own_model, E5)))
     block = base_forms(prompted, undev, DevConfig(), 0, tmp_path, console)
     assert (block["chosen"], block["why"]) == ("published", "no task of the mixture has dev queries here")
 
@@ -380,23 +380,23 @@ def test_a_plain_encoder_is_judged_as_it_is_deployed_and_in_other_forms_on_reque
 ) -> None:
     monkeypatch.setenv("MTRET_CACHE", str(tmp_path / "cache"))
     with_prompts(own_model, E5)
-    config = JudgeConfig(split="test", tasks=("gamma",), scann=False, pooled=False)
-    results = judge(str(own_model), str(tiny_suite), replace(config, forms=True), tmp_path / "all", console)
+    config = EvaluationConfig(split="test", tasks=("gamma",), scann=False, pooled=False)
+    results = evaluate(str(own_model), str(tiny_suite), replace(config, forms=True), tmp_path / "all", console)
     block = results["base_forms"]
     assert (block["chosen"], block["why"]) == ("published", "as it is deployed")
     protocol = results["protocol"]
     assert (protocol["query_template"], protocol["document_template"]) == ("query: {query}", "passage: {document}")
-    assert protocol["untuned_prompts_from"] == OF_FOLDER
+    assert protocol["base_prompts_from"] == OF_FOLDER
     score = {name: form["tasks"]["gamma"] for name, form in block["forms"].items()}
-    assert score["published"] == results["tasks"]["gamma"]["systems"]["untuned"]["ndcg@10"]["mean"]
+    assert score["published"] == results["tasks"]["gamma"]["systems"]["base"]["ndcg@10"]["mean"]
     bare = replace(config, query_prompt="", document_prompt="")
-    alone = judge(str(own_model), str(tiny_suite), bare, tmp_path / "bare", console)
-    assert score["bare"] == alone["tasks"]["gamma"]["systems"]["untuned"]["ndcg@10"]["mean"]
-    assert alone["protocol"]["untuned_prompts_from"] == "given by hand" and len(alone["base_forms"]["forms"]) == 1
-    both = judge(
+    alone = evaluate(str(own_model), str(tiny_suite), bare, tmp_path / "bare", console)
+    assert score["bare"] == alone["tasks"]["gamma"]["systems"]["base"]["ndcg@10"]["mean"]
+    assert alone["protocol"]["base_prompts_from"] == "given by hand" and len(alone["base_forms"]["forms"]) == 1
+    both = evaluate(
         str(own_model), str(tiny_suite), replace(config, document_prompt="query: "), tmp_path / "both", console
     )
-    assert score["query prompt on both sides"] == both["tasks"]["gamma"]["systems"]["untuned"]["ndcg@10"]["mean"]
+    assert score["query prompt on both sides"] == both["tasks"]["gamma"]["systems"]["base"]["ndcg@10"]["mean"]
     report = (tmp_path / "all" / "report.md").read_text(encoding="utf-8")
     assert (
         "## The base's prompts" in report
@@ -408,8 +408,8 @@ def test_a_plain_encoder_is_judged_as_it_is_deployed_and_in_other_forms_on_reque
 def test_results_from_before_there_were_forms_are_read(
     finished: Path, tiny_suite: Path, console: Console, tmp_path: Path
 ) -> None:
-    config = JudgeConfig(split="dev", tasks=("alpha",), scann=False, pooled=False)
-    judge(str(finished), str(tiny_suite), config, tmp_path, console)
+    config = EvaluationConfig(split="dev", tasks=("alpha",), scann=False, pooled=False)
+    evaluate(str(finished), str(tiny_suite), config, tmp_path, console)
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["base_forms"]["chosen"] == "bare" and results["base_forms"]["why"] == "the only form"
     assert "The base's prompts" not in (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -443,12 +443,12 @@ def test_a_training_from_an_encoder_with_prompts(
     form = block["forms"][block["chosen"]]
     assert f"in one form, *{block['chosen']}*" in (run / "model" / "README.md").read_text(encoding="utf-8")
     results = json.loads((run / "dev_sample" / "results.json").read_text(encoding="utf-8"))
-    assert results["base_forms"] == block and results["systems"] == ["bm25", "untuned", "hybrid", "tuned"]
+    assert results["base_forms"] == block and results["systems"] == ["bm25", "base", "hybrid", "finetuned"]
     protocol = results["protocol"]
-    assert protocol["untuned_query_template"] == form["query_template"]
-    assert protocol["untuned_document_template"] == form["document_template"]
+    assert protocol["base_query_template"] == form["query_template"]
+    assert protocol["base_document_template"] == form["document_template"]
     for name in ("alpha", "beta"):  # its dev sample is that of the choice
-        scored = results["tasks"][name]["systems"]["untuned"]["ndcg@10"]["mean"]
+        scored = results["tasks"][name]["systems"]["base"]["ndcg@10"]["mean"]
         assert scored == pytest.approx(form["dev"]["tasks"][name], abs=1e-5)
     code, said, error = mtret("train", *given, "--config.loop.steps=2")
     assert code == 0 and "all 2 steps are done already" in said

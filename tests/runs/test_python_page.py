@@ -26,6 +26,6 @@ def test_the_page_runs(
     variables: dict[str, Any] = {}
     exec(compile(code, str(PAGE), "exec"), variables)
     said = capsys.readouterr().out
-    assert "From seven to three." in said and "2 of `both`, 2 of `one`" in said and "tuned 0." in said
+    assert "From seven to three." in said and "2 of `both`, 2 of `one`" in said and "finetuned 0." in said
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "both-0", "both-1", "one-0", "one-1"}
     assert variables["vectors"].shape == (2, 32)

@@ -22,8 +22,16 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     "a command": ("trian", r"Did you mean '(\w+)'\? `mtret --help` lists them", "{1} --help"),
     "a command on data": ("data chek {suite}", r"Did you mean '(data \w+)'", "{1} {suite}"),
     "a shell": ("completion fish", r"name one shell: mtret (completion bash), or", "{1}"),
-    "a flag": ("report {judged} --metrc=mrr@10", r"Did you mean '(\w+)'", "report {judged} --{1}=mrr@10 --format=csv"),
-    "a metric": ("report {judged} --metric=p@1", r"only (\S+),", "report {judged} --metric={1} --format=markdown"),
+    "a flag": (
+        "report {evaluated} --metrc=mrr@10",
+        r"Did you mean '(\w+)'",
+        "report {evaluated} --{1}=mrr@10 --format=csv",
+    ),
+    "a metric": (
+        "report {evaluated} --metric=p@1",
+        r"only (\S+),",
+        "report {evaluated} --metric={1} --format=markdown",
+    ),
     "a flag that is a key": ("train --steps=3", r"Did you mean (--config\S+)\?", PLAN + " {1}=3"),
     "a key": (PLAN + " --config.loop.step=3", r"Did you mean '(\w+)'", PLAN + " --config.loop.{1}=3"),
     "a section": (PLAN + " --config.lop.steps=3", r"Did you mean '(\w+)'", PLAN + " --config.{1}.steps=3"),
@@ -34,7 +42,7 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         PLAN + " --hold_out=beta --config.batch.negatives=2 --config.{1}",
     ),
     "a row": (PLAN + " --config.batch.row_length=16", r"raise (batch\.row_length)", PLAN + " --config.{1}=64"),
-    "groups": (PLAN + " --config.batch.groups=3", r"a multiple of (\d+)", PLAN + " --config.batch.groups={1}"),
+    "shards": (PLAN + " --config.batch.shards=3", r"a multiple of (\d+)", PLAN + " --config.batch.shards={1}"),
     "a length": (
         PLAN + " --config.batch.document_length=100",
         r"give (\d+) or less",
@@ -86,32 +94,32 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     "no place for results": (
         "evaluate --model={run}/best.safetensors " + JUDGE,
         r"(--out) is needed",
-        "evaluate --model={run}/best.safetensors " + JUDGE + " {1}={out}/judged",
+        "evaluate --model={run}/best.safetensors " + JUDGE + " {1}={out}/evaluated",
     ),
     "results that are there": (
-        "evaluate --model={run} --out={judged} " + JUDGE,
+        "evaluate --model={run} --out={evaluated} " + JUDGE,
         r"give another (--out)",
-        "evaluate --model={run} {1}={out}/judged " + JUDGE,
+        "evaluate --model={run} {1}={out}/evaluated " + JUDGE,
     ),
-    "a task to judge": (
-        "evaluate --model={run} --out={out}/judged --noscann --nopooled --tasks=gama",
+    "a task to evaluate": (
+        "evaluate --model={run} --out={out}/evaluated --noscann --nopooled --tasks=gama",
         r"Did you mean '(\w+)'",
-        "evaluate --model={run} --out={out}/judged --noscann --nopooled --tasks={1}",
+        "evaluate --model={run} --out={out}/evaluated --noscann --nopooled --tasks={1}",
     ),
     "queries that were trained on": (
-        "evaluate --model={run} --suite={leaky} --split=test --out={out}/judged --noscann --nopooled",
+        "evaluate --model={run} --suite={leaky} --split=test --out={out}/evaluated --noscann --nopooled",
         r"Pass (--allow_leakage) to drop them",
-        "evaluate --model={run} --suite={leaky} --split=test --out={out}/judged --noscann --nopooled {1}",
+        "evaluate --model={run} --suite={leaky} --split=test --out={out}/evaluated --noscann --nopooled {1}",
     ),
     "results to compare": (
-        "compare {judged}",
+        "compare {evaluated}",
         r"takes two results, got 1; mtret (compare) runs",
-        "{1} a={judged} b={other}",
+        "{1} a={evaluated} b={other}",
     ),
     "names of results": (
-        "report a={judged} a={other}",
+        "report a={evaluated} a={other}",
         r"call one otherwise: NAME=(FOLDER)",
-        "report a={judged} b={other} --format=csv",
+        "report a={evaluated} b={other} --format=csv",
     ),
     "the folder of results": ("report {holding}", r"holds no results\.json; give (\S+), which does", "report {1}"),
     "one model twice": (
@@ -143,10 +151,10 @@ def places(
     folder = tmp_path_factory.mktemp("remedies")
     (folder / "rows.csv").write_text("query,text\n" + "".join(f"ask {i},answer {i}\n" for i in range(40)))
     (folder / "texts.jsonl").write_text('{"_id": "a", "text": "banan"}\n')
-    evaluate = ["evaluate", f"--model={finished}", *JUDGE.split(), f"--out={folder}/judged"]
+    evaluate = ["evaluate", f"--model={finished}", *JUDGE.split(), f"--out={folder}/evaluated"]
     assert main(evaluate) == 0
     for other in ("other", "holding/test"):
-        shutil.copytree(folder / "judged", folder / other)
+        shutil.copytree(folder / "evaluated", folder / other)
     unfinished = Path(shutil.copytree(finished, folder / "unfinished"))
     shutil.rmtree(unfinished / "model")
     replace_arrays(
@@ -159,7 +167,7 @@ def places(
     (leaky / "gamma/queries.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {
         "suite": tiny_suite, "encoder": tiny_model, "config": tiny_config, "run": finished, "unfinished": unfinished,
-        "rows": folder / "rows.csv", "texts": folder / "texts.jsonl", "judged": folder / "judged",
+        "rows": folder / "rows.csv", "texts": folder / "texts.jsonl", "evaluated": folder / "evaluated",
         "other": folder / "other", "holding": folder / "holding", "leaky": leaky,
     }  # fmt: skip
 
@@ -168,7 +176,7 @@ def places(
 def test_a_remedy_helps(
     name: str, places: Mapping[str, Path], mtret: Mtret, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mtret.runs.rehearsal._say_costs", lambda *arguments: None)
+    monkeypatch.setattr("mtret.runs.dry_run._say_costs", lambda *arguments: None)
     wrong, pattern, right = REMEDIES[name]
     filled = {**{key: str(path) for key, path in places.items()}, "out": str(tmp_path / "out")}
     code, _, error = mtret(*wrong.format(**filled).split())

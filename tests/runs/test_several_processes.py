@@ -23,7 +23,7 @@ from mtret.errors import UserError
 from mtret.files import AnyPath, inside, locate, remove
 from mtret.run_config import read_config
 from mtret.runs.identity import check_same
-from mtret.runs.training import train
+from mtret.runs.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ setattr(place, last, struck)
 sys.exit(main())
 """
 PLACES = {
-    "compilation": "mtret.runs.training create_state 1",  # what comes just before it
+    "compilation": "mtret.runs.train create_state 1",  # what comes just before it
     "step": "mtret.train.loop _Clock.wait_for 4",
     "save": "mtret.train.checkpoint Checkpoints.save 2",  # which goes on behind
     "evaluation": "mtret.evaluation.dev_sample DevSample.ndcg_at_10 2",
@@ -129,12 +129,12 @@ def test_two_processes_train_as_one(
 ) -> None:
     """Each with half of the devices; parameters are cut over all of them, so neither could save them alone."""
     workdir = tmp_path / "run"
-    (code, out, err), other = ends(start(tiny_config, workdir, environment, changes=("mesh.fsdp=8",)))
+    (code, out, err), other = ends(start(tiny_config, workdir, environment, changes=("mesh.state_shards=8",)))
     assert (code, err) == (0, "")
     assert other == (0, "", "")
     assert out.startswith("if a process is lost, JAX ends the others within 45 s")
     assert "\ndevice: CPU, " in out and "8 JAX device(s) of 2 processes\n" in out
-    assert "\nmesh: 1 data x 8 fsdp\n" in out and "dimension 1 of 2 cut in 8" in out
+    assert "\nmesh: 1 data x 8 state\n" in out and "dimension 1 of 2 cut in 8" in out
     assert out.count("training 6/6  loss ") == 1 and out.endswith("--split=test\n")
     assert sorted(p.name for p in workdir.iterdir()) == sorted(p.name for p in finished.iterdir())
     assert sorted(p.name for p in (workdir / "model").iterdir()) == sorted(
@@ -155,7 +155,7 @@ def test_two_processes_train_into_a_store_and_one_goes_on(
 ) -> None:
     """The state is cut over both, and written whole; the one has all devices, and parameters whole on each."""
     workdir = locate(f"{store}/several")
-    changes = ("mesh.fsdp=8", "loop.keep_weights=1")
+    changes = ("mesh.state_shards=8", "loop.keep_weights=1")
     (code, _, err), other = ends(start(tiny_config, workdir, {**os.environ, **environment}, changes=changes))
     assert (code, err) == (0, "")
     assert other == (0, "", "")
@@ -171,7 +171,7 @@ def test_two_processes_train_into_a_store_and_one_goes_on(
     assert "resumed at step 4" in console.export_text()
     assert_same_course(lines(workdir), lines(finished))
     starts = json.loads((workdir / "config.json").read_text())["starts"]
-    assert [(one["devices"]["processes"], one["mesh"]["fsdp"]) for one in starts] == [(2, 8), (1, 1)]
+    assert [(one["devices"]["processes"], one["mesh"]["state_shards"]) for one in starts] == [(2, 8), (1, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -272,12 +272,12 @@ def test_a_run_goes_on_with_other_devices(
     """From eight devices, in twos of four parts, to four with whole copies."""
     config = read_config(str(tiny_config))
     before = tmp_path / "before"
-    train(replace(config, mesh=replace(config.mesh, fsdp=4)), before, console)
-    assert "mesh: 2 data x 4 fsdp" in console.export_text()
+    train(replace(config, mesh=replace(config.mesh, state_shards=4)), before, console)
+    assert "mesh: 2 data x 4 state" in console.export_text()
     after = Path(shutil.copytree(before, tmp_path / "after"))
     shutil.rmtree(after / "model")
     shutil.rmtree(after / "checkpoints" / "6")
     ((code, out, err),) = ends(start(tiny_config, after, environment, count=1, devices=4))
     assert (code, err) == (0, "")
-    assert "\nresumed at step 4\n" in out and "\nmesh: 4 data x 1 fsdp\n" in out
+    assert "\nresumed at step 4\n" in out and "\nmesh: 4 data x 1 state\n" in out
     assert_same_course(lines(after), lines(before))

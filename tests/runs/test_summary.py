@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from mtret.kernels.dense import OPERANDS
+from mtret.kernels.dense import MATMUL_DTYPES
 from mtret.runs import summary as module
 from mtret.runs.summary import matrix_rate, matrix_rates, summary
 from mtret.train.loop import Totals
@@ -23,9 +23,9 @@ class Rates:
     def __init__(self, *rates: float):
         self.rates, self.asked = list(rates), 0
 
-    def __call__(self, operands: str) -> float:
+    def __call__(self, matmul_dtype: str) -> float:
         self.asked += 1
-        return self.rates[(self.asked - 1) // len(OPERANDS)]
+        return self.rates[(self.asked - 1) // len(MATMUL_DTYPES)]
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def run_of(seconds: float, tokens: int) -> Mapping[str, Any]:
 def test_rates_are_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = measuring(monkeypatch, 5.0, 7.0)
     first = matrix_rates()
-    assert first["rates"] == dict.fromkeys(OPERANDS, 5.0)
-    assert matrix_rates() == first and rates.asked == len(OPERANDS)
+    assert first["rates"] == dict.fromkeys(MATMUL_DTYPES, 5.0)
+    assert matrix_rates() == first and rates.asked == len(MATMUL_DTYPES)
     (kept,) = (cache / "rates").iterdir()
     kept.write_text(kept.read_text(encoding="utf-8")[:20], encoding="utf-8")  # damaged
-    assert matrix_rates()["rates"] == dict.fromkeys(OPERANDS, 7.0)
+    assert matrix_rates()["rates"] == dict.fromkeys(MATMUL_DTYPES, 7.0)
 
 
 def test_measured_again_the_highest_stay(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,14 +87,14 @@ def test_utilisation_is_of_what_the_machine_can_do(cache: Path, monkeypatch: pyt
     slow = run_of(10.0, 1000)
     assert slow["flops_per_s"] == pytest.approx(120_000)
     assert slow["utilisation"] == pytest.approx(120_000 / (1e6 * devices))
-    assert slow["matrix_flops_per_s"] == dict.fromkeys(OPERANDS, 1e6 * devices)
+    assert slow["matrix_flops_per_s"] == dict.fromkeys(MATMUL_DTYPES, 1e6 * devices)
     assert slow["matrix_flops_measured"] == json.loads(next((cache / "rates").iterdir()).read_text())["time"]
-    assert run_of(10.0, 1000)["utilisation"] == slow["utilisation"] and rates.asked == len(OPERANDS)
+    assert run_of(10.0, 1000)["utilisation"] == slow["utilisation"] and rates.asked == len(MATMUL_DTYPES)
     fast = run_of(1.0, 1000 * devices)  # 1.2 times what was thought possible
     assert fast["utilisation"] == pytest.approx(1.2e6 / 2e6)
     assert run_of(1.0, 1000)["matrix_flops_per_s"]["float32"] == 2e6 * devices
     assert run_of(60.0, 1000)["matrix_flops_per_s"]["float32"] == 4e6 * devices  # a long run measures again
-    assert rates.asked == 3 * len(OPERANDS)
+    assert rates.asked == 3 * len(MATMUL_DTYPES)
 
 
 def test_the_rate_is_that_of_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,5 +102,5 @@ def test_the_rate_is_that_of_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     size = 2048 if jax.default_backend() == "cpu" else 8192
     ticks = iter(np.arange(100) / 4)
     monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(ticks)))
-    monkeypatch.setattr(module, "project", lambda x, y, operands: x)
+    monkeypatch.setattr(module, "project", lambda x, y, matmul_dtype: x)
     assert matrix_rate("float32") == 2 * size**3 / 0.25

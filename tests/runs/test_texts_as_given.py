@@ -1,4 +1,4 @@
-"""Texts and queries as users hand them in: what is no text is refused by its line, before a model is opened."""
+"""Texts and queries as users hand them in: what is not a string is refused by its line, before a model is opened."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mtret.errors import UserError
-from mtret.runs.encoding import read_texts
+from mtret.runs.encode import read_texts
 
 NAN = float("nan")
 HALF = "broken \ud83d"
@@ -31,10 +31,10 @@ def refusal(*entries: Any, documents: bool = True) -> str:
     [
         ({"_id": "a", "text": HALF}, "'text' holds half of a surrogate pair"),
         ({"_id": HALF, "text": "fine"}, "'id' holds half of a surrogate pair"),
-        ({"_id": "a", "text": NAN}, "'text' is NaN, not a text"),
-        ({"_id": "a", "text": None}, "'text' is null, not a text"),
-        ({"_id": "a", "text": 5}, "'text' is 5, not a text"),
-        ({"_id": "a", "text": ["b"]}, "'text' is [\"b\"], not a text"),
+        ({"_id": "a", "text": NAN}, "'text' is NaN, not a string"),
+        ({"_id": "a", "text": None}, "'text' is null, not a string"),
+        ({"_id": "a", "text": 5}, "'text' is 5, not a string"),
+        ({"_id": "a", "text": ["b"]}, "'text' is [\"b\"], not a string"),
         ({"_id": None, "text": "fine"}, "the id is null"),
         ({"_id": NAN, "text": "fine"}, "the id is NaN"),
         ({"_id": 1.5, "text": "fine"}, "the id is 1.5"),
@@ -77,9 +77,9 @@ def test_a_line_that_was_read_byte_by_byte_is_refused() -> None:
     ("line", "named"),
     [
         ({"text": HALF}, "half of a surrogate pair"),
-        ({"text": NAN}, "is NaN, not a text"),
-        ({"query": ["a"]}, 'is ["a"], not a text'),
-        ({"_id": "a"}, "is null, not a text"),
+        ({"text": NAN}, "is NaN, not a string"),
+        ({"query": ["a"]}, 'is ["a"], not a string'),
+        ({"_id": "a"}, "is null, not a string"),
         ("broken \udc8f", "half of a surrogate pair"),
     ],
 )

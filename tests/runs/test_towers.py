@@ -11,18 +11,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mtret.artefact.folder import check, load_artefact
 from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError
 from mtret.evaluation.results import parse_results, read_results
 from mtret.files import load_arrays, replace_arrays
 from mtret.index.encode import Texts
+from mtret.model_folder.folder import check, load_model
 from mtret.models.vision import VisionConfig
 from mtret.run_config import RunConfig, read_config
-from mtret.runs.exporting import export
-from mtret.runs.judging import JudgeConfig, judge
-from mtret.runs.merging import merge
-from mtret.runs.training import train
+from mtret.runs.evaluate import EvaluationConfig, evaluate
+from mtret.runs.export import export
+from mtret.runs.merge import merge
+from mtret.runs.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -99,15 +99,15 @@ def last(tmp_path_factory: pytest.TempPathFactory, workdir: Path) -> Path:
 
 @pytest.mark.system
 def test_the_model_says_that_an_index_stays_valid_and_it_does(last: Path, tiny_model: Path, words: list[str]) -> None:
-    model = load_artefact(str(last)).model
+    model = load_model(str(last)).towers
     ours = load_arrays(last / "documents" / "model.safetensors")
     for name, tensor in load_arrays(tiny_model / "model.safetensors").items():
         np.testing.assert_array_equal(ours[name], tensor)
     assert model.documents is not None and model.images is not None
     texts = Texts(Tokenizer(tiny_model)([" ".join(words[i : i + 5]) for i in range(9)]), 32)
-    embed = load_artefact(str(last)).model.embedders()
+    embed = load_model(str(last)).towers.embedders()
     assert embed.documents is not None
-    of_source = load_artefact(str(tiny_model)).model.embedders().queries([texts])[0]
+    of_source = load_model(str(tiny_model)).towers.embedders().queries([texts])[0]
     np.testing.assert_array_equal(embed.documents([texts])[0], of_source)
     assert np.abs(embed.queries([texts])[0] - of_source).max() > 1e-3
     for name in ("README.md", "INTEGRATE.md"):
@@ -154,30 +154,34 @@ def test_it_goes_on_bit_for_bit(tmp_path: Path, workdir: Path, seeing: RunConfig
 def test_images_are_judged_apart_and_stand_in_the_pooled_index(
     tmp_path: Path, last: Path, suite: Path, console: Console
 ) -> None:
-    results = judge(str(last), str(suite), JudgeConfig(split="test", dimensions=(16,)), tmp_path / "out", console)
+    results = evaluate(
+        str(last), str(suite), EvaluationConfig(split="test", dimensions=(16,)), tmp_path / "out", console
+    )
     assert read_results(tmp_path / "out" / "results.json") == parse_results(json.loads(json.dumps(results)))
     task, pooled = results["tasks"]["shapes"], results["pooled"]
-    assert task["images"] and task["role"] == "in_domain" and list(task["systems"]) == ["tuned"]
-    assert results["systems"] == ["bm25", "untuned", "hybrid", "tuned"]
+    assert task["images"] and task["role"] == "in_domain" and list(task["systems"]) == ["finetuned"]
+    assert results["systems"] == ["bm25", "base", "hybrid", "finetuned"]
     assert results["roles"]["in_domain"]["tasks"] == ["alpha"]
-    assert pooled["n_documents"] == 60 + 60 + 20 and list(pooled["tasks"]["shapes"]["systems"]) == ["tuned"]
+    assert pooled["n_documents"] == 60 + 60 + 20 and list(pooled["tasks"]["shapes"]["systems"]) == ["finetuned"]
     assert list(pooled["tasks"]["alpha"]["systems"]) == results["systems"]
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "## Images" in report and "| shapes | In-domain | 20 | 20 |" in report
     assert "tasks of images" in console.export_text()
-    only = judge(str(last), str(suite), JudgeConfig(split="test", tasks=("shapes",)), tmp_path / "one", console)
-    assert only["systems"] == ["tuned"] and only["tasks"]["shapes"]["systems"] == task["systems"]
+    only = evaluate(str(last), str(suite), EvaluationConfig(split="test", tasks=("shapes",)), tmp_path / "one", console)
+    assert only["systems"] == ["finetuned"] and only["tasks"]["shapes"]["systems"] == task["systems"]
     assert only["pooled"]["n_documents"] == 20
 
 
 def test_a_model_without_an_image_tower_says_so(
     tmp_path: Path, tiny_model: Path, suite: Path, seeing: RunConfig, console: Console
 ) -> None:
-    results = judge(str(tiny_model), str(suite), JudgeConfig(split="test"), tmp_path / "out", console)
+    results = evaluate(str(tiny_model), str(suite), EvaluationConfig(split="test"), tmp_path / "out", console)
     reason = "its documents are images, and the model has no image tower"
     assert results["skipped"] == {"shapes": reason} and "shapes" not in results["tasks"]
-    with pytest.raises(UserError, match=f"--tasks: 'shapes' cannot be judged: {reason}"):
-        judge(str(tiny_model), str(suite), JudgeConfig(split="test", tasks=("shapes",)), tmp_path / "two", console)
+    with pytest.raises(UserError, match=f"--tasks: 'shapes' cannot be evaluated: {reason}"):
+        evaluate(
+            str(tiny_model), str(suite), EvaluationConfig(split="test", tasks=("shapes",)), tmp_path / "two", console
+        )
     blind = replace(seeing, model=replace(seeing.model, vision=VisionConfig()))
     named = replace(blind, mixture=replace(blind.mixture, tasks=("alpha", "shapes")))
     with pytest.raises(UserError, match=r"mixture.tasks: 'shapes' is a task of images, .* model.vision.source"):
@@ -192,7 +196,7 @@ def test_a_model_without_an_image_tower_says_so(
     ("wrong", "message"),
     [
         ({"image_size": 5000}, "model.vision.image_size: 5000 is not between one patch of 4 and 4096 pixels"),
-        ({"width": 13}, "model.vision.width: 13 is no multiple of 2 attention heads"),
+        ({"width": 13}, "model.vision.width: 13 is not a multiple of 2 attention heads"),
         ({"layers": 0}, "model.vision.layers: must be at least 1, is 0"),
         ({"image_size": 3}, "model.vision.image_size: 3 is not between one patch of 4 and 4096 pixels"),
         ({"source": "nowhere"}, "model.vision.source: model 'nowhere': no such folder"),
@@ -225,7 +229,7 @@ def test_a_published_tower_is_where_training_starts(
     config = replace(
         seeing,
         model=replace(seeing.model, documents="shared", vision=VisionConfig(source=str(last / "vision"))),
-        optim=replace(seeing.optim, train=((r"tower/.*", False), (r".*", True))),
+        optim=replace(seeing.optim, trainable=((r"tower/.*", False), (r".*", True))),
         loop=replace(seeing.loop, steps=2, evaluate_every=2),
     )
     train(config, tmp_path / "run", console)
@@ -264,7 +268,7 @@ def test_a_folder_that_lost_a_part_is_refused(tmp_path: Path, last: Path, part: 
     copy = shutil.copytree(last, tmp_path / "copy")
     shutil.rmtree(copy / part)
     with pytest.raises(UserError, match=f"copy/{part}: missing, a part of this model; copy the whole folder"):
-        load_artefact(str(copy))
+        load_model(str(copy))
     with pytest.raises(UserError, match="fetch the whole folder again"):
         check(copy)
 
@@ -284,9 +288,9 @@ def test_what_is_left_out_is_said(tmp_path: Path, suite: Path, seeing: RunConfig
 @pytest.mark.system
 def test_scores_belong_to_all_towers(tmp_path: Path, last: Path) -> None:
     """The queries' tower alone does not tell whose they are."""
-    artefact = load_artefact(str(last))
-    assert len(artefact.model.weights_sha256.split()) == 3
+    model = load_model(str(last))
+    assert len(model.towers.weights_sha256.split()) == 3
     spoiled = shutil.copytree(last, tmp_path / "copy")
     kernel = load_arrays(spoiled / "vision" / "projection.safetensors")["weight"]
     replace_arrays(spoiled / "vision" / "projection.safetensors", {"weight": kernel + 1})
-    assert load_artefact(str(spoiled)).model.weights_sha256 != artefact.model.weights_sha256
+    assert load_model(str(spoiled)).towers.weights_sha256 != model.towers.weights_sha256

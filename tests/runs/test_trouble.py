@@ -34,10 +34,10 @@ WRITES = {
     "data tfds": "data tfds --suite={suite} --out={out}/sets",
     "init": "init --suite={suite} --config.model.source={encoder} --out={out}/mine.py",
     "train": "train --config={config} --workdir={out}/run",
-    "evaluate": "evaluate --model={run} --suite={suite} --noscann --nopooled --out={out}/judged",
-    "report": "report {judged} --out={out}/report",
-    "report --format": "report {judged} b={other} --format=csv --out={out}/table.csv",
-    "compare": "compare a={judged} b={other} --out={out}/compared",
+    "evaluate": "evaluate --model={run} --suite={suite} --noscann --nopooled --out={out}/evaluated",
+    "report": "report {evaluated} --out={out}/report",
+    "report --format": "report {evaluated} b={other} --format=csv --out={out}/table.csv",
+    "compare": "compare a={evaluated} b={other} --out={out}/compared",
     "curves": "curves {run} --out={out}/curves.png",
     "export": "export --model={run} --out={out}/model",
     "merge": "merge --models={run},{encoder} --out={out}/soup",
@@ -56,10 +56,10 @@ READS = {
     "init": "init --suite={x} --config.model.source={encoder} --out={out}/mine.py",
     "train": "train --config={x} --workdir={out}/run",
     "train --suite": "train --config={config} --suite={x} --workdir={out}/run",
-    "evaluate": "evaluate --model={x} --suite={suite} --out={out}/judged",
-    "evaluate --suite": "evaluate --model={run} --suite={x} --out={out}/judged",
+    "evaluate": "evaluate --model={x} --suite={suite} --out={out}/evaluated",
+    "evaluate --suite": "evaluate --model={run} --suite={x} --out={out}/evaluated",
     "report": "report {x}",
-    "compare": "compare {judged} {x}",
+    "compare": "compare {evaluated} {x}",
     "curves": "curves {run} {x} --out={out}/curves.png",
     "export": "export --model={x} --out={out}/model",
     "verify": "verify --model={x}",
@@ -80,12 +80,12 @@ def places(
     folder = tmp_path_factory.mktemp("places")
     rows = [f"question {i},the answer number {i}" for i in range(40)]
     (folder / "rows.csv").write_text("\n".join(["query,text", *rows, ""]), encoding="utf-8")
-    words = ("--noscann", "--nopooled", f"--suite={tiny_suite}", f"--out={folder}/judged")
+    words = ("--noscann", "--nopooled", f"--suite={tiny_suite}", f"--out={folder}/evaluated")
     assert main(["evaluate", f"--model={finished}", *words]) == 0
-    shutil.copytree(folder / "judged", folder / "other")
+    shutil.copytree(folder / "evaluated", folder / "other")
     return {
         "rows": folder / "rows.csv", "suite": tiny_suite, "encoder": tiny_model, "config": tiny_config, "run": finished,
-        "judged": folder / "judged", "other": folder / "other",
+        "evaluated": folder / "evaluated", "other": folder / "other",
     }  # fmt: skip
 
 

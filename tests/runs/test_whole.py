@@ -32,14 +32,14 @@ sys.meta_path.insert(0, Tempting())
 import jax
 from mtret import cli
 from mtret.console import TrainingBar
-from mtret.runs import training
+from mtret.runs import train as module
 
 out, config, suite = sys.argv[1:]
 marks, compiled = {}, []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: compiled.append(event) if event.endswith("/backend_compile_duration") else None
 )
-compile_steps, summary, step = training.compile_steps, training.summary, TrainingBar.step
+compile_steps, summary, step = module.compile_steps, module.summary, TrainingBar.step
 
 def watched_compile_steps(*arguments):
     before = len(compiled)
@@ -55,7 +55,7 @@ def watched_summary(*arguments):
     marks["after the last step"] = len(compiled)  # it multiplies matrices, to have a measure
     return summary(*arguments)
 
-training.compile_steps, training.summary, TrainingBar.step = watched_compile_steps, watched_summary, watched_step
+module.compile_steps, module.summary, TrainingBar.step = watched_compile_steps, watched_summary, watched_step
 codes = [cli.main(["train", f"--config={config}", f"--workdir={out}/run", "--config.batch.row_length=32"])]
 codes += [
     cli.main(line.split())

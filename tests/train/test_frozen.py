@@ -63,7 +63,7 @@ def planner(chunk_tokens: int | None = None) -> Planner:
         return Tokens(random.integers(3, 60, lengths.sum()).astype(np.int32), offsets_of(lengths), 1)
 
     batch = BatchConfig(
-        queries=16, query_length=8, document_length=8, row_length=16, groups=8, chunk_tokens=chunk_tokens
+        queries=16, query_length=8, document_length=8, row_length=16, shards=8, chunk_tokens=chunk_tokens
     )
     own = Relation(np.arange(17), np.arange(16, dtype=np.int32))
     return Planner(
@@ -77,8 +77,8 @@ def prepare(optim: OptimConfig, lora: LoraConfig, plans: Planner, tower: Any = T
         tower=tower,
         optimizer=optimizer(optim, params, 9),
         loss=LossConfig(),
-        group_queries=plans.group_queries,
-        group_texts=plans.group_texts,
+        shard_queries=plans.shard_queries,
+        shard_texts=plans.shard_texts,
         chunked=plans.batch.chunk_tokens is not None,
         dropout=False,
         seed=0,
@@ -115,12 +115,12 @@ def changed(before: Tree, after: Tree) -> set[str]:
 
 
 OPTIM = OptimConfig(learning_rate=0.01, warmup_steps=1, schedule="constant")
-AVERAGED = replace(OPTIM, average=0.6)  # which changes no parameter: its runs serve the other tests too
+AVERAGED = replace(OPTIM, ema_decay=0.6)  # which changes no parameter: its runs serve the other tests too
 
 
 @pytest.mark.unoptimised
 def test_what_is_frozen_stays_bit_equal_and_the_rest_moves() -> None:
-    params, states = run(replace(AVERAGED, train=NO_TOP))
+    params, states = run(replace(AVERAGED, trainable=NO_TOP))
     moved = changed(params, states[-1].params)
     frozen = {path for path in flatten(params) if path.startswith("tower/encoder/layer/1/")}
     assert frozen and not moved & frozen
@@ -130,22 +130,24 @@ def test_what_is_frozen_stays_bit_equal_and_the_rest_moves() -> None:
 def test_a_frozen_parameter_has_no_optimizer_state() -> None:
     """Nor does what is frozen change what the others learn: the gradient's norm aside, which is that of the trained."""
     kept = {}
-    for train in (OPTIM.train, NO_TOP):
-        params, config = prepare(replace(OPTIM, train=train), LoraConfig(), planner())
+    for train in (OPTIM.trainable, NO_TOP):
+        params, config = prepare(replace(OPTIM, trainable=train), LoraConfig(), planner())
         mesh = make_mesh(8, 1, jax.devices()[:1])
         state = create_state(params, config.optimizer, mesh, param_specs(params, MeshConfig()))
         kept[train] = sum(row.optimizer_bytes for row in layout(state.params, state.opt_state))
         sizes = {path: 4 * leaf.size for path, leaf in flatten(params).items()}
         trained = sum(size for path, size in sizes.items() if path not in config.frozen)
         assert abs(kept[train] - 2 * trained) < 100  # two moments, and counts
-    assert kept[NO_TOP] < kept[OPTIM.train]
+    assert kept[NO_TOP] < kept[OPTIM.trainable]
 
 
 def test_all_frozen_is_refused() -> None:
     with pytest.raises(UserError, match="freezes every parameter of the encoder"):
-        frozen_paths(initial_params(start(), LossConfig()), replace(OPTIM, train=((r"tower/.*", False), (r".*", True))))
-    with pytest.raises(UserError, match=r"optim.train: no rule matches the parameter 'log_scale'"):
-        frozen_paths(initial_params(start(), LossConfig()), replace(OPTIM, train=((r"tower/.*", True),)))
+        frozen_paths(
+            initial_params(start(), LossConfig()), replace(OPTIM, trainable=((r"tower/.*", False), (r".*", True)))
+        )
+    with pytest.raises(UserError, match=r"optim.trainable: no rule matches the parameter 'log_scale'"):
+        frozen_paths(initial_params(start(), LossConfig()), replace(OPTIM, trainable=((r"tower/.*", True),)))
 
 
 @pytest.mark.unoptimised
@@ -173,9 +175,9 @@ def test_adapters_alone_are_trained_and_merged_they_are_the_same_model() -> None
 
 @pytest.mark.unoptimised
 @pytest.mark.parametrize("lora", [NO_LORA, LORA])
-@pytest.mark.parametrize("train", [OPTIM.train, NO_TOP])
+@pytest.mark.parametrize("train", [OPTIM.trainable, NO_TOP])
 def test_the_average_is_that_of_the_parameters_after_each_step(lora: LoraConfig, train: Any) -> None:
-    params, states = run(replace(AVERAGED, train=train), lora)
+    params, states = run(replace(AVERAGED, trainable=train), lora)
     average = {path: np.asarray(x, np.float64) for path, x in flatten(params).items()}
     for state in states:
         average = {path: 0.6 * average[path] + 0.4 * x for path, x in flatten(state.params).items()}

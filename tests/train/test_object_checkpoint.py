@@ -37,8 +37,8 @@ def state_at(step: int, cut: bool = False) -> TrainState:
     params = {"tower": tower, "log_scale": jnp.float32(step / 7)}
     opt_state = jax.tree.map(lambda x: x + jnp.ones_like(x) * step, OPTIMIZER.init(params))
     state = TrainState(jnp.int32(step), params, opt_state, jnp.int32(0))
-    mesh = jax.make_mesh((8,), ("fsdp",))
-    return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, P("fsdp") if cut and x.ndim else P())), state)
+    mesh = jax.make_mesh((8,), ("state",))
+    return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, P("state") if cut and x.ndim else P())), state)
 
 
 def assert_same(found: TrainState, wanted: TrainState) -> None:

@@ -93,7 +93,7 @@ def flat(tree) -> np.ndarray:
 
 def test_a_parameter_that_no_decay_rule_covers_is_refused_by_name():
     params = {"tower": {"gate": {"alpha": jnp.zeros(2)}}, "log_scale": jnp.array(0.0)}
-    with pytest.raises(UserError, match=r"optim.decay: no rule matches the parameter 'tower/gate/alpha'"):
+    with pytest.raises(UserError, match=r"optim.decay_mask: no rule matches the parameter 'tower/gate/alpha'"):
         optimizer(OptimConfig(), params, 10)
-    rules = ((r".*/alpha", True), *OptimConfig().decay)
-    optimizer(OptimConfig(decay=rules), params, 10)
+    rules = ((r".*/alpha", True), *OptimConfig().decay_mask)
+    optimizer(OptimConfig(decay_mask=rules), params, 10)

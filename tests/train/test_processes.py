@@ -19,13 +19,13 @@ spec = importlib.util.spec_from_file_location("test_step", sys.argv[1])
 test_step = importlib.util.module_from_spec(spec)
 """
 RUN = """
-port, count, index, fsdp = sys.argv[2], *map(int, sys.argv[3:])
+port, count, index, state_shards = sys.argv[2], *map(int, sys.argv[3:])
 jax.config.update("jax_num_cpu_devices", 8 // count)
 if count > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", count, index)
 spec.loader.exec_module(test_step)
-print(json.dumps(test_step.losses_of_a_run(fsdp)))
+print(json.dumps(test_step.losses_of_a_run(state_shards)))
 """
 FLOAT64 = """
 jax.config.update("jax_num_cpu_devices", 8)
@@ -52,11 +52,11 @@ def answer(process: subprocess.Popen[str]) -> Any:
     return json.loads(out.splitlines()[-1])
 
 
-def run(processes: int, fsdp: int) -> list[Any]:
+def run(processes: int, state_shards: int) -> list[Any]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    started = [start(RUN, port, processes, index, fsdp) for index in range(processes)]
+    started = [start(RUN, port, processes, index, state_shards) for index in range(processes)]
     return [answer(process) for process in started]
 
 

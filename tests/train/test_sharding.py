@@ -26,11 +26,13 @@ from mtret.types import PairBatch, TokenBatch
 
 
 def test_groups_that_the_devices_cannot_share_evenly_are_refused():
-    assert make_mesh(8 * 3).shape == {"data": jax.device_count(), "fsdp": 1}
-    assert make_mesh(8, 4).shape == {"data": jax.device_count() // 4, "fsdp": 4}
-    with pytest.raises(UserError, match=r"mesh.fsdp: 8 devices cannot be cut into parts of 3; give a divisor of 8"):
+    assert make_mesh(8 * 3).shape == {"data": jax.device_count(), "state": 1}
+    assert make_mesh(8, 4).shape == {"data": jax.device_count() // 4, "state": 4}
+    with pytest.raises(
+        UserError, match=r"mesh.state_shards: 8 devices cannot be cut into parts of 3; give a divisor of 8"
+    ):
         make_mesh(8, 3)
-    with pytest.raises(UserError, match=r"batch.groups: 6 groups cannot be shared evenly by 4 devices"):
+    with pytest.raises(UserError, match=r"batch.shards: 6 shards cannot be shared evenly by 4 devices"):
         make_mesh(6, devices=jax.devices()[:4])
 
 
@@ -44,11 +46,11 @@ def test_a_batch_lies_by_groups_and_its_relation_with_their_queries():
     specs = jax.tree.map(lambda x: x.sharding.spec, placed)
     assert list(specs.texts) == [P(None, AXES)] * 4
     assert list(specs[2:]) == [P(AXES)] * 4 + [P()] * 2
-    # A device's queries are those of its groups: 16 queries of 8 groups, two to a group.
+    # A device's queries are those of its shards: 16 queries of 8 shards, two to a shard.
     for array, group_shard in zip(placed.target.addressable_shards, placed.texts.ids.addressable_shards, strict=True):
-        groups, rows = group_shard.index[1], array.index[0]
+        shards, rows = group_shard.index[1], array.index[0]
         assert array.device == group_shard.device
-        assert (rows.start or 0) == 2 * (groups.start or 0)
+        assert (rows.start or 0) == 2 * (shards.start or 0)
     np.testing.assert_array_equal(placed.texts.ids, tokens)
 
 
@@ -67,19 +69,19 @@ PARAMS = {
 
 
 def test_rules_say_which_parameters_are_cut():
-    specs = param_specs(PARAMS, MeshConfig(fsdp=4))
+    specs = param_specs(PARAMS, MeshConfig(state_shards=4))
     for layer in specs["tower"]["layer"].values():
-        assert layer == {"kernel": P(None, "fsdp"), "bias": P()}
+        assert layer == {"kernel": P(None, "state"), "bias": P()}
     assert specs["log_scale"] == P()
-    cut_first = MeshConfig(fsdp=2, shard=((r".*/kernel", 0), (r".*/bias", 0), (r".*", None)))
-    assert param_specs(PARAMS, cut_first)["tower"]["layer"]["0"] == {"kernel": P("fsdp", None), "bias": P("fsdp")}
+    cut_first = MeshConfig(state_shards=2, partition_rules=((r".*/kernel", 0), (r".*/bias", 0), (r".*", None)))
+    assert param_specs(PARAMS, cut_first)["tower"]["layer"]["0"] == {"kernel": P("state", None), "bias": P("state")}
     assert all(spec == P() for spec in jax.tree.leaves(param_specs(PARAMS, MeshConfig()), is_leaf=lambda x: x == P()))
 
 
 def test_the_table_of_what_lies_where_counts_the_bytes_of_a_device():
     mesh = make_mesh(8, 4)
     params: Any = jax.tree.map(jnp.asarray, PARAMS)
-    state = create_state(params, optax.adam(1e-3), mesh, param_specs(params, MeshConfig(fsdp=4)))
+    state = create_state(params, optax.adam(1e-3), mesh, param_specs(params, MeshConfig(state_shards=4)))
     kept = layout(state.params, state.opt_state)
     kernels, biases = 3 * 6 * 16 * 4 // 4, 3 * 16 * 4
     assert kept == [
@@ -89,14 +91,14 @@ def test_the_table_of_what_lies_where_counts_the_bytes_of_a_device():
         Kept("counts", "whole", 1, 0, 4),
     ]
     lines = layout_lines(kept, mesh)
-    assert lines[0] == "mesh: 2 data x 4 fsdp"
+    assert lines[0] == "mesh: 2 data x 4 state"
     assert lines[-1].split() == ["all", "8", "0.5", "0.9"]  # 484 and 972 bytes
     assert len({len(line) for line in lines[1:]}) == 1
 
 
 def test_parameters_are_made_whole_for_the_host():
     mesh = make_mesh(8, 4)
-    params = jax.device_put(PARAMS, named(mesh, param_specs(PARAMS, MeshConfig(fsdp=4))))
+    params = jax.device_put(PARAMS, named(mesh, param_specs(PARAMS, MeshConfig(state_shards=4))))
     assert whole(params) is params  # of one process, which can read them as they are
 
 
@@ -113,5 +115,5 @@ def test_parameters_are_made_whole_for_the_host():
 )
 def test_rules_that_cannot_be_followed_are_refused(shard: tuple, said: str):
     with pytest.raises(UserError) as caught:
-        param_specs(PARAMS, MeshConfig(fsdp=4, shard=shard))
-    assert said in str(caught.value) and str(caught.value).startswith("mesh.shard: ")
+        param_specs(PARAMS, MeshConfig(state_shards=4, partition_rules=shard))
+    assert said in str(caught.value) and str(caught.value).startswith("mesh.partition_rules: ")

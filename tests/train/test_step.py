@@ -104,7 +104,7 @@ def tangled_planner(chunk_tokens: int | None = None, pooling: str = "mean") -> P
         query_length=6,
         document_length=12,
         row_length=16,
-        groups=8,
+        shards=8,
         chunk_tokens=chunk_tokens,
     )
     shuffled = [random.permutation(18).tolist() for _ in range(25)]
@@ -126,7 +126,7 @@ def tangled_planner(chunk_tokens: int | None = None, pooling: str = "mean") -> P
 def paired_planner(queries: int = 64, longest: int = 8) -> Planner:
     """Query i asks for document i, whose words are others than its own."""
     random = np.random.default_rng(2)
-    batch = BatchConfig(queries=queries, query_length=8, document_length=8, row_length=16, groups=8)
+    batch = BatchConfig(queries=queries, query_length=8, document_length=8, row_length=16, shards=8)
     own = relation([{i} for i in range(64)])
     texts = make_tokens(random, 64, longest), make_tokens(random, 64, longest)
     task = TrainingTask("pairs", *texts, own, own, None, batch)
@@ -134,15 +134,15 @@ def paired_planner(queries: int = 64, longest: int = 8) -> Planner:
 
 
 def make_config(planner: Planner, tower: nn.Module, loss: LossConfig, rate: float = 0.01) -> StepConfig:
-    rules = ((r".*(kernel|embedding)", False), *OptimConfig().decay)
-    optim = OptimConfig(learning_rate=rate, warmup_steps=1, schedule="constant", decay=rules)
+    rules = ((r".*(kernel|embedding)", False), *OptimConfig().decay_mask)
+    optim = OptimConfig(learning_rate=rate, warmup_steps=1, schedule="constant", decay_mask=rules)
     rule = optimizer(optim, initial_params(start(tower), loss), STEPS)
     chunked = planner.batch.chunk_tokens is not None
-    return StepConfig(tower, rule, loss, planner.group_queries, planner.group_texts, chunked, dropout=False, seed=0)
+    return StepConfig(tower, rule, loss, planner.shard_queries, planner.shard_texts, chunked, dropout=False, seed=0)
 
 
-def mesh_of(devices: int, fsdp: int = 1) -> Mesh:
-    return make_mesh(8, fsdp, jax.devices()[:devices])
+def mesh_of(devices: int, state_shards: int = 1) -> Mesh:
+    return make_mesh(8, state_shards, jax.devices()[:devices])
 
 
 def distance(ours: Tree, theirs: Tree) -> float:
@@ -182,17 +182,17 @@ def plain_loss(
     if head is not None:
         pooled = head(params["tower"]["dense"], states, inside)
     offsets, of_query = task.positives.offsets, task.positives.documents
-    known = [set(of_query[offsets[q] : offsets[q + 1]].tolist()) for q in queries]
+    masked = [set(of_query[offsets[q] : offsets[q + 1]].tolist()) for q in queries]
     target = [{columns[c] for c in plan.target[rows.index(q)].tolist() if c < len(columns)} for q in queries]
     asked = [d for d in documents if any(d in each for each in target)]
     losses = []
     for features in (pooled.shape[1], *cut):
         vectors = pooled[:, :features] / jnp.linalg.norm(pooled[:, :features], axis=1, keepdims=True)
         scores = jnp.exp(params["log_scale"]) * vectors[: len(queries)] @ vectors[len(queries) :].T
-        loss = one_way(scores, target, known, documents)
+        loss = one_way(scores, target, masked, documents)
         if symmetric:
             by_document = jnp.stack([scores[:, documents.index(d)] for d in asked])
-            back = one_way(by_document, inverse(target, asked, queries), inverse(known, asked, queries), queries)
+            back = one_way(by_document, inverse(target, asked, queries), inverse(masked, asked, queries), queries)
             loss = 0.5 * (loss + back)
         losses.append(loss)
     return jnp.stack(losses).mean()
@@ -202,13 +202,13 @@ def inverse(sets: list[set[int]], asked: list[int], queries: list[int]) -> list[
     return [{q for q, each in zip(queries, sets, strict=True) if d in each} for d in asked]
 
 
-def one_way(scores: jax.Array, target: list[set[int]], known: list[set[int]], columns: list[int]) -> jax.Array:
+def one_way(scores: jax.Array, target: list[set[int]], masked: list[set[int]], columns: list[int]) -> jax.Array:
     rows, wanted, among, weights = [], [], [], []
     for row in range(len(target)):
         for one in target[row]:
             rows.append(row)
             wanted.append(columns.index(one))
-            among.append([column == one or column not in known[row] | target[row] for column in columns])
+            among.append([column == one or column not in masked[row] | target[row] for column in columns])
             weights.append(1 / len(target[row]))
     chosen = scores[np.array(rows)]
     nats = jax.nn.logsumexp(jnp.where(np.array(among), chosen, -jnp.inf), axis=1)
@@ -220,7 +220,7 @@ def test_loss_and_gradient_equal_those_of_single_texts_and_sets():
     config = make_config(planner, tower, LossConfig(learn_temperature=True))
     params = initial_params(start(tower), config.loss)
     plan = planner.plan(1)
-    assert plan.known.shape[1] > 2 and (plan.queries < 0).any() and (plan.documents < 0).any()
+    assert plan.masked.shape[1] > 2 and (plan.queries < 0).any() and (plan.documents < 0).any()
     batch = jax.tree.map(jnp.asarray, planner.fill(plan))
     ours = jax.value_and_grad(lambda p: batch_loss(p, batch, jnp.int32(0), config)[0])
     plain = jax.value_and_grad(lambda p: plain_loss(p, planner, plan, tower, False))
@@ -281,8 +281,10 @@ def bert_gradients() -> Gradients:
     """Loss and gradient of the tangled batch on so many devices, cut and chunked as told."""
     found: dict[tuple, tuple[float, Tree]] = {}
 
-    def on(devices: int, fsdp: int = 1, chunk_tokens: int | None = None, rate: float = 0.0) -> tuple[float, Tree]:
-        key = (devices, fsdp, chunk_tokens, rate)
+    def on(
+        devices: int, state_shards: int = 1, chunk_tokens: int | None = None, rate: float = 0.0
+    ) -> tuple[float, Tree]:
+        key = (devices, state_shards, chunk_tokens, rate)
         if key not in found:
             planner = tangled_planner(chunk_tokens)
             tower = BertTower(replace(BERT, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate))
@@ -290,8 +292,8 @@ def bert_gradients() -> Gradients:
             config = make_config(planner, tower, loss_config)
             config = replace(config, dropout=rate > 0)
             params = initial_params(start(tower), config.loss)
-            mesh = mesh_of(devices, fsdp)
-            specs = param_specs(params, MeshConfig(fsdp))
+            mesh = mesh_of(devices, state_shards)
+            specs = param_specs(params, MeshConfig(state_shards))
             batch = next(batches(planner, batch_sharding(mesh), 0)).batch
             fn = jax.jit(
                 lambda p, b: gradients(p, b, jnp.int32(3), config, mesh, specs),
@@ -322,20 +324,23 @@ def test_berts_gradient_equals_that_of_single_texts_and_sets(bert_gradients: Gra
 
 
 @pytest.mark.parametrize(
-    ("devices", "fsdp"), [(4, 2), *(pytest.param(*mesh, marks=pytest.mark.system) for mesh in ((2, 1), (8, 1), (8, 8)))]
+    ("devices", "state_shards"),
+    [(4, 2), *(pytest.param(*mesh, marks=pytest.mark.system) for mesh in ((2, 1), (8, 1), (8, 8)))],
 )
-def test_gradients_are_the_same_on_every_mesh(bert_gradients: Gradients, devices: int, fsdp: int):
-    check_equal(bert_gradients(devices, fsdp), bert_gradients(1))
+def test_gradients_are_the_same_on_every_mesh(bert_gradients: Gradients, devices: int, state_shards: int):
+    check_equal(bert_gradients(devices, state_shards), bert_gradients(1))
 
 
 @pytest.mark.parametrize(
-    ("devices", "fsdp"), [(8, 1), *(pytest.param(*mesh, marks=pytest.mark.system) for mesh in ((1, 1), (4, 4)))]
+    ("devices", "state_shards"), [(8, 1), *(pytest.param(*mesh, marks=pytest.mark.system) for mesh in ((1, 1), (4, 4)))]
 )
-def test_chunked_gradients_equal_plain_ones_with_the_same_masks(bert_gradients: Gradients, devices: int, fsdp: int):
+def test_chunked_gradients_equal_plain_ones_with_the_same_masks(
+    bert_gradients: Gradients, devices: int, state_shards: int
+):
     """Of one row each: a row draws its masks by its place in the batch, however that is cut."""
     plain = bert_gradients(1, rate=0.2)
     assert distance(plain[1], bert_gradients(1)[1]) > 0.1
-    check_equal(bert_gradients(devices, fsdp, 16, 0.2), plain)
+    check_equal(bert_gradients(devices, state_shards, 16, 0.2), plain)
 
 
 def exchanges(program: str) -> tuple[int, int]:
@@ -385,7 +390,7 @@ class Run:
     """A compiled step over pairs, to be started as often as a test likes."""
 
     def __init__(self, planner: Planner, tower: nn.Module, loss: LossConfig, rate: float):
-        self.planner, self.mesh = planner, make_mesh(planner.batch.groups)
+        self.planner, self.mesh = planner, make_mesh(planner.batch.shards)
         self.config = make_config(planner, tower, loss, rate)
         self.params = jax.tree.map(jnp.asarray, initial_params(start(tower), loss))
         self.specs = param_specs(self.params, MeshConfig())
@@ -405,12 +410,12 @@ class Run:
 def distances_in_float64() -> dict[str, float]:
     """From the gradient on one device to that on others, over its norm; called by test_processes under float64."""
 
-    def gradient(devices: int, fsdp: int = 1, chunk_tokens: int | None = None) -> Tree:
+    def gradient(devices: int, state_shards: int = 1, chunk_tokens: int | None = None) -> Tree:
         planner, tower = tangled_planner(chunk_tokens), BertTower(BERT)
         config = make_config(planner, tower, LossConfig(learn_temperature=True, symmetric=True))
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), initial_params(start(tower), config.loss))
-        mesh = mesh_of(devices, fsdp)
-        specs = param_specs(params, MeshConfig(fsdp))
+        mesh = mesh_of(devices, state_shards)
+        specs = param_specs(params, MeshConfig(state_shards))
         batch = next(batches(planner, batch_sharding(mesh), 0)).batch
         fn = jax.jit(lambda p, b: gradients(p, b, jnp.int32(3), config, mesh, specs)[2], compiler_options=QUICK)
         return jax.device_get(fn(jax.device_put(params, named(mesh, specs)), batch))
@@ -420,14 +425,14 @@ def distances_in_float64() -> dict[str, float]:
     return {name: distance(gradient(*how), one) for name, how in others.items()}
 
 
-def losses_of_a_run(fsdp: int) -> list[list[float]]:
+def losses_of_a_run(state_shards: int) -> list[list[float]]:
     """Loss and gradient norm of four steps over all devices; called by test_processes in processes of their own."""
     planner = tangled_planner(16)
     planner = Planner(planner.tasks, MixtureConfig(), planner.batch, "mean", 0, 4)
     tower = BertTower(replace(BERT, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1))
     config = replace(make_config(planner, tower, LossConfig(symmetric=True)), dropout=True)
     params = initial_params(start(tower), config.loss)
-    mesh, specs = make_mesh(8, fsdp), param_specs(params, MeshConfig(fsdp))
+    mesh, specs = make_mesh(8, state_shards), param_specs(params, MeshConfig(state_shards))
     state = create_state(params, config.optimizer, mesh, specs)
     steps, _ = compile_steps(config, state, planner, mesh, specs)
     seen = []

@@ -1,0 +1,149 @@
+"""What a training would do, told before it is begun: nothing is written but caches."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from mtret.console import duration, say
+from mtret.data.pipeline import batches
+from mtret.data.planning import Plan, Planner
+from mtret.data.tasks import Task
+from mtret.data.tokenize import Tokens
+from mtret.data.training_tasks import TrainingTask
+from mtret.devices import free_memory
+from mtret.evaluation.dev_sample import dev_samples
+from mtret.run_config import RunConfig
+from mtret.runs import session
+from mtret.runs.setup import Prepared, bytes_of, load_inputs, prepare
+from mtret.tables import Table, to_terminal
+from mtret.train.sharding import batch_sharding
+from mtret.train.step import TrainState, compile_steps, create_state
+
+PLANNED = 300  # steps, to tell what batches are like
+TIMED = 3  # steps of the largest shape
+BACKWARD = 3.0  # a step's work, in passes forward
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What a training would see of one task."""
+
+    name: str
+    queries: int  # distinct
+    pairs: int
+    steps: int
+    query_tokens: float  # of a query with its prompt, on average
+    document_tokens: float  # nan: images
+    cut_queries: float  # share longer than is read
+    cut_documents: float
+    fill: float  # of the places of its batches; nan: not among the planned ones
+
+
+def dry_run(config: RunConfig, console: Console) -> list[TaskPlan]:
+    """Prints the plan of a training, task by task, the memory of a step and how long all would take: the largest shape
+    is compiled and run a few times.
+
+    Raises UserError for what `train` would raise it for, but for its workdir.
+    """
+    cache = session.begin(console).cache
+    config, _, tasks, model = load_inputs(config, console)
+    run = prepare(config, tasks, model, cache, console)
+    planned = [run.planner.plan(step) for step in range(min(run.planner.steps, PLANNED))]
+    found = [_of_task(run.planner, index, task, planned) for index, task in enumerate(run.planner.tasks)]
+    console.print(to_terminal(_table(found)))
+    if undrawn := run.planner.without_steps():
+        say(console, f"no step of these, so they are not trained on: {', '.join(undrawn)}", style="yellow")
+    tokens = sum(plan.tokens for plan in planned) / len(planned) * run.planner.steps
+    places = sum(plan.slots for plan in planned) / len(planned)
+    say(console, f"{run.planner.steps:,} steps, {tokens:,.0f} tokens, fill {tokens / places / run.planner.steps:.0%}")
+    _say_costs(run, config, tasks, places, console)
+    return found
+
+
+def _of_task(planner: Planner, index: int, task: TrainingTask, planned: Sequence[Plan]) -> TaskPlan:
+    own = [plan for plan in planned if plan.task == index]
+    texts = task.documents if isinstance(task.documents, Tokens) else None
+    queries = task.queries.lengths(10**9)
+    documents = texts.lengths(10**9) if texts else np.array([np.nan])
+    limits = task.config.query_length, task.config.document_length
+    return TaskPlan(
+        name=task.name,
+        queries=len(task.queries),
+        pairs=len(task.positives.documents),
+        steps=int((planner.task_at == index).sum()),
+        query_tokens=float(np.minimum(queries, limits[0]).mean()),
+        document_tokens=float(np.minimum(documents, limits[1]).mean()),
+        cut_queries=float((queries > limits[0]).mean()),
+        cut_documents=float((documents > limits[1]).mean()),
+        fill=sum(plan.tokens for plan in own) / sum(plan.slots for plan in own) if own else float("nan"),
+    )
+
+
+def _table(found: Sequence[TaskPlan]) -> Table:
+    header = ("task", "queries", "pairs", "steps", "tokens", "cut off", "document\ntokens", "cut off", "fill")
+
+    def row(one: TaskPlan) -> list[str]:
+        images = np.isnan(one.document_tokens)
+        counts = [f"{count:,}" for count in (one.queries, one.pairs, one.steps)]
+        documents = ["image", ""] if images else [f"{one.document_tokens:.0f}", f"{one.cut_documents:.1%}"]
+        fill = "" if np.isnan(one.fill) else f"{one.fill:.0%}"
+        return [one.name, *counts, f"{one.query_tokens:.0f}", f"{one.cut_queries:.1%}", *documents, fill]
+
+    return Table(header, [[*map(row, found)]])
+
+
+def _say_costs(run: Prepared, config: RunConfig, tasks: Sequence[Task], places: float, console: Console) -> None:
+    """`places`: of an average step."""
+    planner = run.planner
+    largest = max(planner.shapes, key=lambda shape: shape.rows * shape.length + shape.document_rows)
+    state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
+    kept, limit = bytes_of(state), free_memory()
+    steps, seconds = compile_steps(run.step, state, planner, run.mesh, run.specs, only=(largest,))
+    compiled: Any = steps[largest]
+    needed = kept + compiled.memory_analysis().temp_size_in_bytes
+    say(
+        console,
+        f"memory: {needed / 2**30:.1f} GiB for the largest step on each device, of it {kept / 2**30:.2f} for "
+        f"parameters and optimizer; {limit / 2**30:.1f} GiB were free",
+        style="yellow" if needed > limit else None,
+    )
+    per_place = _seconds_of_step(run, state, compiled, largest) / _places(run, largest)
+    training = per_place * places * planner.steps
+    rounds = 1 + planner.steps // config.loop.evaluate_every
+    dev = rounds * _dev_tokens(tasks, planner, config) * per_place / BACKWARD
+    compiling = seconds * len(planner.shapes) / 2  # two or more at a time
+    say(
+        console,
+        f"time: about {duration(training + compiling + dev)}: {duration(training)} for {planner.steps:,} steps, "
+        f"{duration(compiling)} to compile {len(planner.shapes)} shapes (the first time), {duration(dev)} for {rounds} "
+        "dev evaluations; without the verdict at the end (--noevaluate)",
+    )
+    say(console, "shorter: --config.loop.steps, a larger --config.loop.evaluate_every, a smaller --config.dev.queries")
+
+
+def _seconds_of_step(run: Prepared, state: TrainState, compiled: Any, largest: Any) -> float:
+    step = next(step for step in range(run.planner.steps) if run.planner.plan(step).shape == largest)
+    loaded = next(iter(batches(run.planner, batch_sharding(run.mesh), step)))
+    best = float("inf")
+    for _ in range(TIMED):
+        began = time.perf_counter()
+        state, metrics = compiled(state, loaded.batch)
+        jax.block_until_ready(metrics)
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _places(run: Prepared, shape: Any) -> int:
+    return (shape.rows * shape.length + shape.document_rows * shape.document_length) * run.planner.batch.shards
+
+
+def _dev_tokens(tasks: Sequence[Task], planner: Planner, config: RunConfig) -> float:
+    """Of one evaluation on the dev samples, from the lengths of what is trained on."""
+    lengths = {task.name: task.document_lengths().mean() for task in planner.tasks}
+    samples = dev_samples(tasks, config.dev, config.seed)
+    return float(sum(len(sample.documents) * lengths[name] for name, sample in samples.items()))

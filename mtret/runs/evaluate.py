@@ -1,0 +1,418 @@
+"""A model and a suite become results: every system searches, every task gets its role, differences are tested."""
+
+import hashlib
+import importlib.metadata
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32
+from rich.console import Console
+
+from mtret.console import say, say_once, timed
+from mtret.data.formats import Suite
+from mtret.data.roles import check_leakage, role_of, seen_document_share
+from mtret.data.suites import content_sha256
+from mtret.data.tasks import Task
+from mtret.errors import UserError, nearest
+from mtret.evaluation.dev_sample import dev_samples
+from mtret.evaluation.findings import findings
+from mtret.evaluation.query_scores import data_sha256, with_query_scores
+from mtret.evaluation.report import terminal_tables, write_report
+from mtret.evaluation.retrieval import (
+    PRIMARY,
+    Pool,
+    PooledOutcome,
+    TaskOutcome,
+    build_results,
+    evaluate_task,
+    pool,
+    queries_with_copies,
+)
+from mtret.files import AnyPath, check_writable, read_arrays, replace_arrays
+from mtret.index import bm25, exact
+from mtret.index.exact import NOTHING, Run, excluded_pairs, search, tie_order, truncate
+from mtret.index.fusion import fuse
+from mtret.index.scann import ScannIndex, agreement, import_scann
+from mtret.model_folder.folder import RetrievalModel, load_model
+from mtret.models.dual_encoder import ModelConfig
+from mtret.models.weights import file_sha256
+from mtret.run_config import RunConfig
+from mtret.runs import session
+from mtret.runs.baseline import base_of_model, chosen_templates, forms_of_model, in_form
+from mtret.runs.embedding import embed_tasks, reads, unreadable
+from mtret.runs.export import load_suite_of, open_model
+from mtret.runs.protocol import DEPTH, EvaluationConfig, mixture_of, protocol
+from mtret.runs.setup import mixture_tasks
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """One task as it is evaluated: its queries less those that were trained on."""
+
+    task: Task
+    sha256: str
+    rows: Int32[np.ndarray, "q"]
+    dropped: tuple[str, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.task.query_texts[row] for row in self.rows]
+
+
+# By task: queries, documents. Of those tasks that the encoder can read.
+Vectors = Mapping[str, tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]]
+
+
+def evaluate(
+    model: str, suite: Suite | str, config: EvaluationConfig, folder: AnyPath, console: Console, sample: str = ""
+) -> dict[str, Any]:
+    """Evaluates `model` on a suite, writes results.json, queries.jsonl, report.md and results.png to `folder`, and
+    shows the verdict.
+
+    Args:
+      suite: or its name; empty for a model that mtret trained: that of its training.
+      sample: what was sampled of the suite, in words, where it is not the whole.
+
+    Raises UserError where model, suite or tasks are not in order, or a task's queries were trained on.
+    """
+    began = time.monotonic()
+    cache = session.begin(console).cache
+    check_writable(folder, "--out")
+    if config.scann:
+        import_scann()
+    read = ModelConfig(model, config.query_prompt, config.document_prompt, matmul_dtype=config.matmul_dtype)
+    loaded = open_model(model, read)
+    if isinstance(suite, str):
+        suite = load_suite_of(loaded, suite)
+    _check_dimensions(config, loaded)
+    asked, skipped = _asked(suite, loaded, config)
+    _say_size(asked, config, sample, console)
+    base = base_of_model(loaded, config.matmul_dtype, console)
+    forms = forms_of_model(loaded, base, suite, cache, console)
+    encoders = {"base": in_form(base, chosen_templates(forms, base))}
+    encoders |= {} if loaded.record is None else {"finetuned": loaded}
+    say_once(console, (line for each in encoders.values() for line in each.remarks))
+    vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
+    with timed(console, "searching"):
+        lexical = {one.task.name: _lexical(one, config, cache) for one in asked if one.task.images is None}
+        outcomes = [_outcome(one, lexical.get(one.task.name), vectors, loaded, config) for one in asked]
+    pooled = None
+    if config.pooled:
+        with timed(console, "searching the pooled index"):
+            pooled = _pooled(asked, vectors, config, cache)
+    how = protocol(model, suite, encoders, forms["chosen"], config, time.monotonic() - began)
+    results = build_results(
+        outcomes,
+        protocol={"sample": sample or "none", **how},
+        seed=config.seed,
+        mixture=mixture_of(loaded),
+        pooled=pooled,
+        skipped=skipped,
+    )
+    results["base_forms"] = forms
+    if config.forms:
+        _score_forms(forms, base, asked, vectors["base"], config, cache, console)
+    if config.dimensions:
+        with timed(console, "searching truncated vectors"):
+            results["dimensions"] = _by_dimension(asked, vectors, config, loaded.encoder.similarity)
+    results = with_query_scores(results, outcomes, folder)
+    written = write_report(results, folder)
+    console.print(terminal_tables(written))
+    for line in findings(written):
+        say(console, line)
+    return results
+
+
+def _say_size(asked: Sequence[_Asked], config: EvaluationConfig, sample: str, console: Console) -> None:
+    queries = sum(len(one.rows) for one in asked)
+    documents = sum(len(one.task.parent_rows) for one in asked)
+    say(console, f"{len(asked)} tasks, {queries:,} {config.split} queries, {documents:,} documents")
+    if sample:
+        say(console, f"a sample of the {config.split} splits: {sample}")
+
+
+def _check_dimensions(config: EvaluationConfig, loaded: RetrievalModel) -> None:
+    whole = loaded.encoder.dimension
+    for each in config.dimensions:
+        if not 0 < each < whole:
+            raise UserError(f"--dimensions: {each} is not between 0 and the {whole} dimensions of this model")
+
+
+def evaluate_dev_samples(workdir: AnyPath, suite: Suite, config: RunConfig, console: Console) -> dict[str, Any] | None:
+    """The verdict at the end of a training on `suite`: on the dev samples that it was watched by, and on such samples
+    of the tasks that it did not see. Queries that were trained on are dropped, however many of a sample they are.
+    Results in `workdir`/dev_sample; None where no task has a dev split."""
+    check_writable(workdir / "dev_sample", "--workdir")
+    loaded = load_model(str(workdir))
+    readable = [task for task in suite.tasks.values() if reads(loaded, task)]
+    trained = mixture_tasks(suite, config)
+    others = [task for task in readable if task.name not in {one.name for one in trained}]
+    samples = dev_samples([*trained, *others], config.dev, config.seed)
+    if not samples:
+        say(console, "no task has a dev split: mtret data check says what is missing")
+        return None
+    tasks = {name: samples[name].as_task() for name in sorted(samples)}
+    hashes = {name: content_sha256(task) for name, task in tasks.items()}
+    sampled = Suite(suite.folder, tasks, suite.sha256, hashes)
+    words = (
+        f"at most {config.dev.queries} queries a task, their gold documents and at most {config.dev.distractors} others"
+    )
+    settings = EvaluationConfig(pooled=False, scann=False, allow_leakage=True, matmul_dtype=config.model.matmul_dtype)
+    return evaluate(str(workdir), sampled, settings, workdir / "dev_sample", console, sample=words)
+
+
+def _asked(suite: Suite, loaded: RetrievalModel, config: EvaluationConfig) -> tuple[list[_Asked], dict[str, str]]:
+    """The tasks to evaluate; and by name those that cannot be evaluated, with the reason."""
+    reasons = unreadable(loaded, suite.tasks.values())
+    for name in config.tasks:
+        if name not in suite.tasks:
+            raise UserError(f"--tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
+        if name in reasons:
+            raise UserError(f"--tasks: '{name}' cannot be evaluated: {reasons[name]}")
+        suite.tasks[name].split(config.split)
+    asked: list[_Asked] = []
+    skipped: dict[str, str] = {}
+    for name, task in suite.tasks.items():
+        if config.split not in task.splits or (config.tasks and name not in config.tasks):
+            continue
+        if name in reasons:
+            skipped[name] = reasons[name]
+            continue
+        rows, dropped = task.splits[config.split].queries, np.zeros(0, np.int32)
+        if loaded.record is not None:
+            dropped = check_leakage(task, config.split, loaded.record, config.allow_leakage)
+        if len(dropped) == len(rows):
+            skipped[name] = f"all its {len(rows)} {config.split} queries are training queries of the model"
+            continue
+        kept = rows[~np.isin(rows, dropped)]
+        asked.append(_Asked(task, suite.task_sha256[name], kept, tuple(task.query_ids[row] for row in dropped)))
+    if not asked:
+        raise UserError(f"{suite.folder}: {_nothing_to_evaluate(suite, config.split, skipped)}")
+    return asked, skipped
+
+
+def _nothing_to_evaluate(suite: Suite, split: str, skipped: Mapping[str, str]) -> str:
+    if skipped:
+        name, reason = next(iter(skipped.items()))
+        return f"no task of the {split} split can be evaluated; {name}: {reason}. Choose another split or suite"
+    others = [other for other in ("dev", "test") if any(other in task.splits for task in suite.tasks.values())]
+    remedy = f"; give --split={others[0]}" if others else "; add judgements of one to a task"
+    return f"no task has a {split} split (qrels/{split}.tsv){remedy}"
+
+
+def _score_forms(
+    forms: dict[str, Any],
+    base: RetrievalModel,
+    asked: Sequence[_Asked],
+    chosen: Vectors,
+    config: EvaluationConfig,
+    cache: AnyPath,
+    console: Console,
+) -> None:
+    """Adds the score of every form of the base by task of the evaluated split."""
+    for name, form in forms["forms"].items():
+        vectors = chosen
+        if name != forms["chosen"]:
+            other = in_form(base, chosen_templates({**forms, "chosen": name}, base))
+            vectors = _embed(f"base, {name}", other, asked, cache, console)
+        form["split"] = config.split
+        form["tasks"] = {
+            one.task.name: round(_dense_score(one, vectors[one.task.name], config), 6)
+            for one in asked
+            if one.task.name in vectors
+        }
+
+
+def _dense_score(one: _Asked, sides: tuple[np.ndarray, np.ndarray], config: EvaluationConfig) -> float:
+    """The primary metric of exact search."""
+    pairs, order = excluded_pairs(one.task.exclude, one.rows), tie_order(one.task.named_ids)
+    run = search(*sides, DEPTH, order=order, exclude=pairs, parents=one.task.parents)
+    return float(evaluate_task(one.task, config.split, one.rows, {"one": run}).systems["one"][PRIMARY].mean())
+
+
+def _embed(name: str, loaded: RetrievalModel, asked: Sequence[_Asked], cache: AnyPath, console: Console) -> Vectors:
+    readable = [one for one in asked if reads(loaded, one.task)]
+    found = embed_tasks(name, loaded, [(one.task, one.texts) for one in readable], cache, console)
+    comparable = loaded.encoder.comparable
+    return {
+        one.task.name: (comparable(queries), comparable(documents))
+        for one, (queries, documents) in zip(readable, found, strict=True)
+    }
+
+
+def _lexical(one: _Asked, config: EvaluationConfig, cache: AnyPath) -> Run:
+    task = one.task
+
+    def run() -> Run:
+        order = tie_order(task.named_ids)
+        pairs = excluded_pairs(task.exclude, one.rows)
+        index = bm25.BM25Index(task.document_texts)
+        return index.search(one.texts, DEPTH, order=order, exclude=pairs, parents=task.parents)
+
+    return _cached_run(cache, [one.sha256, config.split, *map(str, one.rows.tolist())], run)
+
+
+def _cached_run(cache: AnyPath, key: Sequence[str], run: Any) -> Run:
+    """BM25's results depend on data, code and libraries alone; the key holds all three."""
+    code = [file_sha256(Path(str(module.__file__))) for module in (bm25, exact)]
+    libraries = [importlib.metadata.version(name) for name in ("bm25s", "PyStemmer")]
+    whole = "\n".join([*code, *libraries, str(DEPTH), *key])
+    path = cache / f"bm25-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.safetensors"
+    arrays = read_arrays(path)
+    if arrays is None:
+        found = run()
+        arrays = {"documents": found.documents, "scores": found.scores}
+        replace_arrays(path, arrays)
+    return Run(arrays["documents"], arrays["scores"])
+
+
+def _systems(lexical: Run, dense: Mapping[str, Run], order: Int32[np.ndarray, "m"]) -> dict[str, Run]:
+    """In the order of the report; the last is compared with the others."""
+    hybrid = fuse([lexical, dense["base"]], DEPTH, order=order)
+    runs = {"bm25": lexical, "base": dense["base"], "hybrid": hybrid}
+    return runs | {name: run for name, run in dense.items() if name != "base"}
+
+
+def _outcome(
+    one: _Asked, lexical: Run | None, vectors: Mapping[str, Vectors], loaded: RetrievalModel, config: EvaluationConfig
+) -> TaskOutcome:
+    """`lexical`: None where documents are images, in which case the evaluated model alone can read them."""
+    task = one.task
+    order, parents = tie_order(task.named_ids), task.parents
+    pairs = excluded_pairs(task.exclude, one.rows)
+    evaluated, approximate = list(vectors)[-1], None
+    readers = [evaluated] if task.images else list(vectors)
+    dense = {
+        name: search(*vectors[name][task.name], DEPTH, order=order, exclude=pairs, parents=parents) for name in readers
+    }
+    if config.scann:
+        run, approximate = _approximate(*vectors[evaluated][task.name], dense[evaluated], order, pairs, parents)
+        found = evaluate_task(task, config.split, one.rows, {"scann": run}).systems["scann"]
+        approximate |= {PRIMARY: float(found[PRIMARY].mean())}
+    return TaskOutcome(
+        task=task,
+        scores=evaluate_task(task, config.split, one.rows, _systems(lexical, dense, order) if lexical else dense),
+        role=role_of(task, loaded.record) if loaded.record else None,
+        dropped_queries=one.dropped,
+        seen_document_share=seen_document_share(task, config.split, loaded.record) if loaded.record else None,
+        scann=approximate,
+        data_sha256=data_sha256(task, config.split),
+        n_with_copies=queries_with_copies(task, config.split, one.rows),
+    )
+
+
+def _by_dimension(
+    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: EvaluationConfig, similarity: str
+) -> dict[str, dict[str, float]]:
+    """{dimensions: {task: score}} of the evaluated model, whole and truncated (Matryoshka)."""
+    of_model = vectors[list(vectors)[-1]]
+    whole = next(iter(of_model.values()))[0].shape[1]
+    found: dict[str, dict[str, float]] = {}
+    for dimension in (whole, *config.dimensions):
+        scores = {}
+        for one in asked:
+            queries, documents = (truncate(side, dimension, similarity) for side in of_model[one.task.name])
+            scores[one.task.name] = _dense_score(one, (queries, documents), config)
+        found[str(dimension)] = scores
+    return found
+
+
+def _approximate(
+    queries: Float32[np.ndarray, "q D"],
+    documents: Float32[np.ndarray, "m D"],
+    exact: Run,
+    order: Int32[np.ndarray, "m"],
+    pairs: Int32[np.ndarray, "n 2"],
+    parents: Int32[np.ndarray, "m"] | None,
+) -> tuple[Run, dict[str, Any]]:
+    """ScaNN's run of the same search, and what it cost and missed."""
+    index = ScannIndex(documents, depth=DEPTH)
+    another = len(pairs) or parents is not None  # it is tuned on what lies in it
+    measured = index.tune(queries, search(queries, documents, DEPTH, order=order) if another else exact)
+    run = index.search(queries, DEPTH, order=order, exclude=pairs, parents=parents)
+    return run, {**asdict(measured), "recall": agreement(run, exact)}
+
+
+def _pooled(
+    asked: Sequence[_Asked], vectors: Mapping[str, Vectors], config: EvaluationConfig, cache: AnyPath
+) -> PooledOutcome:
+    """Every task's queries over the documents of all."""
+    pooled = pool([one.task for one in asked])
+    order = tie_order(pooled.document_ids)
+    pairs = _pooled_exclusions(asked, pooled)
+
+    def lexical() -> Run:
+        texts = [text for one in asked for text in one.task.document_texts]
+        index = bm25.BM25Index([texts[row] for row in pooled.kept])
+        texts = [text for one in asked for text in one.texts]
+        return index.search(texts, DEPTH, order=order, exclude=pairs, parents=pooled.parents)
+
+    key = ["pooled", config.split]
+    for one in asked:
+        key += [one.sha256, *map(str, one.rows.tolist())]
+    evaluated = list(vectors)[-1]
+    dimension = next(iter(vectors[evaluated].values()))[0].shape[1]
+    dense, corpus, queries = {}, np.zeros(0), np.zeros(0)
+    for name, each in vectors.items():
+        read = np.concatenate([np.full(len(one.task.document_ids), one.task.name in each) for one in asked])[
+            pooled.kept
+        ]
+        if not read.any():
+            continue
+        sides = [each.get(one.task.name) or _unread(one, dimension) for one in asked]
+        queries = np.concatenate([queries for queries, _ in sides])
+        corpus = np.concatenate([documents for _, documents in sides])[pooled.kept]
+        dense[name] = _search_some(queries, corpus, read, order, pairs, pooled.parents)
+    systems = _systems(_cached_run(cache, key, lexical), dense, order) if "base" in dense else dense
+    approximate = None
+    if config.scann:
+        approximate = _approximate(queries, corpus, dense[evaluated], order, pairs, pooled.parents)[1]
+    scores, start = {}, 0
+    for one in asked:
+        stop = start + len(one.rows)
+        readers = [evaluated] if one.task.images else list(systems)
+        runs = {name: Run(systems[name].documents[start:stop], systems[name].scores[start:stop]) for name in readers}
+        scores[one.task.name] = evaluate_task(one.task, config.split, one.rows, runs, pooled.rows[one.task.name])
+        start = stop
+    return PooledOutcome(pooled.n_documents, scores, approximate)
+
+
+def _search_some(
+    queries: Float32[np.ndarray, "q D"],
+    corpus: Float32[np.ndarray, "m D"],
+    read: Bool[np.ndarray, "m"],
+    order: Int32[np.ndarray, "m"],
+    pairs: Int32[np.ndarray, "n 2"],
+    parents: Int32[np.ndarray, "m"] | None,
+) -> Run:
+    """As `search`, of those documents that a system can read; the others are not there for it."""
+    if read.all():
+        return search(queries, corpus, DEPTH, order=order, exclude=pairs, parents=parents)
+    rows, place = np.flatnonzero(read), np.cumsum(read) - 1
+    kept = pairs[read[pairs[:, 1]]]
+    kept = np.stack([kept[:, 0], place[kept[:, 1]]], axis=1).astype(np.int32)
+    own = None if parents is None else place[parents[rows]].astype(np.int32)
+    own_order = place[order[read[order]]].astype(np.int32)
+    run = search(queries, corpus[rows], DEPTH, order=own_order, exclude=kept, parents=own)
+    found = np.where(run.documents == NOTHING, NOTHING, rows[run.documents]).astype(np.int32)
+    return Run(found, run.scores)
+
+
+def _unread(one: _Asked, dimension: int) -> tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]:
+    """In place of a task's vectors that an encoder cannot make."""
+    return np.zeros((len(one.rows), dimension), np.float32), np.zeros(
+        (len(one.task.document_ids), dimension), np.float32
+    )
+
+
+def _pooled_exclusions(asked: Sequence[_Asked], pooled: Pool) -> Int32[np.ndarray, "n 2"]:
+    pairs, start = [], 0
+    for one in asked:
+        own = excluded_pairs(one.task.exclude, one.rows)
+        pairs.append(np.stack([own[:, 0] + start, pooled.rows[one.task.name][own[:, 1]]], axis=1))
+        start += len(one.rows)
+    return np.concatenate(pairs).astype(np.int32)

@@ -1,0 +1,382 @@
+"""A configuration becomes tasks, starting models, a plan of batches and a step: all that a training needs."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from rich.console import Console
+
+from mtret.console import say, say_once, timed
+from mtret.data.formats import Suite
+from mtret.data.images import Images
+from mtret.data.planning import Planner
+from mtret.data.roles import role_of, training_record
+from mtret.data.shapes import Shape
+from mtret.data.suites import load_suite, read_all_pixels
+from mtret.data.tasks import Task
+from mtret.data.templates import TemplateConfig, Templates
+from mtret.data.tokenize import Tokenizer
+from mtret.data.training_tasks import TrainingTask, training_task
+from mtret.errors import UserError, nearest
+from mtret.evaluation.dev_sample import DevSample, dev_samples
+from mtret.evaluation.wording import ROLE_NAMES
+from mtret.files import AnyPath
+from mtret.index.encode import Texts
+from mtret.index.exact import check_finite, truncate
+from mtret.kernels import attention
+from mtret.model_folder.folder import base_of, load_model, starting_templates
+from mtret.model_folder.towers import Towers
+from mtret.models import hf, hf_images
+from mtret.processes import gather
+from mtret.pytrees import Tree, flatten
+from mtret.run_config import RunConfig
+from mtret.runs.preflight import check_room, check_teaching, slow_average
+from mtret.train.loop import Evaluate
+from mtret.train.optim import frozen_paths, optimizer, warmup_remark
+from mtret.train.sharding import make_mesh, param_specs
+from mtret.train.step import StepConfig, initial_params
+
+BLIND = "; its documents are images, which need an image tower: model.vision.source"
+
+
+def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
+    """The tasks that the configuration trains on; all with a train split where it names none; less what it holds out.
+
+    Raises UserError for a name that the suite does not have.
+    """
+    sees = bool(config.model.vision.source)
+    names = config.mixture.tasks or tuple(
+        name for name, task in suite.tasks.items() if "train" in task.splits and (sees or task.images is None)
+    )
+    for name in names:
+        if name not in suite.tasks:
+            raise UserError(f"mixture.tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
+        if suite.tasks[name].images is not None and not sees:
+            raise UserError(
+                f"mixture.tasks: '{name}' is a task of images, which needs an image tower; name one in "
+                "model.vision.source, or 'scratch'"
+            )
+    if reserved := {"query", "document"} & set(names):
+        raise UserError(f"mixture.tasks: '{reserved.pop()}' is the name of a prompt of every model; rename the task")
+    if len(set(names)) < len(names):
+        raise UserError(f"mixture.tasks: a task is named twice in {', '.join(names)}")
+    if not names:
+        unseen = "" if sees or not any(task.images for task in suite.tasks.values()) else BLIND
+        raise UserError(f"{suite.folder}: no task has a train split, so there is nothing to train on{unseen}")
+    held = held_out(suite, config)
+    if not (kept := [name for name in names if name not in held]):
+        raise UserError(
+            f"mixture.hold_out: {', '.join(config.mixture.hold_out)} is all that could be trained; hold out less"
+        )
+    return [suite.tasks[name] for name in kept]
+
+
+def held_out(suite: Suite, config: RunConfig) -> set[str]:
+    """The tasks that `mixture.hold_out` names, itself or by their family. Raises UserError for a name of neither."""
+    families = {task.card.family for task in suite.tasks.values()}
+    for name in config.mixture.hold_out:
+        if name not in families and name not in suite.tasks:
+            known = sorted({*families, *suite.tasks})
+            raise UserError(f"mixture.hold_out: no task or family '{name}' in {suite.folder}.{nearest(name, known)}")
+    wanted = set(config.mixture.hold_out)
+    return {name for name, task in suite.tasks.items() if wanted & {name, task.card.family}}
+
+
+def untrainable(suite: Suite, config: RunConfig, tasks: Sequence[Task]) -> list[str]:
+    """A line for each task that has a train split and is left out all the same, where no mixture was named."""
+    chosen = {task.name for task in tasks}
+    if config.mixture.tasks:
+        return []
+    held = held_out(suite, config)
+    record = training_record(tasks) if held else None
+
+    def role(task: Task) -> str:
+        return ROLE_NAMES[role_of(task, record)].lower() if record else ""
+
+    return [
+        f"{name}: held out, to be evaluated {role(task)}" if name in held else f"{name}: left out{BLIND}"
+        for name, task in sorted(suite.tasks.items())
+        if "train" in task.splits and name not in chosen
+    ]
+
+
+def with_templates(config: RunConfig, encoder: hf.Pretrained, begun: TemplateConfig | None = None) -> RunConfig:
+    """The configuration with its templates settled: what it does not say follows from the encoder, or is that of a run
+    that was `begun` by it."""
+    own = begun.over(Templates()) if begun else starting_templates(encoder, config.model)
+    return replace(config, templates=TemplateConfig(**asdict(config.templates.over(own))))
+
+
+def said_of_source(config: RunConfig, encoder: hf.Pretrained) -> list[str]:
+    """What a user should know of the encoder that a training starts from, and of what is put before texts because of
+    it; a line each."""
+    base, templates = base_of(encoder, config.model), config.templates.chosen
+    own, lines = base.published, list(base.remarks)
+    if own and (own.query or own.document):
+        lines.append(
+            f"prompts of the source ({own.origin}): texts become {templates.query!r} and {templates.document!r}"
+        )
+    return lines
+
+
+def start_models(config: RunConfig, tasks: Sequence[Task]) -> Towers:
+    """What the training starts from: the text encoder, a document tower where it is separate, an image tower where a
+    task has images."""
+    model = load_model(config.model.source, config.model).towers
+    encoder, images = model.encoder.to_train(), None
+    documents = model.documents.to_train() if model.documents else None
+    if config.model.documents != "shared":
+        documents = documents or encoder
+    elif documents is not None:
+        raise UserError(
+            f"model.source: {config.model.source} reads documents by a tower of their own; give "
+            "model.documents='frozen' or 'separate'"
+        )
+    if any(task.images for task in tasks):
+        own = config.model
+        images = hf_images.begin(own.vision, encoder.dimension, config.seed, own.matmul_dtype, own.remat)
+    elif config.model.vision.source:
+        raise UserError(
+            "model.vision.source: names an image tower, but no task of the mixture has images; leave it out"
+        )
+    return Towers(encoder, documents, images)
+
+
+class Inputs(NamedTuple):
+    """What a training begins with."""
+
+    config: RunConfig  # with its templates settled
+    suite: Suite
+    tasks: list[Task]
+    model: Towers
+
+
+def load_inputs(config: RunConfig, console: Console, begun: TemplateConfig | None = None) -> Inputs:
+    """Reads suite and encoder, and says what one would not expect of them. `begun`: templates of a run that an older
+    mtret began. Raises UserError for the first mistake in them."""
+    suite = load_suite(config.suite)
+    tasks = mixture_tasks(suite, config)
+    for line in untrainable(suite, config, tasks):
+        say(console, line)
+    model = start_models(config, tasks)
+    config = with_templates(config, model.encoder, begun)
+    say_once(console, said_of_source(config, model.encoder))
+    attention.choose(config.model.attention, model.encoder.config.attention_dropout_rate)
+    return Inputs(config, suite, tasks, model)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training needs, before any state."""
+
+    planner: Planner
+    step: StepConfig
+    params: Tree
+    mesh: jax.sharding.Mesh
+    specs: Tree
+    evaluate: Evaluate | None
+
+
+def prepare(
+    config: RunConfig,
+    tasks: Sequence[Task],
+    model: Towers,
+    cache: AnyPath,
+    console: Console,
+) -> Prepared:
+    """Tokenises, plans every batch, and says what will be trained on.
+
+    Raises UserError where configuration, tasks and encoder do not fit together.
+    """
+    encoder, images = model.encoder, model.images
+    config = with_templates(config, encoder)
+    mesh = make_mesh(config.batch.shards, config.mesh.state_shards)
+    tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
+    pixels = read_all_pixels(tasks, images.config.image_size, cache, console) if images else {}
+    with timed(console, "tokenising"):
+        training = [
+            training_task(task, tokenizer, config.templates.chosen, config.batch, pixels.get(task.name))
+            for task in tasks
+        ]
+    _check_lengths(training, encoder)
+    remarks = check_room(tasks, training, config, tokenizer, encoder.max_length)
+    _check_dimensions(config, encoder)
+    separate = model.documents is not None
+    patches = images.config.patches if images else 1
+    arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, separate, patches
+    planner = Planner(training, *arguments)
+    remarks += [*check_teaching(training, planner.without_steps()), *slow_average(config)]
+    remarks += filter(None, [warmup_remark(config.optim, config.loop.steps)])
+    with timed(console, "planning"):
+        shapes = planner.shapes
+    _print_plan(planner, shapes, tasks, training, config, console)
+    for line in remarks:
+        say(console, line, style="yellow")
+    params = _initial(model, config)
+    optim = config.optim
+    if config.model.documents == "frozen":
+        optim = replace(optim, train=(("documents/.*", False), *optim.trainable))
+    frozen = frozen_paths(params, optim)
+    specs = param_specs(params, config.mesh)
+    step = StepConfig(
+        tower=encoder.tower,
+        optimizer=optimizer(optim, params, config.loop.steps),
+        loss=config.loss,
+        shard_queries=planner.shard_queries,
+        shard_texts=planner.shard_texts,
+        chunked=config.batch.chunk_tokens is not None,
+        dropout=config.model.dropout != 0.0,
+        seed=config.seed,
+        lora=config.model.lora,
+        frozen=frozen,
+        vision=images.tower if images else None,
+    )
+    _print_trained(params, frozen, console)
+    samples = dev_samples(tasks, config.dev, config.seed)
+    evaluate = _dev_evaluator(samples, model, tokenizer, pixels, config) if samples else None
+    return Prepared(planner, step, params, mesh, specs, evaluate)
+
+
+def _initial(model: Towers, config: RunConfig) -> Tree:
+    """The parameters of all towers, adapters and the loss."""
+    return initial_params(
+        model.encoder.params,
+        config.loss,
+        config.model.lora,
+        config.seed,
+        documents=model.documents.params if model.documents else None,
+        vision=model.images.params if model.images else None,
+    )
+
+
+def _check_dimensions(config: RunConfig, encoder: hf.Pretrained) -> None:
+    if any(dimension >= encoder.dimension for dimension in config.loss.dimensions):
+        raise UserError(
+            f"loss.dimensions: {config.loss.dimensions}, but the vectors of {encoder.folder} have {encoder.dimension} "
+            "dimensions, which are trained anyway; name smaller numbers"
+        )
+    if any(not 0 < dimension < encoder.dimension for dimension in config.dev.dimensions):
+        raise UserError(
+            f"dev.dimensions: {config.dev.dimensions}, but the vectors of {encoder.folder} have {encoder.dimension} "
+            "dimensions; name smaller numbers"
+        )
+
+
+def _check_lengths(training: Sequence[TrainingTask], encoder: hf.Pretrained) -> None:
+    """Nor would anyone embed so long a text later: what is deployed truncates it."""
+    for task in training:
+        texts = ("query_length",) if isinstance(task.documents, Images) else ("query_length", "document_length")
+        for name in texts:
+            if getattr(task.config, name) > encoder.max_length:
+                raise UserError(
+                    f"batch.{name}: {getattr(task.config, name)} tokens for task '{task.name}', but the encoder in "
+                    f"{encoder.folder} reads {encoder.max_length}; give {encoder.max_length} or less"
+                )
+
+
+def _print_plan(
+    planner: Planner,
+    shapes: Mapping[Shape, int],
+    tasks: Sequence[Task],
+    training: Sequence[TrainingTask],
+    config: RunConfig,
+    console: Console,
+) -> None:
+    families = sorted({task.card.family for task in tasks})
+    queries = sum(len(task.queries) for task in training)
+    pairs = sum(len(task.positives.documents) for task in training)
+    batch = config.batch
+    say(console, f"{len(tasks)} tasks of {len(families)} families: {', '.join(families)}")
+    say(console, f"{queries:,} distinct queries, {pairs:,} pairs")
+    say(
+        console,
+        f"batch {batch.queries} queries, {batch.positives} positive(s) and {_hard_negatives(training)} each, at "
+        f"most {batch.query_length}/{batch.document_length} tokens, in {batch.shards} shard(s)",
+    )
+    words = ", ".join(f"{_in_words(shape)} ({count})" for shape, count in shapes.items())
+    chunks = f", in chunks of {batch.chunk_tokens:,} tokens" if batch.chunk_tokens else ""
+    say(console, f"{len(shapes)} shapes{chunks}, rows x tokens (steps): {words}")
+
+
+def _hard_negatives(training: Sequence[TrainingTask]) -> str:
+    """How many a query has in its batch, of those that the configuration asks for."""
+    most = max(task.config.negatives for task in training)
+    if not most:
+        return "0 hard negatives"
+    found = [
+        np.minimum(task.negatives.sizes(), task.config.negatives) if task.negatives else np.zeros(len(task.queries))
+        for task in training
+    ]
+    return f"up to {most} hard negatives ({np.concatenate(found).mean():.2g} on average)"
+
+
+def _in_words(shape: Shape) -> str:
+    words = f"{shape.rows} x {shape.length}"
+    if shape.document_length:
+        return f"{words} and {shape.document_rows} x {shape.document_length}"
+    return f"{words} and {shape.document_rows} images" if shape.document_rows else words
+
+
+def _print_trained(params: Tree, frozen: Collection[str], console: Console) -> None:
+    if frozen:
+        sizes = sizes_of(params, frozen)
+        trained, whole = sizes["trained"], sizes["all"]
+        say(console, f"trained: {trained:,} of {whole:,} parameters ({trained / whole:.1%}), the others are frozen")
+
+
+def sizes_of(params: Tree, frozen: Collection[str]) -> dict[str, int]:
+    """Numbers of all parameters and of those that are trained."""
+    sizes = {path: int(np.prod(leaf.shape)) for path, leaf in flatten(params).items()}
+    return {"all": sum(sizes.values()), "trained": sum(n for path, n in sizes.items() if path not in frozen)}
+
+
+def bytes_of(tree: Any) -> int:
+    """Of all arrays in it."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _dev_evaluator(
+    samples: Mapping[str, DevSample],
+    model: Towers,
+    tokenizer: Tokenizer,
+    pixels: Mapping[str, UInt8[np.ndarray, "_ H H 3"]],
+    config: RunConfig,
+) -> Evaluate:
+    """Scores of parameters on the dev samples, by task, and their mean, which of truncated vectors alone is kept
+    (`mean@128`). Processes share out the tasks."""
+    parts: list[tuple[Texts, Texts | Images]] = []
+    limit = model.encoder.max_length
+    own = list(samples.items())[jax.process_index() :: jax.process_count()]
+    for _, sample in own:
+        task = sample.task
+        prompt = config.templates.chosen.query_prefix(task.card.instruction)
+        queries = tokenizer.after(prompt, [task.query_texts[i] for i in sample.queries])
+        side: Texts | Images
+        if task.images:
+            side = Images(pixels[task.name], sample.documents.astype(np.int64))
+        else:
+            texts = [task.document_texts[i] for i in sample.documents]
+            side = Texts(tokenizer.after(config.templates.chosen.document_prefix, texts), limit)
+        parts.append((Texts(queries, limit), side))
+
+    def evaluate(params: Tree) -> dict[str, float]:
+        comparable = model.encoder.comparable
+        sides = [tuple(map(comparable, pair)) for pair in model.with_params(params).embedders()(parts)]
+        for pair in sides:
+            for name, side in zip(("dev query", "dev document"), pair, strict=True):
+                check_finite(side, name, "the training has diverged; give a lower --config.optim.learning_rate")
+        mine = {name: sample.ndcg_at_10(*side) for (name, sample), side in zip(own, sides, strict=True)}
+        for dimension in config.dev.dimensions:
+            for (name, sample), (queries, documents) in zip(own, sides, strict=True):
+                mine[f"{name}@{dimension}"] = sample.ndcg_at_10(
+                    truncate(queries, dimension), truncate(documents, dimension)
+                )
+        found = {name: score for each in gather("dev", mine) for name, score in each.items()}
+        means = {"mean": [found[name] for name in samples]}
+        means |= {f"mean@{d}": [found[f"{name}@{d}"] for name in samples] for d in config.dev.dimensions}
+        return {name: float(np.mean(each)) for name, each in means.items()} | {name: found[name] for name in samples}
+
+    return evaluate
