@@ -12,7 +12,7 @@ def define_report(values: Flags) -> None:
     values.repeated(
         "results",
         "results.json files or their folders, without this flag; NAME=FOLDER calls a row so; NAME=FOLDER,FOLDER are a "
-        "group of that name, with a row of their mean and standard deviation; seeds of one configuration are one anyway",
+        "group of that name, with a row of mean and standard deviation; seeds of one configuration are one anyway",
     )
     values.choice(
         "format",
