@@ -91,7 +91,7 @@ def evaluate(
     _check_dimensions(config, loaded)
     asked, skipped = _asked(suite, loaded, config)
     _say_size(asked, config, sample, console)
-    base = base_of_model(loaded, config.matmul_dtype, console)
+    base = base_of_model(loaded, config.matmul_dtype)
     forms = forms_of_model(loaded, base, suite, cache, console)
     encoders = {"base": in_form(base, chosen_templates(forms, base))}
     encoders |= {} if loaded.record is None else {"finetuned": loaded}
