@@ -96,10 +96,11 @@ def compare(values: Flags) -> None:
         print(json.dumps(to_json(found), indent=2, ensure_ascii=False))
         return
     from mtret.console import say
-    from mtret.evaluation.comparison import summary, terminal_tables
+    from mtret.evaluation.comparison import summary, tables
+    from mtret.tables import to_terminal
 
     page = console()
-    page.print(terminal_tables(found))
+    page.print(*map(to_terminal, tables(found)))
     for line in summary(found):
         say(page, line)
     if out is not None:
