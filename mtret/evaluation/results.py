@@ -49,9 +49,9 @@ class TaskResults(Scores):
     seen_document_share: float | None
     cutoffs: tuple[int, ...]
     scann: Mapping[str, Any] | None
-    images: bool = False
-    data_sha256: str | None = None
-    n_with_copies: int = 0
+    images: bool
+    data_sha256: str | None
+    n_with_copies: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +131,8 @@ class Results:
     pooled: PooledResults | None
     skipped: Mapping[str, str]  # why, by task
     dimensions: Mapping[str, Mapping[str, float]] | None = None  # by their number, then task; only where asked for
-    queries: QueriesFile | None = None  # since queries.jsonl is kept
-    base_forms: BaseForms | None = None  # since the base has prompts
+    queries: QueriesFile | None = None
+    base_forms: BaseForms | None = None
 
 
 def parse_results(raw: Any, source: str = "results") -> Results:

@@ -26,7 +26,6 @@ METRIC_NAMES = {
     "capped_recall": "capped recall",
     "mrr": "MRR",
     "map": "MAP",
-    "kind": "own kind",
 }
 WORDS: Mapping[Verdict, str] = {"better": "better", "no difference": "no difference", "WORSE": "**WORSE**"}
 STYLES = {"better": "green", "no difference": "dim", "WORSE": "bold red"}
