@@ -49,9 +49,9 @@ class TaskResults(Scores):
     seen_document_share: float | None
     cutoffs: tuple[int, ...]
     scann: Mapping[str, Any] | None
-    images: bool
-    data_sha256: str | None
-    n_with_copies: int
+    images: bool = False
+    data_sha256: str | None = None
+    n_with_copies: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

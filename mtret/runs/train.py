@@ -79,8 +79,9 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     if is_first():
         claim(workdir, {**identity, UNDRAWN: undrawn}, write=True)
     check_shared(workdir)
-    kind = Checkpoints if isinstance(workdir, Path) else ObjectCheckpoints
-    with closing(kind(workdir / "checkpoints", config.loop.keep_checkpoints)) as checkpoints:
+    folder, keep = workdir / "checkpoints", config.loop.keep_checkpoints
+    kept = Checkpoints(folder, keep) if isinstance(folder, Path) else ObjectCheckpoints(folder, keep)
+    with closing(kept) as checkpoints:
         state, best = _start(run, config, checkpoints, workdir, console)
         if (first := int(state.step)) < config.loop.steps:
             number = len(run.planner.shapes)
