@@ -247,7 +247,7 @@ def test_the_remedies_for_quotes_work(mtret: Mtret, tmp_path: Path) -> None:
     (tmp_path / "rows.tsv").write_text('q\ta\none\t"An answer\nof two lines"\ntwo\tplain\n')
     command = ("data", "import", tmp_path / "rows.tsv", "--query=q", "--text=a", *CARD)
     code, _, said = mtret(*command, f"--out={tmp_path / 'asked'}")
-    assert code == 2 and "rows.tsv:3: a cell seems to be enclosed in quotes; give --quotes=csv if" in said
+    assert code == 2 and "rows.tsv:2: a cell begins with a quote; give --quotes=csv if" in said
     texts = {}
     for quotes in ("csv", "none"):
         code, _, _ = mtret(*command, f"--quotes={quotes}", f"--out={tmp_path / quotes}")
