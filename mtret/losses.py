@@ -4,7 +4,6 @@ The matrix of similarities is made in blocks of columns and forgotten, forward a
 Inside `jax.shard_map` every device holds its own queries and documents, and gathers the other side's vectors only.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -154,7 +153,7 @@ def contrastive(
     symmetric: bool,
     *,
     block: int | None = None,
-    axes: Sequence[str] = (),
+    axes: tuple[str, ...] = (),
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss over the batch's queries in nats, and the share of queries with a target above all negatives.
 
@@ -177,7 +176,7 @@ def contrastive(
     found = all_documents[jnp.minimum(target, n_documents - 1)]
     logits = scale * _exact("bd,bpd->bp", queries, found)
     weights = asked.astype(logits.dtype) / jnp.maximum(asked.sum(axis=1, keepdims=True, dtype=logits.dtype), 1)
-    n_queries = jnp.maximum(_sum(query_ok.sum(dtype=logits.dtype), axes), 1)
+    n_queries = jnp.maximum(jax.lax.psum(query_ok.sum(dtype=logits.dtype), axes), 1)
     loss = (weights * jax.nn.softplus(rest[:, None] - logits)).sum() / n_queries
     if symmetric:
         loss = 0.5 * (loss + _backwards(queries, documents, scale, target, masked, query_ok, logits, block, axes))
@@ -194,20 +193,20 @@ def _backwards(
     query_ok: Array,
     logits: Array,
     block: int | None,
-    axes: Sequence[str],
+    axes: tuple[str, ...],
 ) -> Float[Array, ""]:
     """The same with documents as anchors; one that nobody asks for (a hard negative) is none.
 
     Each device sums over the negatives of its own documents, then weighs the pairs of its own queries.
     """
-    first = _index(axes) * documents.shape[0]
+    first = jax.lax.axis_index(axes) * documents.shape[0]
     all_queries, all_ok = _gather(queries, axes), _gather(query_ok, axes)
     every = jnp.arange(all_queries.shape[0])
     pairs = jnp.concatenate([_pairs(every, _gather(x, axes)) for x in (target, masked)])
     pairs = jnp.stack([pairs[:, 1] - first, pairs[:, 0]], axis=1)
     rest = _gather(negatives(documents, all_queries, scale, pairs, all_ok, block)[0], axes)
     n_documents = rest.shape[0]
-    times = _sum(jnp.zeros(n_documents, logits.dtype).at[target.reshape(-1)].add(1.0, mode="drop"), axes)
+    times = jax.lax.psum(jnp.zeros(n_documents, logits.dtype).at[target.reshape(-1)].add(1.0, mode="drop"), axes)
     column = jnp.minimum(target, n_documents - 1)
     weights = (target < n_documents).astype(logits.dtype) / jnp.maximum(times[column], 1)
     n_anchors = jnp.maximum((times > 0).sum(dtype=logits.dtype), 1)
@@ -218,13 +217,5 @@ def _pairs(rows: Int[Array, "B"], columns: Int[Array, "B K"]) -> Int[Array, "pai
     return jnp.stack([jnp.broadcast_to(rows[:, None], columns.shape), columns], axis=-1).reshape(-1, 2)
 
 
-def _gather(x: Array, axes: Sequence[str]) -> Array:
-    return jax.lax.all_gather(x, tuple(axes), tiled=True) if axes else x
-
-
-def _sum(x: Array, axes: Sequence[str]) -> Array:
-    return jax.lax.psum(x, tuple(axes)) if axes else x
-
-
-def _index(axes: Sequence[str]) -> Array | int:
-    return jax.lax.axis_index(tuple(axes)) if axes else 0
+def _gather(x: Array, axes: tuple[str, ...]) -> Array:
+    return jax.lax.all_gather(x, axes, tiled=True)
