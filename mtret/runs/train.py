@@ -30,7 +30,7 @@ from mtret.runs.setup import Inputs, Prepared, bytes_of, load_inputs, prepare, s
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
-from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, Nowhere, Sinks, Totals
+from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, Sinks, Totals
 from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import batch_sharding, layout, layout_lines
 from mtret.train.step import Step, TrainState, compile_steps, create_state, deployed_of
@@ -105,7 +105,7 @@ def _run(
     steps: Mapping[Shape, Step],
     state: TrainState,
     best: Best,
-    checkpoints: Checkpoints | ObjectCheckpoints,
+    checkpoints: Checkpoints,
     workdir: AnyPath,
     console: Console,
     profile: bool,
@@ -173,7 +173,7 @@ def _write_model(
 def _start(
     run: Prepared,
     config: RunConfig,
-    checkpoints: Checkpoints | ObjectCheckpoints,
+    checkpoints: Checkpoints,
     workdir: AnyPath,
     console: Console,
 ) -> tuple[TrainState, Best]:
@@ -212,17 +212,16 @@ def _there(path: AnyPath) -> bool:
 
 
 @contextmanager
-def _sinks(run: Prepared, workdir: AnyPath, first: int, console: Console) -> Iterator[Sinks]:
-    names = tuple(task.name for task in run.planner.tasks)
+def _sinks(run: Prepared, workdir: AnyPath, first: int, console: Console) -> Iterator[Sinks | None]:
     if not is_first():
-        yield Sinks(Nowhere(), Nowhere(), Nowhere(), names)
+        yield None
         return
     file = MetricsFile(workdir / "metrics.jsonl", first)
     events = EventWriter(workdir / "events", purge_step=first + 1 if first else 0)
     try:
         bar = TrainingBar(console, "training", run.planner.steps, first)
         with bar:
-            yield Sinks(file, events, bar, names)
+            yield Sinks(file, events, bar, tuple(task.name for task in run.planner.tasks))
     finally:
         file.close()
         events.close()
