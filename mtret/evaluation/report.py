@@ -296,8 +296,8 @@ def terminal_tables(results: Results) -> "RenderableType":
     from rich.console import Group
 
     metric, pooled = metric_name(PRIMARY), results.pooled
-    tables = [_tasks_briefly(results), _roles_briefly(results.roles, results, f"{metric} by role, mean over tasks")]
-    tables.append(_differences(results))
+    tables: list[Table | None] = [_tasks_briefly(results)]
+    tables += [_roles_briefly(results.roles, results, f"{metric} by role, mean over tasks"), _differences(results)]
     if pooled:
         title = f"{metric} over one index of all {pooled.n_documents:,} documents, mean over tasks"
         tables.append(_roles_briefly(pooled.roles, results, title))
