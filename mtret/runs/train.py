@@ -182,7 +182,7 @@ def _write_model(
         write_curves({workdir.name: read_curves(workdir)}, workdir / CURVES)
 
 
-def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints:
+def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints | ObjectCheckpoints:
     return Checkpoints(folder, keep) if isinstance(folder, Path) else ObjectCheckpoints(folder, keep)
 
 
