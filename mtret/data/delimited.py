@@ -1,12 +1,11 @@
 """Lines of CSV and TSV files as rows of cells: where quotes enclose a cell, and where they are characters of it.
 
 CSV: RFC 4180, https://www.rfc-editor.org/rfc/rfc4180. TSV as the IANA registers it (text/tab-separated-values) has no
-quotes at all, while spreadsheets and pandas write some. So a TSV file that looks as if it had them is refused until its
-user says which it is.
+quotes at all, while spreadsheets and pandas write some. So a TSV file with a cell that begins with a quote is refused
+until its user says which it is.
 """
 
 import csv
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,7 +14,6 @@ from mtret.files import AnyPath
 
 QUOTES = ("none", "csv")
 LONGEST_FIELD = 50_000_000  # characters of a CSV field; the csv module's own limit is 131,072
-LONGEST_CELL = 1_000  # lines, of a cell that is looked for in a TSV file
 QUOTE = '"'
 
 
@@ -37,15 +35,14 @@ def read_cells(lines: Iterable[str], delimiter: str, quotes: str, path: AnyPath)
       quotes: `none`, `csv`, or empty for what is usual with the delimiter.
       path: of the file, for messages.
 
-    Raises UserError for a quote that swallows lines, and for tabs between what may be quoted cells, unless `quotes`
-    says what those are.
+    Raises UserError for a quote that swallows lines, and for one at the beginning of a cell between tabs, unless
+    `quotes` says what it is.
     """
     # Files that were put end to end have byte order marks in their midst.
     lines = (line.removeprefix("\ufeff") for line in lines)
     if quotes == "csv" or (not quotes and delimiter != "\t"):
         return _quoted_cells(lines, delimiter, path)
-    plain = _plain_cells(lines, delimiter)
-    return plain if quotes else _doubted_cells(plain, delimiter, path)
+    return _plain_cells(lines, delimiter, path, asks=not quotes)
 
 
 def _quoted_cells(lines: Iterator[str], delimiter: str, path: AnyPath) -> Iterator[Cells]:
@@ -78,78 +75,15 @@ def _broken(path: AnyPath, first: int, last: int, reason: str) -> Cells:
     return Cells(first, last, [], "a quote closes within a cell")
 
 
-def _plain_cells(lines: Iterator[str], delimiter: str) -> Iterator[Cells]:
+def _plain_cells(lines: Iterator[str], delimiter: str, path: AnyPath, asks: bool) -> Iterator[Cells]:
+    """`asks`: whether a cell that begins with a quote may be an enclosed one."""
     for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r\n")
+        cells = line.split(delimiter)
+        if asks and any(cell.startswith(QUOTE) for cell in cells):
+            raise UserError(
+                f"{path}:{number}: a cell begins with a quote; give --quotes=csv if quotes enclose cells, or "
+                "--quotes=none if they are characters of the texts"
+            )
         if line:
-            yield Cells(number, number, line.split(delimiter))
-
-
-def _doubted_cells(rows: Iterator[Cells], delimiter: str, path: AnyPath) -> Iterator[Cells]:
-    """The same rows. Raises UserError where quotes seem to enclose cells: the name of a column, all cells of a column,
-    a cell with quotes doubled within, or a cell over several lines or with a tab in it."""
-    header: list[str] = []
-    filled, enclosed = Counter[int](), Counter[int]()
-    first = 0  # line with an enclosed cell
-    unfinished = _Unfinished(delimiter)
-    for row in rows:
-        header = header or row.cells
-        if unfinished.completes_a_row(row.cells, len(header)):
-            raise _asked(path, row.last)
-        for place, cell in enumerate(row.cells if len(row.cells) == len(header) else ()):
-            filled[place] += bool(cell) and row.cells is not header
-            if QUOTE in cell and _is_enclosed(cell):
-                if row.cells is header or QUOTE * 2 in cell[1:-1]:
-                    raise _asked(path, row.last)
-                enclosed[place] += 1
-                first = first or row.last
-        yield row
-    if any(count == filled[place] for place, count in enclosed.items()):
-        raise _asked(path, first)
-
-
-class _Unfinished:
-    """Lines that would be the beginning of a row if quotes enclosed cells."""
-
-    def __init__(self, delimiter: str):
-        self._delimiter = delimiter
-        self._lines: list[str] = []
-        self._ragged = False  # whether one of them has another width than the header
-
-    def completes_a_row(self, cells: list[str], width: int) -> bool:
-        """Whether this line, alone or with those before it, is a row of this width as CSV, and is none as it stands."""
-        line, ragged = self._delimiter.join(cells), len(cells) != width
-        if QUOTE not in line and not self._lines:
-            return False
-        for before, ragged_before in ((self._lines, self._ragged), ([], False)):
-            lines, some_ragged = [*before, line], ragged or ragged_before
-            # A line without a quote ends no cell that an earlier one has opened.
-            found = _width(lines, self._delimiter) if QUOTE in line else None if before else 0
-            if found == width and some_ragged:
-                return True
-            if found is None and len(lines) <= LONGEST_CELL:
-                self._lines, self._ragged = lines, some_ragged
-                return False
-        self._lines, self._ragged = [], False
-        return False
-
-
-def _width(lines: list[str], delimiter: str) -> int | None:
-    """How many cells the row has that the lines are as CSV; None if its end is missing, 0 if they are no row."""
-    try:
-        rows = list(csv.reader([f"{line}\n" for line in lines], delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        return None if str(error).startswith("unexpected end") else 0
-    return len(rows[0]) if len(rows) == 1 else 0
-
-
-def _is_enclosed(cell: str) -> bool:
-    inner = cell[1:-1]
-    return len(cell) > 1 and cell[0] == cell[-1] == QUOTE and QUOTE not in inner.replace(QUOTE * 2, "")
-
-
-def _asked(path: AnyPath, line: int) -> UserError:
-    return UserError(
-        f"{path}:{line}: a cell seems to be enclosed in quotes; give --quotes=csv if quotes enclose cells, or "
-        "--quotes=none if they are characters of the texts"
-    )
+            yield Cells(number, number, cells)

@@ -17,6 +17,7 @@ from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.data.templates import render_document
 from mtret.errors import UserError
 from mtret.files import AnyPath
+from mtret.schema import build
 
 DATA = resources.files("mtret.data") / "enterprise.json.gz"
 # Of the JSON: what gzip makes of it depends on the versions of Python and zlib.
@@ -47,9 +48,8 @@ def write_suite(folder: AnyPath) -> None:
 
 def _parts(card: dict[str, Any], qrels: dict[str, list[Any]], **texts: Any) -> TaskParts:
     """A task of the JSON, which has lists where Python has tuples."""
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in card.items()}
     pairs = {split: [(query, document, score) for query, document, score in rows] for split, rows in qrels.items()}
-    return TaskParts(TaskCard(**values), qrels=pairs, **texts)
+    return TaskParts(build(TaskCard, card), qrels=pairs, **texts)
 
 
 def _task(parts: TaskParts) -> Task:

@@ -24,6 +24,7 @@ from mtret.data.tasks import SPLITS, Judgements, Task, TaskCard, query_key
 from mtret.data.templates import render_document
 from mtret.errors import UserError, nearest
 from mtret.files import AnyPath, inside
+from mtret.schema import build
 
 MODALITIES = ("text", "image")
 HALF_A_PAIR = "half of a surrogate pair. Remove the \\ud8..-\\udf.. escape."
@@ -174,8 +175,7 @@ def _read_card(files: TaskFiles) -> TaskCard:
             f"{path}:{_key_line(text, 'name')}: the card's name is '{card['name']}', the folder's is '{folder_name}'. "
             "Rename one of them."
         )
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in card.items()}
-    return TaskCard(**values)
+    return build(TaskCard, card)
 
 
 def _needed(key: str, value: object) -> str:

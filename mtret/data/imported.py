@@ -1,15 +1,13 @@
 """What an import found, and the files of a task folder from the database that it has filled."""
 
-import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 from mtret.data.chunking import Piece
-from mtret.data.task_files import CORPUS, EXCLUDE, QUERIES, SCORED, UNSCORED
+from mtret.data.task_files import CORPUS, EXCLUDE, QUERIES, SCORED, UNSCORED, write_lines, write_table
 from mtret.data.tasks import SPLITS, query_key
 from mtret.data.templates import render_document
 from mtret.errors import UserError
@@ -121,12 +119,12 @@ def write_files(
     documents = store.execute("SELECT id, title, text FROM documents ORDER BY row")
     counts.documents = store.execute("SELECT COUNT(*) FROM documents").fetchone()[0]
     whole = ({"_id": i, "title": title, "text": text} for i, title, text in documents)
-    _lines(draft / CORPUS, whole if cut is None else _in_chunks(store, documents, cut, counts))
+    write_lines(draft / CORPUS, whole if cut is None else _in_chunks(store, documents, cut, counts))
     queries = store.execute(f"SELECT id, text FROM queries WHERE {JUDGED} ORDER BY row")
-    _lines(draft / QUERIES, ({"_id": i, "text": text} for i, text in queries))
+    write_lines(draft / QUERIES, ({"_id": i, "text": text} for i, text in queries))
     _write_qrels(store, draft / "qrels", counts)
     _write_exclude(store, draft / EXCLUDE, counts)
-    counts.merged_ids = _table(draft / MERGED, ("kind", "merged-id", "kept-id"), store.execute(MERGED_IDS))
+    counts.merged_ids = write_table(draft / MERGED, ("kind", "merged-id", "kept-id"), store.execute(MERGED_IDS))
 
 
 def _refuse_nothing(store: sqlite3.Connection, name: str, counts: Counts) -> None:
@@ -151,7 +149,6 @@ def _name_all(store: sqlite3.Connection) -> None:
 
 
 def _write_qrels(store: sqlite3.Connection, folder: Path, counts: Counts) -> None:
-    folder.mkdir()
     for split in SPLITS:
         found = f"FROM queries WHERE split = ? AND {JUDGED}"
         counts.queries[split] = store.execute(f"SELECT COUNT(*) {found}", (split,)).fetchone()[0]
@@ -160,8 +157,7 @@ def _write_qrels(store: sqlite3.Connection, folder: Path, counts: Counts) -> Non
             f"JOIN documents ON documents.row = pairs.document WHERE split = ? AND {JUDGED} ORDER BY queries.row",
             (split,),
         )
-        cells = ((query, document, f"{score:.17g}") for query, document, score in pairs)
-        counts.pairs += _table(folder / f"{split}.tsv", SCORED, cells)
+        counts.pairs += write_table(folder / f"{split}.tsv", SCORED, pairs)
     counts.unjudged_pairs = store.execute(
         f"SELECT COUNT(*) FROM queries JOIN pairs ON pairs.query = queries.row WHERE NOT {JUDGED}"
     ).fetchone()[0]
@@ -179,7 +175,7 @@ def _write_exclude(store: sqlite3.Connection, path: Path, counts: Counts) -> Non
             else:
                 yield query, document
 
-    counts.excluded = _table(path, UNSCORED, pairs())
+    counts.excluded = write_table(path, UNSCORED, pairs())
 
 
 def _in_chunks(
@@ -221,25 +217,3 @@ def _free_ids(store: sqlite3.Connection, parent: str, count: int) -> list[str]:
             store.executemany("INSERT INTO chunk_ids VALUES (?)", [(one,) for one in ids])
             return ids
         mark += "#"
-
-
-def _lines(path: Path, records: Iterable[Mapping[str, str]]) -> int:
-    return _text(path, (json.dumps(record, ensure_ascii=False) for record in records))
-
-
-def _table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
-    """Writes the rows, if there are some, and returns how many they are."""
-    rows = iter(rows)
-    first = next(rows, None)
-    if first is None:
-        return 0
-    return _text(path, ("\t".join(cells) for cells in chain([header, first], rows))) - 1
-
-
-def _text(path: Path, lines: Iterable[str]) -> int:
-    written = 0
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for line in lines:
-            file.write(line + "\n")
-            written += 1
-    return written

@@ -22,22 +22,35 @@ from mtret.types import PairBatch, TokenBatch
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One step's batch, before any token is copied. Arrays are padded to the declared shapes."""
+class Layout:
+    """A step's texts and where they lie, before the relation between them."""
 
     step: int
     task: int
-    queries: Int32[np.ndarray, "S Nq"]  # rows of the task's queries; -1: an empty slot
+    drawn: Int64[np.ndarray, "queries"]  # rows of the task's queries
+    positive: Int64[np.ndarray, "queries P"]  # of the drawn; -1: fewer
+    queries: Int32[np.ndarray, "S Nq"]  # the drawn, dealt to shards; -1: an empty slot
     documents: Int32[np.ndarray, "S Nd"]
-    target: Int32[np.ndarray, "B P"]
-    masked: Int32[np.ndarray, "B K"]
     packings: tuple[Packing, ...]  # by shard, of its queries and then its documents that are there
     document_packings: tuple[Packing, ...]  # by shard, of separate documents; none where those are images
-    shape: Shape  # of every shard: declared rows, or whole chunks of them
+    needed: Shape  # by the fullest shard
     tokens: int  # real ones, over all shards
-    slots: int  # places for tokens, over all shards
-    pairs: int
     generic: bool  # whether the queries carry the generic instruction
+
+
+@dataclass(frozen=True)
+class Plan(Layout):
+    """One step's batch, before any token is copied. Arrays are padded to the declared shapes."""
+
+    target: Int32[np.ndarray, "B P"]
+    masked: Int32[np.ndarray, "B K"]
+    shape: Shape  # of every shard: declared rows, or whole chunks of them
+    slots: int  # places for tokens, over all shards
+
+    @property
+    def pairs(self) -> int:
+        """Queries of the batch."""
+        return len(self.drawn)
 
     @property
     def digest(self) -> str:
@@ -48,22 +61,6 @@ class Plan:
         for packing in (*self.packings, *self.document_packings):
             sha.update(packing.row.tobytes() + packing.start.tobytes())
         return sha.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """A step's texts and where they lie, before the relation between them."""
-
-    task: int
-    drawn: Int64[np.ndarray, "queries"]
-    positive: Int64[np.ndarray, "queries P"]  # of the drawn; -1: fewer
-    queries: Int32[np.ndarray, "S Nq"]
-    documents: Int32[np.ndarray, "S Nd"]
-    packings: tuple[Packing, ...]
-    document_packings: tuple[Packing, ...]
-    needed: Shape  # by the fullest shard
-    tokens: int
-    generic: bool
 
 
 class Planner:
@@ -131,22 +128,14 @@ class Planner:
         target[row_of_query[laid.drawn]] = column[laid.positive]
         shape = self._declared[laid.needed]
         return Plan(
-            step=step,
-            task=laid.task,
-            queries=laid.queries,
-            documents=laid.documents,
+            **vars(laid),
             target=target,
             masked=self._masked(task, slots, column),
-            packings=laid.packings,
-            document_packings=laid.document_packings,
             shape=shape,
-            tokens=laid.tokens,
             slots=(shape.rows * shape.length + shape.document_rows * shape.document_length) * self.batch.shards,
-            pairs=len(laid.drawn),
-            generic=laid.generic,
         )
 
-    def _lay_out(self, step: int) -> "_Layout":
+    def _lay_out(self, step: int) -> Layout:
         """What decides a step's shape."""
         task_index = int(self.task_at[step])
         task = self.tasks[task_index]
@@ -177,17 +166,18 @@ class Planner:
         packings = tuple(pack(each, length) for each in texts)
         tokens = int(sum(each.sum() for each in (texts + others if document_packings else texts)))
         needed = Shape(max(packing.rows for packing in packings), length, document_rows, document_length)
-        return _Layout(
-            task_index,
-            queries,
-            positive,
-            query_slots,
-            document_slots,
-            packings,
-            document_packings,
-            needed,
-            tokens,
-            generic,
+        return Layout(
+            step=step,
+            task=task_index,
+            drawn=queries,
+            positive=positive,
+            queries=query_slots,
+            documents=document_slots,
+            packings=packings,
+            document_packings=document_packings,
+            needed=needed,
+            tokens=tokens,
+            generic=generic,
         )
 
     def _chunk_rows(self, length: int) -> int | None:

@@ -75,20 +75,15 @@ def read_rows(
     Raises UserError for a file of another kind, one that cannot be read, or a column that it does not have.
     """
     kind = path.suffix.lower()
-    findings = Findings() if findings is None else findings
     if kind in (".xlsx", ".xls", ".ods"):
         raise UserError(f"{path}: a spreadsheet; save the sheet as CSV (UTF-8) first")
     if kind not in KINDS:
         raise UserError(f"{path}: not of a known kind; give {', '.join(KINDS)}, or a folder of BEIR's layout")
+    file = _File(path, columns, optional, listed, dialect, on_bytes, Findings() if findings is None else findings)
     try:
-        if kind in (".csv", ".tsv"):
-            rows = _read_table(path, columns, optional, on_bytes, dialect, findings)
-        elif kind == ".parquet":
-            rows = _read_parquet(path, columns, optional, on_bytes, listed, findings)
-        else:
-            rows = _read_json_lines(path, columns, optional, on_bytes, listed, dialect.encoding, findings)
+        rows = {".csv": file.table, ".tsv": file.table, ".parquet": file.parquet}.get(kind, file.json_lines)()
         for row in _one_id_each(rows, listed, dialect.separator):
-            yield _with_missing(row, dialect.missing, findings)
+            yield _with_missing(row, dialect.missing, file.findings)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}). Check the path") from error
     except UnicodeDecodeError as error:
@@ -125,30 +120,36 @@ def _with_missing(row: Row, missing: Collection[str], findings: Findings) -> Row
     return replace(row, values={**row.values, **dict.fromkeys(gone, "")}) if gone else row
 
 
-def _read_table(
-    path: AnyPath,
-    columns: Sequence[str],
-    optional: Collection[str],
-    on_bytes: Progress,
-    dialect: Dialect,
-    findings: Findings,
-) -> Iterator[Row]:
-    delimiter = dialect.delimiter or _delimiter(path, {*columns} - {*optional}, dialect)
-    with path.open("rb") as binary:
-        counted = io.BufferedReader(_Counted(binary, on_bytes))
-        lines = io.TextIOWrapper(counted, encoding=dialect.encoding, newline="")
-        rows = read_cells(lines, delimiter, dialect.quotes, path)
+# Numbers stay as they are written, since they can be ids: 1.10 is not 1.1.
+_DECODER = partial(json.loads, parse_float=str, parse_int=str, object_pairs_hook=each_key_once)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file to be read, with the arguments of `read_rows`."""
+
+    path: AnyPath
+    columns: Sequence[str]
+    optional: Collection[str]
+    listed: str
+    dialect: Dialect
+    on_bytes: Progress
+    findings: Findings
+
+    def table(self) -> Iterator[Row]:
+        path, delimiter = self.path, self.dialect.delimiter or self._delimiter()
+        rows = read_cells(self._lines(newline=""), delimiter, self.dialect.quotes, path)
         first = next(rows, None)
         if first is None:
             raise UserError(f"{path}:1: empty; the first line must name the columns")
         if first.problem:
             raise UserError(f"{path}:{first.last}: {first.problem}; the first line must name the columns")
         header, number = first.cells, 0
-        places = _places(path, header, columns, optional)
+        places = self._places(header)
         for row in rows:
             number += 1
             if row.first < row.last and any(delimiter in cell and {*cell} & {*"\r\n"} for cell in row.cells):
-                findings.swallowing.append(row.first)
+                self.findings.swallowing.append(row.first)
             if row.problem:
                 yield Row(row.last, {}, row.problem)
             elif len(row.cells) != len(header):
@@ -156,55 +157,55 @@ def _read_table(
             elif row.cells == header:
                 yield Row(row.last, {}, "the header once more")
             else:
-                absent = dict.fromkeys(optional, "")
+                absent = dict.fromkeys(self.optional, "")
                 yield Row(row.last, absent | {name: row.cells[place] for name, place in places.items()})
         unread = [name or f"column {place}" for place, name in enumerate(header, start=1) if name not in places]
-        findings.unread.update(dict.fromkeys(unread, number))
+        self.findings.unread.update(dict.fromkeys(unread, number))
 
+    def _text(self, newline: str) -> io.TextIOWrapper:
+        return io.TextIOWrapper(self.path.open("rb"), encoding=self.dialect.encoding, newline=newline)
 
-def _delimiter(path: AnyPath, columns: Collection[str], dialect: Dialect) -> str:
-    """The usual one, unless another makes the columns that are asked for; else the one that makes most columns, so that
-    a complaint names those as a person sees them."""
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    headers: dict[str, list[str]] = {}
-    with path.open("rb") as binary, io.TextIOWrapper(binary, encoding=dialect.encoding, newline="") as text:
-        try:
-            for delimiter in dict.fromkeys((usual, *DELIMITERS)):
-                text.seek(0)
-                # As CSV also where tabs part the cells: quotes around a name are then seen by who reads the rows.
-                first = next(read_cells(text, delimiter, dialect.quotes or "csv", path), None)
-                headers[delimiter] = first.cells if first else []
-        except UserError:
-            return usual  # which meets the same error, and says where
-    whole = (delimiter for delimiter, header in headers.items() if {*columns} <= {*header})
-    return next(whole, max(headers, key=lambda delimiter: len(headers[delimiter])))
+    def _lines(self, newline: str) -> Iterator[str]:
+        """Tells on the way how many bytes are read."""
+        told = 0
+        with self._text(newline) as text:
+            for line in text:
+                yield line
+                if (place := text.buffer.tell()) > told:
+                    self.on_bytes(place - told)
+                    told = place
 
+    def _delimiter(self) -> str:
+        """The usual one, unless another makes the columns that are asked for; else the one that makes most columns, so
+        that a complaint names those as a person sees them."""
+        usual = "\t" if self.path.suffix.lower() == ".tsv" else ","
+        headers: dict[str, list[str]] = {}
+        with self._text(newline="") as text:
+            try:
+                for delimiter in dict.fromkeys((usual, *DELIMITERS)):
+                    text.seek(0)
+                    # As CSV also where tabs part the cells: quotes around a name are then seen by who reads the rows.
+                    first = next(read_cells(text, delimiter, self.dialect.quotes or "csv", self.path), None)
+                    headers[delimiter] = first.cells if first else []
+            except UserError:
+                return usual  # which meets the same error, and says where
+        whole = (each for each, header in headers.items() if {*self.columns} - {*self.optional} <= {*header})
+        return next(whole, max(headers, key=lambda delimiter: len(headers[delimiter])))
 
-def _places(
-    path: AnyPath, header: Sequence[str], columns: Sequence[str], optional: Collection[str] = ()
-) -> dict[str, int]:
-    for name in columns:
-        if name not in header and name not in optional:
-            raise UserError(f"{path}:1: no column '{name}'.{nearest(name, header)} It has: {', '.join(header)}")
-    repeated = next((name for name in columns if list(header).count(name) > 1), None)
-    if repeated:
-        raise UserError(f"{path}:1: two columns are named '{repeated}'; rename one")
-    return {name: list(header).index(name) for name in columns if name in header}
+    def _places(self, header: Sequence[str]) -> dict[str, int]:
+        for name in self.columns:
+            if name not in header and name not in self.optional:
+                raise UserError(
+                    f"{self.path}:1: no column '{name}'.{nearest(name, header)} It has: {', '.join(header)}"
+                )
+        repeated = next((name for name in self.columns if list(header).count(name) > 1), None)
+        if repeated:
+            raise UserError(f"{self.path}:1: two columns are named '{repeated}'; rename one")
+        return {name: list(header).index(name) for name in self.columns if name in header}
 
-
-def _read_json_lines(
-    path: AnyPath,
-    columns: Sequence[str],
-    optional: Collection[str],
-    on_bytes: Progress,
-    listed: str,
-    encoding: str,
-    findings: Findings,
-) -> Iterator[Row]:
-    seen = Counter[str]()
-    with path.open("rb") as binary:
-        counted = io.BufferedReader(_Counted(binary, on_bytes))
-        for number, line in enumerate(io.TextIOWrapper(counted, encoding=encoding, newline="\n"), start=1):
+    def json_lines(self) -> Iterator[Row]:
+        seen = Counter[str]()
+        for number, line in enumerate(self._lines(newline="\n"), start=1):
             line = line.removeprefix("\ufeff")  # where files were put end to end
             if not line.strip():
                 continue
@@ -217,48 +218,38 @@ def _read_json_lines(
                 yield Row(number, {}, "not a JSON object")
                 continue
             seen.update(record.keys())
-            yield from _as_texts(number, {name: record.get(name) for name in columns}, listed)
-    missing = next((name for name in columns if name not in seen and name not in optional), None)
-    if missing and seen:
-        raise UserError(
-            f"{path}: no line has '{missing}'.{nearest(missing, seen)} They have: {', '.join(sorted(seen))}"
-        )
-    findings.unread.update({name: count for name, count in seen.items() if name not in columns})
+            yield from _as_texts(number, {name: record.get(name) for name in self.columns}, self.listed)
+        missing = next((name for name in self.columns if name not in seen and name not in self.optional), None)
+        if missing and seen:
+            raise UserError(
+                f"{self.path}: no line has '{missing}'.{nearest(missing, seen)} They have: {', '.join(sorted(seen))}"
+            )
+        self.findings.unread.update({name: count for name, count in seen.items() if name not in self.columns})
 
-
-# Numbers stay as they are written, since they can be ids: 1.10 is not 1.1.
-_DECODER = partial(json.loads, parse_float=str, parse_int=str, object_pairs_hook=each_key_once)
-
-
-def _read_parquet(
-    path: AnyPath,
-    columns: Sequence[str],
-    optional: Collection[str],
-    on_bytes: Progress,
-    listed: str,
-    findings: Findings,
-) -> Iterator[Row]:
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise UserError(f"{path}: reading Parquet needs pyarrow ({error}); pip install 'mtret[parquet]'") from error
-    try:
-        with path.open("rb") as binary:
-            file = parquet.ParquetFile(binary)
-            header = file.schema_arrow.names
-            places = _places(path, header, columns, optional)
-            absent = dict.fromkeys(optional, "")
-            number, size = 0, max(file.metadata.num_rows, 1)
-            whole = size_of(path)
-            for batch in file.iter_batches(PARQUET_ROWS, columns=list(places)):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield from _as_texts(number, absent | record, listed)
-                on_bytes(int(whole * batch.num_rows / size))
-            findings.unread.update({name: number for name in header if name not in places})
-    except arrow.ArrowException as error:
-        raise UserError(f"{path}: damaged, or no Parquet ({first_line(error)})") from error
+    def parquet(self) -> Iterator[Row]:
+        try:
+            import pyarrow as arrow
+            import pyarrow.parquet as parquet
+        except ImportError as error:
+            raise UserError(
+                f"{self.path}: reading Parquet needs pyarrow ({error}); pip install 'mtret[parquet]'"
+            ) from error
+        try:
+            with self.path.open("rb") as binary:
+                file = parquet.ParquetFile(binary)
+                header = file.schema_arrow.names
+                places = self._places(header)
+                absent = dict.fromkeys(self.optional, "")
+                number, size = 0, max(file.metadata.num_rows, 1)
+                whole = size_of(self.path)
+                for batch in file.iter_batches(PARQUET_ROWS, columns=list(places)):
+                    for record in batch.to_pylist():
+                        number += 1
+                        yield from _as_texts(number, absent | record, self.listed)
+                    self.on_bytes(int(whole * batch.num_rows / size))
+                self.findings.unread.update({name: number for name in header if name not in places})
+        except arrow.ArrowException as error:
+            raise UserError(f"{self.path}: damaged, or no Parquet ({first_line(error)})") from error
 
 
 def _as_texts(line: int, record: Mapping[str, Any], listed: str) -> Iterator[Row]:
@@ -282,19 +273,3 @@ def _as_row(line: int, record: Mapping[str, Any]) -> Row:
             return Row(line, {}, f"'{name}' is not a text but a {type(value).__name__}")
         values[name] = value
     return Row(line, values)
-
-
-class _Counted(io.RawIOBase):
-    """A binary file that tells how many bytes were read of it."""
-
-    def __init__(self, binary: Any, tell: Progress):
-        self._binary, self._tell = binary, tell
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        read = self._binary.readinto(buffer)
-        if read:
-            self._tell(read)
-        return read

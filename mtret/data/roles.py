@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32, UInt64
@@ -16,7 +16,8 @@ from jaxtyping import Int32, UInt64
 from mtret.data.chunks import parent_keys
 from mtret.data.tasks import Task, query_key
 from mtret.errors import UserError
-from mtret.files import AnyPath, replace_bytes
+from mtret.files import AnyPath, replace_bytes, replace_json
+from mtret.schema import MismatchError, Reading, build
 
 Role = Literal["in_domain", "cross_domain", "zero_shot"]
 
@@ -154,7 +155,7 @@ def save_record(record: TrainingRecord, folder: AnyPath) -> None:
         "hashes": {"file": HASHES, "sha256": hashlib.sha256(hashes).hexdigest()},
     }
     replace_bytes(folder / HASHES, hashes)
-    replace_bytes(folder / RECORD, (json.dumps(card, ensure_ascii=False, indent=2) + "\n").encode())
+    replace_json(folder / RECORD, card)
 
 
 def load_record(folder: AnyPath) -> TrainingRecord:
@@ -169,8 +170,8 @@ def load_record(folder: AnyPath) -> TrainingRecord:
         version, listed, digest = card["version"], card["tasks"], card["hashes"]["sha256"]
         if version != VERSION:
             raise UserError(f"{path}: version {version}, this mtret reads {VERSION}. Export the model with this one.")
-        tasks = tuple(_trained_task(one) for one in listed)
-    except (ValueError, KeyError, TypeError) as error:
+        tasks = tuple(build(TrainedTask, one, how=Reading(more_keys=True)) for one in listed)
+    except (ValueError, KeyError, TypeError, MismatchError) as error:
         raise UserError(f"{path}: not a training record ({type(error).__name__}: {error}). {again}") from None
     raw = _read(folder / HASHES)
     if hashlib.sha256(raw).hexdigest() != digest:
@@ -180,11 +181,6 @@ def load_record(folder: AnyPath) -> TrainingRecord:
         return TrainingRecord(tasks, arrays["queries"], arrays["documents"], arrays["positives"])
     except (SafetensorError, KeyError) as error:
         raise UserError(f"{folder / HASHES}: holds no hashes ({error}). {again}") from None
-
-
-def _trained_task(one: dict[str, Any]) -> TrainedTask:
-    languages = tuple(one["languages"])
-    return TrainedTask(one["name"], one["family"], one["domain"], languages, one["material"], one.get("license", ""))
 
 
 def _read(path: AnyPath) -> bytes:

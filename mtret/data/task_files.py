@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from mtret.data.tasks import SPLITS, TaskCard
 from mtret.errors import UserError, nearest
@@ -114,14 +114,13 @@ def write_task(parts: TaskParts, folder: AnyPath) -> None:
 
 
 def _write_files(parts: TaskParts, folder: Path) -> None:
-    _write(folder / CARD, dump_card(parts.card))
-    _write(folder / CORPUS, _dump_lines(parts.documents))
-    _write(folder / QUERIES, _dump_lines({"_id": key, "text": text} for key, text in parts.queries.items()))
-    for place, header, splits in (("qrels", SCORED, parts.qrels), ("negatives", SCORED, parts.negatives)):
+    (folder / CARD).write_text(dump_card(parts.card), encoding="utf-8", newline="\n")
+    write_lines(folder / CORPUS, parts.documents)
+    write_lines(folder / QUERIES, ({"_id": key, "text": text} for key, text in parts.queries.items()))
+    for place, splits in (("qrels", parts.qrels), ("negatives", parts.negatives)):
         for split, pairs in splits.items():
-            _write(folder / place / f"{split}.tsv", _dump_table(header, pairs))
-    if parts.exclude:
-        _write(folder / EXCLUDE, _dump_table(UNSCORED, parts.exclude))
+            write_table(folder / place / f"{split}.tsv", SCORED, pairs)
+    write_table(folder / EXCLUDE, UNSCORED, parts.exclude)
 
 
 def dump_card(card: TaskCard) -> str:
@@ -131,17 +130,29 @@ def dump_card(card: TaskCard) -> str:
     return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
 
-def _dump_lines(records: Any) -> str:
-    return "".join(json.dumps(dict(record), ensure_ascii=False) + "\n" for record in records)
+def write_lines(path: Path, records: Iterable[Mapping[str, str]]) -> None:
+    """A JSON object a line."""
+    _write(path, (json.dumps(dict(record), ensure_ascii=False) for record in records))
 
 
-def _dump_table(header: tuple[str, ...], rows: Any) -> str:
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> int:
+    """Cells between tabs; returns how many rows there are, and writes nothing where there is none."""
+
     def cell(value: str | int | float) -> str:
         return value if isinstance(value, str) else f"{value:.17g}"
 
-    return "".join("\t".join(map(cell, row)) + "\n" for row in (header, *rows))
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
+        return 0
+    return _write(path, ("\t".join(map(cell, row)) for row in chain([header, first], rows))) - 1
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, lines: Iterable[str]) -> int:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    written = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            file.write(f"{line}\n")
+            written += 1
+    return written

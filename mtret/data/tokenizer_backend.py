@@ -52,8 +52,7 @@ def _load(folder: AnyPath) -> tuple[Tokenizer, bytes]:
 
 def _as_set(backend: Tokenizer, settings: TransformerSettings, config: Mapping[str, Any], folder: AnyPath) -> str:
     """Sets a tokenizer as its folder's settings say; returns what was changed. Raises UserError where it cannot be."""
-    changes = _normalizer_of_bert(backend, settings, config, folder)
-    changes += _add_special_tokens(backend, settings, config, folder)
+    changes = _add_special_tokens(backend, settings, config, folder)
     check_class(backend, class_of(settings.tokenizer, config), settings.tokenizer, folder)
     if settings.do_lower_case and not _has_lowercase(backend.normalizer):
         first = [normalizers.Lowercase()]
@@ -107,41 +106,6 @@ def _check_ids(backend: Tokenizer, config: Mapping[str, Any], folder: AnyPath) -
             f"{folder / 'tokenizer.json'}: gives the token {token!r} the id {largest}, but the encoder has {rows} word "
             "embeddings (vocab_size in config.json); they are not of one model"
         )
-
-
-def _normalizer_of_bert(
-    backend: Tokenizer, settings: TransformerSettings, config: Mapping[str, Any], folder: AnyPath
-) -> str:
-    """What transformers' BertTokenizer does: it takes these three from tokenizer_config.json, or their defaults, and
-    not from tokenizer.json. Any other takes tokenizer.json as it is."""
-    given = settings.tokenizer
-    if class_of(given, config) != BERT:
-        return ""
-    found, path = backend.normalizer, folder / "tokenizer_config.json"
-    if not isinstance(found, normalizers.BertNormalizer):
-        return ""
-    wanted = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-    wanted = {key: given.get(key, default) for key, default in wanted.items()}
-    ours = {
-        "do_lower_case": found.lowercase,
-        "strip_accents": found.strip_accents,
-        "tokenize_chinese_chars": found.handle_chinese_chars,
-    }
-    for key, value in ours.items():
-        if value != wanted[key] and key not in given:
-            raise UserError(
-                f"{path}: says nothing of {key}, for which sentence-transformers takes {wanted[key]!r}, but "
-                f"tokenizer.json has {value!r}; write the right one into {path.name}"
-            )
-    if ours == wanted:
-        return ""
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=found.clean_text,
-        handle_chinese_chars=wanted["tokenize_chinese_chars"],
-        strip_accents=wanted["strip_accents"],
-        lowercase=wanted["do_lower_case"],
-    )
-    return repr(sorted(wanted.items()))
 
 
 def _has_lowercase(normalizer: Any) -> bool:

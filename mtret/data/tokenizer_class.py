@@ -1,7 +1,7 @@
 """How the class of a tokenizer reads texts: transformers builds BertTokenizer and XLMRobertaTokenizer again from the
 vocabulary and tokenizer_config.json, whatever else tokenizer.json says. Where the two differ, the folder is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -9,12 +9,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from mtret.errors import UserError
 from mtret.files import AnyPath
 
-# By class: its tokens by role, where the settings do not name others.
+# By class: the tokens that it writes, by role, where the settings do not name others.
 BERT, XLMR = "BertTokenizer", "XLMRobertaTokenizer"
 TOKENS: dict[str, dict[str, str]] = {
-    BERT: {f"{role}_token": f"[{role.upper()}]" for role in ("cls", "unk", "pad", "mask", "sep")},
-    XLMR: {"bos_token": "<s>", "cls_token": "<s>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
-    | {"sep_token": "</s>", "eos_token": "</s>"},
+    BERT: {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"},
+    XLMR: {"bos_token": "<s>", "eos_token": "</s>"},
 }
 BY_MODEL = {"bert": BERT, "xlm-roberta": XLMR, "gte": XLMR}  # model_type, where no class is named
 WORD_CHARACTERS = 100  # of the longest word that BertTokenizer reads
@@ -53,13 +52,27 @@ def _tokens(kind: str, given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_class(backend: Tokenizer, kind: str, given: Mapping[str, Any], folder: AnyPath) -> None:
-    """Raises UserError where tokenizer.json reads a text otherwise than the tokenizer's class does."""
+    """Raises UserError where tokenizer.json reads a text otherwise than the tokenizer's class does by its settings."""
     if kind not in TOKENS:
         return  # read by tokenizer.json alone
-    path, tokens = folder / "tokenizer_config.json", _tokens(kind, given)
+    for what, theirs, ours in _compared(backend, kind, given):
+        if theirs != ours:
+            raise UserError(
+                f"{folder / 'tokenizer_config.json'}: by {kind}, {what} {theirs!r}, but {ours!r} by tokenizer.json; "
+                "correct one, or give tokenizer_class as PreTrainedTokenizerFast, which takes the latter as it is"
+            )
+
+
+def _compared(backend: Tokenizer, kind: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What decides how a text is read, as the class does it, and as tokenizer.json does."""
+    tokens = _tokens(kind, given)
     if kind == BERT:
-        _check_word_piece(backend, tokens["unk_token"], folder)
-        first, last = tokens["cls_token"], tokens["sep_token"]
+        model: Any = backend.model
+        yield "its model is", models.WordPiece.__name__, type(model).__name__
+        yield "unk_token is", tokens["unk_token"], model.unk_token
+        yield "continuing_subword_prefix is", "##", model.continuing_subword_prefix
+        yield "max_input_chars_per_word is", WORD_CHARACTERS, model.max_input_chars_per_word
+        around = [tokens["cls_token"], tokens["sep_token"]]
         theirs = Pipeline(
             normalizers.BertNormalizer(
                 clean_text=True,
@@ -70,40 +83,14 @@ def check_class(backend: Tokenizer, kind: str, given: Mapping[str, Any], folder:
             pre_tokenizers.BertPreTokenizer(),
         )
     else:
-        first, last = tokens["bos_token"], tokens["eos_token"]
+        around = [tokens["bos_token"], tokens["eos_token"]]
         scheme = "always" if given.get("add_prefix_space", True) else "never"
         spaces = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace("▁", prepend_scheme=scheme)]
         theirs = Pipeline(_precompiled(backend.normalizer), pre_tokenizers.Sequence(spaces))
-    remedy = "correct tokenizer.json, or give tokenizer_class as PreTrainedTokenizerFast, which takes it as it is"
     ours = Pipeline(backend.normalizer, backend.pre_tokenizer)
     for text in PROBES:
-        if ours.words(text) != theirs.words(text):
-            differing = f"{theirs.words(text)}, but {ours.words(text)} by tokenizer.json"
-            raise UserError(f"{path}: by {kind}, {text!r} is {differing}; {remedy}")
-    around = backend.encode("").tokens
-    if around != [first, last]:
-        differing = f"{[first, last]}, but {around} by tokenizer.json"
-        raise UserError(f"{path}: by {kind}, the tokens around a text are {differing}; {remedy}")
-
-
-def _check_word_piece(backend: Tokenizer, unknown: str, folder: AnyPath) -> None:
-    model, path = backend.model, folder / "tokenizer.json"
-    if not isinstance(model, models.WordPiece):
-        raise UserError(
-            f"{path}: its model is {type(model).__name__}, of which {BERT} makes a WordPiece; give tokenizer_class "
-            "as PreTrainedTokenizerFast in tokenizer_config.json, which takes it as it is"
-        )
-    fixed = {
-        "unk_token": unknown,
-        "continuing_subword_prefix": "##",
-        "max_input_chars_per_word": WORD_CHARACTERS,
-    }
-    for key, value in fixed.items():
-        if getattr(model, key) != value:
-            raise UserError(
-                f"{path}: {key} is {getattr(model, key)!r}, where {BERT} has {value!r}; correct it, or give "
-                "tokenizer_class as PreTrainedTokenizerFast in tokenizer_config.json, which takes it as it is"
-            )
+        yield f"{text!r} is", theirs.words(text), ours.words(text)
+    yield "the tokens around a text are", around, backend.encode("").tokens
 
 
 def _precompiled(normalizer: Any) -> Any:

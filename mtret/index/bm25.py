@@ -8,9 +8,8 @@ from functools import cache
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Int32
 
-from mtret.index.exact import Run, queries_per_block, search_blocks
+from mtret.index.exact import Rules, Run, queries_per_block, search_blocks
 
 # Scripts written without spaces between words: Thai and Lao, Myanmar with its extensions, Khmer, kana, Han with its
 # extensions and compatibility forms. Hangul has spaces.
@@ -60,25 +59,13 @@ class BM25Index:
         if self._vocabulary:
             self._scorer.index((ids, self._vocabulary), create_empty_token=False, show_progress=False)
 
-    def search(
-        self,
-        queries: Sequence[str],
-        k: int,
-        *,
-        order: Int32[np.ndarray, "m"],
-        exclude: Int32[np.ndarray, "n 2"] | None = None,
-        block: int | None = None,
-        parents: Int32[np.ndarray, "m"] | None = None,
-    ) -> Run:
+    def search(self, queries: Sequence[str], k: int, rules: Rules, block: int | None = None) -> Run:
         """The k documents of largest score; one that shares no term with the query is not a result.
 
         Args:
           queries: texts, without an instruction.
           k: columns of the run, whatever the size of the corpus.
-          order: `tie_order` of the documents.
-          exclude: pairs (row of `queries`, row of the corpus) that are never returned.
           block: queries scored at once, by default as many as bounded memory allows.
-          parents: as of exact search.
         """
         block = block or queries_per_block(len(queries), self._n_documents)
         known = [[self._vocabulary[term] for term in query if term in self._vocabulary] for query in tokenize(queries)]
@@ -88,11 +75,11 @@ class BM25Index:
             rows = np.zeros((block, self._n_documents), np.float32)
             for row, ids in zip(rows, known[start:stop], strict=False):
                 if ids:
-                    row[:] = self._scorer.get_scores_from_ids(ids)[order]
+                    row[:] = self._scorer.get_scores_from_ids(ids)[rules.order]
             rows[rows <= 0] = -np.inf
             return rows
 
-        return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block, parents=parents)
+        return search_blocks(scores, len(queries), k, rules, block)
 
 
 class _Analyser(dict[str, list[str]]):

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int32
 
 from mtret.devices import not_importing
 from mtret.errors import UserError, first_line
-from mtret.index.exact import BLOCK_SCORES, NOTHING, Run
+from mtret.index.exact import BLOCK_SCORES, NOTHING, Rules, Run
 
 Kind = Literal["brute force", "hashing", "tree"]
 
@@ -104,15 +104,7 @@ class ScannIndex:
             leaves_searched=self._leaves_searched,
         )
 
-    def search(
-        self,
-        queries: Float32[np.ndarray, "q d"],
-        k: int,
-        *,
-        order: Int32[np.ndarray, "m"],
-        exclude: Int32[np.ndarray, "n 2"] | None = None,
-        parents: Int32[np.ndarray, "m"] | None = None,
-    ) -> Run:
+    def search(self, queries: Float32[np.ndarray, "q d"], k: int, rules: Rules) -> Run:
         """The k documents that ScaNN finds nearest. Equal scores stand in tie order; arguments as of exact search.
 
         Of chunks it is asked for twice as many as long as some query has fewer than k parents.
@@ -120,19 +112,19 @@ class ScannIndex:
         run = Run(np.full((len(queries), k), NOTHING, np.int32), np.full((len(queries), k), -np.inf, np.float32))
         if not len(queries):
             return run
-        pairs = np.zeros((0, 2), np.int32) if exclude is None else exclude
+        pairs = rules.exclude
         # ScaNN knows no exclusions: ask for as many more as any query has.
         spare = int(np.bincount(pairs[:, 0], minlength=1).max())
         wanted = min(k + spare, self.n_documents)
-        if parents is not None:
-            return self._search_parents(queries, run, wanted, order, pairs, parents)
+        if rules.parents is not None:
+            return self._search_parents(queries, run, wanted, rules.order, pairs, rules.parents)
         documents, scores = self._neighbours(queries, wanted)
         if spare:
             asked = np.arange(len(queries), dtype=np.int64)[:, None] * self.n_documents + documents
             banned = np.isin(asked, pairs[:, 0].astype(np.int64) * self.n_documents + pairs[:, 1])
             scores = np.where(banned, np.float32(-np.inf), scores)
         position = np.empty(self.n_documents, np.int32)
-        position[order] = np.arange(self.n_documents, dtype=np.int32)
+        position[rules.order] = np.arange(self.n_documents, dtype=np.int32)
         best = np.lexsort((position[documents], -scores), axis=1)[:, :k]
         run.scores[:, : best.shape[1]] = np.take_along_axis(scores, best, axis=1)
         run.documents[:, : best.shape[1]] = np.take_along_axis(documents, best, axis=1)

@@ -259,6 +259,6 @@ def check(folder: AnyPath, through_sentence_transformers: bool = False) -> golde
             raise UserError(f"{folder}: sentence-transformers reads local folders only; copy it first")
         found.append(golden.verify(each, encode))
     if model.images and not through_sentence_transformers:  # which reads no image towers of this form
-        found.append(golden.verify_pictures(folder / VISION, model.images))
+        found.append(golden.verify(folder / VISION, golden.picture_encoder(model.images), of_pictures=True))
     worst = min(found, key=lambda each: each.cosine)
     return replace(worst, vectors=sum(each.vectors for each in found))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -19,6 +20,7 @@ from mtret.models import hf, hf_images
 
 GOLDEN, VECTORS = "golden.json", "golden.safetensors"
 COSINE = 0.9999  # at least, of a vector to its golden one
+PICTURES: dict[str, Any] = {"prompts": ("image",), "texts": ("0", "1", "2"), "cosine": COSINE}
 LENGTH = 0.02  # at most, by which it may be longer or shorter
 # Of no task: nobody's data goes into a model folder. Several scripts, code, one short and one past most limits.
 TEXTS = (
@@ -62,18 +64,23 @@ def write(folder: AnyPath, encode: Encode, prompts: Sequence[str]) -> None:
     replace_arrays(folder / VECTORS, {"vectors": encode(TEXTS, prompts)})
 
 
-def verify(folder: AnyPath, encode: Encode) -> Agreement:
-    """How near `encode` comes to a folder's golden vectors. Raises UserError where it misses one, or there are none."""
+def verify(folder: AnyPath, encode: Encode, of_pictures: bool = False) -> Agreement:
+    """How near `encode` comes to a folder's golden vectors. Raises UserError where it misses one, or there are none.
+
+    `of_pictures`: of an image tower, whose folder has no list of texts.
+    """
+    named = folder / (VECTORS if of_pictures else GOLDEN)
     try:
-        golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
+        golden = PICTURES if of_pictures else json.loads(named.read_text(encoding="utf-8"))
         prompts, texts, bar = list(golden["prompts"]), list(golden["texts"]), float(golden["cosine"])
         expected = load_arrays(folder / VECTORS)["vectors"]
-        if expected.shape[:2] != (len(prompts), len(texts)):
+        if expected.shape[:-1] != ((len(texts),) if of_pictures else (len(prompts), len(texts))):
             raise ValueError(f"{len(prompts)} prompts and {len(texts)} texts, but vectors {expected.shape}")
     except FileNotFoundError as error:
-        raise UserError(f"{folder}: has no golden vectors ({GOLDEN}); mtret export writes them") from error
+        raise UserError(f"{folder}: has no golden vectors ({named.name}); mtret export writes them") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{folder / GOLDEN}: damaged ({error}); export the model again") from error
+        raise UserError(f"{named}: damaged ({error}); export the model again") from error
+    expected = expected.reshape(len(prompts), len(texts), -1)
     found = encode(texts, prompts)
     if found.shape != expected.shape:
         raise UserError(f"{folder / VECTORS}: vectors {expected.shape}, found {found.shape}; export the model again")
@@ -82,10 +89,10 @@ def verify(folder: AnyPath, encode: Encode) -> Agreement:
     worst = np.unravel_index(np.argmin(np.nan_to_num(cosines, nan=-1.0)), cosines.shape)
     agreement = Agreement(float(cosines[worst]), prompts[worst[0]], texts[worst[1]], cosines.size)
     if not agreement.cosine >= bar:
+        text = f"with the prompt '{agreement.prompt}', the text '{agreement.text[:40]}'"
         raise UserError(
-            f"{folder}: with the prompt '{agreement.prompt}', the text '{agreement.text[:40]}' has cosine "
-            f"{agreement.cosine:.6f} to its golden vector, where {bar} is needed: this is not the model that was "
-            "exported"
+            f"{folder}: {f'golden image {agreement.text}' if of_pictures else text} has cosine {agreement.cosine:.6f} "
+            f"to its golden vector, where {bar} is needed: this is not the model that was exported"
         )
     # Where the last module does not normalise, and vectors are compared by their dot product, lengths count.
     if not (np.abs(lengths[0] / lengths[1] - 1) <= LENGTH).all():
@@ -104,33 +111,14 @@ def pictures(size: int) -> Images:
     return Images((255 * grey[..., None] * tint[:, None, None]).round().astype(np.uint8), np.arange(3))
 
 
-def picture_encoder(images: hf_images.PretrainedImages) -> Callable[[], Float32[np.ndarray, "n D"]]:
-    """Embeds the golden images."""
-    return lambda: ImageEmbedder(images.tower, images.params)(pictures(images.config.image_size))
+def picture_encoder(images: hf_images.PretrainedImages) -> Encode:
+    """Embeds the golden images, whatever texts it is given."""
+    return lambda texts, named: ImageEmbedder(images.tower, images.params)(pictures(images.config.image_size))[None]
 
 
 def write_pictures(folder: AnyPath, images: hf_images.PretrainedImages) -> None:
     """Golden vectors of images into the folder of an image tower."""
-    replace_arrays(folder / VECTORS, {"vectors": picture_encoder(images)()})
-
-
-def verify_pictures(folder: AnyPath, images: hf_images.PretrainedImages) -> Agreement:
-    """As `verify`, of an image tower."""
-    try:
-        expected = load_arrays(folder / VECTORS)["vectors"]
-    except (OSError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder / VECTORS}: missing or damaged ({error}); export the model again") from error
-    found = picture_encoder(images)()
-    if found.shape != expected.shape:
-        raise UserError(f"{folder / VECTORS}: vectors {expected.shape}, found {found.shape}; export the model again")
-    cosines = (found * expected).sum(axis=-1) / np.linalg.norm(expected, axis=-1)
-    worst = int(np.argmin(np.nan_to_num(cosines, nan=-1.0)))
-    if not cosines[worst] >= COSINE:
-        raise UserError(
-            f"{folder}: golden image {worst} has cosine {cosines[worst]:.6f} to its vector, where {COSINE} is needed: "
-            "this is not the image tower that was exported"
-        )
-    return Agreement(float(cosines[worst]), "image", str(worst), len(found))
+    replace_arrays(folder / VECTORS, {"vectors": picture_encoder(images)((), ())[0]})
 
 
 def sentence_transformers_encoder(folder: Path) -> Encode:

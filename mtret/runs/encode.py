@@ -2,10 +2,8 @@
 
 import json
 import os
-import secrets
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,7 +18,7 @@ from mtret.data.json_objects import each_key_once, half_a_pair
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer, Tokens
 from mtret.errors import UserError, nearest
-from mtret.files import AnyPath, check_new, check_writable, locate, parents_of, replace_bytes
+from mtret.files import AnyPath, check_new, check_writable, folder_draft, locate, replace_bytes
 from mtret.index.encode import Texts
 from mtret.index.exact import check_finite, truncate
 from mtret.model_folder.folder import RetrievalModel
@@ -32,7 +30,7 @@ from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads, unreadable
 from mtret.runs.export import load_suite_of, open_model
 
 BLOCK = 4096  # texts embedded between two writes
-SUFFIXES = (".parquet", ".jsonl", ".npz")
+SUFFIXES = (".parquet", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -271,32 +269,17 @@ def count_lines(path: AnyPath) -> int:
 
 
 @contextmanager
-def _draft(out: AnyPath) -> Iterator[Path]:
-    """A local file, moved to `out` in the end; nothing is left of it after an error."""
-    if isinstance(out, Path):
-        draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
-    else:
-        draft = Path(tempfile.mkdtemp()) / out.name
-    try:
-        with parents_of(draft) if isinstance(out, Path) else nullcontext():
-            yield draft
+def _writer(out: AnyPath, dimension: int, about: Mapping[str, Any]) -> Iterator[Write]:
+    """A function that takes ids and vectors, block by block; the file is there in the end, or nothing of it."""
+    with folder_draft(out) as draft:
+        path = draft / out.name
+        with _parquet(path, dimension, about) if out.suffix == ".parquet" else _jsonl(path) as write:
+            yield write
         check_out(out)  # somebody else may have written it meanwhile
         if isinstance(out, Path):
-            os.replace(draft, out)
+            os.replace(path, out)
         else:
-            replace_bytes(out, draft.read_bytes())
-    finally:
-        draft.unlink(missing_ok=True)
-        if not isinstance(out, Path):
-            draft.parent.rmdir()
-
-
-@contextmanager
-def _writer(out: AnyPath, dimension: int, about: Mapping[str, Any]) -> Iterator[Write]:
-    """A function that takes ids and vectors, block by block."""
-    writers = {".parquet": _parquet, ".jsonl": _jsonl, ".npz": _npz}
-    with _draft(out) as draft, writers[out.suffix](draft, dimension, about) as write:
-        yield write
+            replace_bytes(out, path.read_bytes())
 
 
 @contextmanager
@@ -316,7 +299,7 @@ def _parquet(path: Path, dimension: int, about: Mapping[str, Any]) -> Iterator[W
 
 
 @contextmanager
-def _jsonl(path: Path, dimension: int, about: Mapping[str, Any]) -> Iterator[Write]:
+def _jsonl(path: Path) -> Iterator[Write]:
     """`{"id": ..., "vector": [...]}` a line, with as many digits as float32 needs."""
     with path.open("w", encoding="utf-8") as file:
 
@@ -328,29 +311,12 @@ def _jsonl(path: Path, dimension: int, about: Mapping[str, Any]) -> Iterator[Wri
         yield write
 
 
-@contextmanager
-def _npz(path: Path, dimension: int, about: Mapping[str, Any]) -> Iterator[Write]:
-    """Arrays `ids` and `vectors`; held in memory until the end."""
-    names: list[str] = []
-    parts: list[np.ndarray] = []
-
-    def write(ids: Sequence[str], vectors: np.ndarray) -> None:
-        names.extend(ids)
-        parts.append(vectors)
-
-    yield write
-    if parts:
-        with path.open("wb") as file:
-            np.savez(file, ids=np.array(names), vectors=np.concatenate(parts), about=np.array(json.dumps(about)))
-
-
 def _import_pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise UserError(
-            "--out: .parquet needs pyarrow, which is not installed; pip install 'mtret[parquet]', or write .jsonl or "
-            ".npz"
+            "--out: .parquet needs pyarrow, which is not installed; pip install 'mtret[parquet]', or write .jsonl"
         ) from error
     return pyarrow, parquet

@@ -81,10 +81,12 @@ def table_text(
     **asked: Any,
 ) -> str:
     """Several runs in one format; `asked` is what `run_tables.build` can be asked for. CSV has every metric of roles
-    and tasks in any case. Raises UserError where they do not belong into one table."""
+    and tasks of every run in any case. Raises UserError where they do not belong into one table."""
     table = run_tables.build(runs, groups, **asked)
     if form == "csv":
-        table = run_tables.long_table(runs, groups, asked.get("only_groups", False))
+        if asked.get("only_groups"):
+            raise UserError("--only_groups: CSV has lines of runs, and no means of groups; leave it out")
+        table = run_tables.long_table(runs)
     return to_text(table, form)
 
 

@@ -67,7 +67,7 @@ def adds_up(counts: Counts) -> bool:
 
 def test_a_stray_quote_in_tsv_swallows_no_line(tmp_path: Path, write: Write) -> None:
     rows = 'q\ta\n"Who goes there\tGuards ask.\nwhere to eat\tBelow.\nwhat is 5" wide\tA nail.\n'
-    counts, task = run(one_table(write, "rows.tsv", rows), PAIRS, tmp_path)
+    counts, task = run(one_table(write, "rows.tsv", rows, quotes="none"), PAIRS, tmp_path)
     assert task.query_texts == ('"Who goes there', "where to eat", 'what is 5" wide')
     assert (counts.read, counts.pairs) == (3, 3)
 

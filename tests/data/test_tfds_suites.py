@@ -270,7 +270,7 @@ SHARD = "tasks-icons-queries.array_record-00000"
         ("metadata.json", Path.unlink, r"1\.0\.0: is not a suite; only what mtret data tfds wrote"),
         ("metadata.json", cut, r"1\.0\.0/metadata\.json: is damaged \(not valid JSON\); write the data set again"),
         ("metadata.json", older, r"1\.0\.0: was written by another mtret \(format 0, not 1\); write it again"),
-        ("metadata.json", cardless, r"1\.0\.0: is damaged \(TypeError: .*license.*\); write the data set again"),
+        ("metadata.json", cardless, r"1\.0\.0: is damaged \(MissingKeyError: .*license.*\); write the data set again"),
         ("dataset_info.json", cut, r"1\.0\.0: is damaged \(\w+: .*\); write the data set again"),
         ("dataset_info.json", Path.unlink, r"1\.0\.0: is damaged \(\w+: .*\); write the data set again"),
         ("features.json", Path.unlink, r"1\.0\.0: is damaged \(\w+: .*\); write the data set again"),

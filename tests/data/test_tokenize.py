@@ -229,16 +229,17 @@ def bert_tokenizer(folder: Path, lowercase: bool, **config: object) -> Path:
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_the_settings_of_berts_tokenizer_go_before_its_file(tmp_path: Path, lowercase: bool):
-    folder = bert_tokenizer(tmp_path / "t", not lowercase, do_lower_case=lowercase, strip_accents=None)
+def test_the_settings_of_berts_tokenizer_agree_with_its_file_or_are_refused(tmp_path: Path, lowercase: bool):
+    folder = bert_tokenizer(tmp_path / "t", lowercase, do_lower_case=lowercase, strip_accents=None)
     assert lists(Tokenizer(folder)(["The"])) == [expected("the" if lowercase else "The")]
+    described(folder, tokenizer_config={"tokenizer_class": "BertTokenizer", "do_lower_case": not lowercase})
+    with pytest.raises(UserError, match=r"by BertTokenizer, 'Ab É' is \['.*, but \['.* by tokenizer\.json; correct"):
+        Tokenizer(folder)
 
 
 def test_settings_of_berts_tokenizer_that_are_not_there_are_asked_for(tmp_path: Path):
     folder = bert_tokenizer(tmp_path / "t", False)
-    with pytest.raises(
-        UserError, match="says nothing of do_lower_case, for which sentence-transformers takes True, but"
-    ):
+    with pytest.raises(UserError, match=r"by BertTokenizer, 'Ab É' is \['ab', 'e'\], but \['Ab', 'É'\] by tokenizer"):
         Tokenizer(folder)
     described(folder, tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"})
     assert lists(Tokenizer(folder)(["The"])) == [expected("The")]
@@ -247,7 +248,9 @@ def test_settings_of_berts_tokenizer_that_are_not_there_are_asked_for(tmp_path: 
 def test_lower_case_that_a_tokenizer_cannot_be_told_is_refused(tmp_path: Path):
     folder = described(write_tokenizer(tmp_path / "t"), config={"model_type": "bert"})
     described(folder, tokenizer_config={"do_lower_case": True})
-    with pytest.raises(UserError, match=r"its model is WordLevel, of which BertTokenizer makes a WordPiece; give"):
+    with pytest.raises(
+        UserError, match=r"by BertTokenizer, its model is 'WordPiece', but 'WordLevel' by tokenizer.json; correct"
+    ):
         Tokenizer(folder)
 
 

@@ -56,8 +56,9 @@ def plan_at(step: int) -> Plan:
     none = np.zeros((1, 1), np.int32)
     packing = Packing(np.zeros(1, np.int64), np.zeros(1, np.int64), 1)
     shape = Shape(1 + step % 2, 8)
-    rest = {"shape": shape, "tokens": 30, "slots": 40, "pairs": 3, "generic": False}
-    return Plan(step, step % 2, none, none, none, none, (packing,), (), **rest)
+    texts = {"drawn": np.arange(3), "positive": np.zeros((3, 1), np.int64), "queries": none, "documents": none}
+    rest = {"packings": (packing,), "document_packings": (), "needed": shape, "tokens": 30, "generic": False}
+    return Plan(step=step, task=step % 2, target=none, masked=none, shape=shape, slots=40, **texts, **rest)
 
 
 def batch() -> PairBatch:
