@@ -1,4 +1,4 @@
-"""Tasks and runs -> scores per query, over a task's own documents or a pool of all. `results.py` makes results of them."""
+"""Tasks and runs -> scores per query, over a task's own documents or a pool of all; `results.py` takes them on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
