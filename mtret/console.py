@@ -80,9 +80,10 @@ class TrainingBar(Bar):
     """Shows a training's steps and dev scores."""
 
     def step(self, values: Mapping[str, Any]) -> None:
+        loss = "not finite" if values["loss"] is None else f"{values['loss']:.3f}"
         self.advance(
             values["step"] - self._done,
-            f"loss {_loss(values['loss'])}  {values['pairs_per_s']:.0f} pairs/s  "
+            f"loss {loss}  {values['pairs_per_s']:.0f} pairs/s  "
             f"{values['tokens_per_s']:,.0f} tokens/s  fill {values['fill']:.0%}  wait {values['wait']:.1%}",
         )
 
@@ -92,10 +93,6 @@ class TrainingBar(Bar):
         if fewer:
             words += f" ({', '.join(f'{score:.4f} by {name} dimensions' for name, score in fewer.items())})"
         say(self._console, f"{words}{'  (best so far)' if best else ''}")
-
-
-def _loss(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.3f}"
 
 
 @contextmanager

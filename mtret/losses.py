@@ -113,11 +113,9 @@ def _block_logits(
     return jnp.where(there[None, :] & ~hidden, logits, -jnp.inf)
 
 
-def _negatives_forward(
-    anchors: Array, columns: Array, scale: Array, no_negatives: Array, column_ok: Array, block: int
-) -> tuple[tuple[Array, Array], Any]:
-    found: Any = _negatives(anchors, columns, scale, no_negatives, column_ok, block)
-    return found, (anchors, columns, scale, no_negatives, column_ok, found[0])
+def _negatives_forward(*given: Any) -> tuple[tuple[Array, Array], Any]:
+    found: Any = _negatives(*given)
+    return found, (*given[:-1], found[0])
 
 
 def _negatives_backward(block: int, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:

@@ -20,6 +20,8 @@ _UNSPACED = (
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
+_UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]+")
+_RUNS = re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")  # splits a word where a script without spaces meets another
 _IDENTIFIER_PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+")
 
 
@@ -92,8 +94,8 @@ class _Analyser(dict[str, list[str]]):
 
     def __missing__(self, word: str) -> list[str]:
         terms: list[str] = []
-        for run in _runs().findall(word):
-            if _unspaced().match(run):
+        for run in _RUNS.findall(word):
+            if _UNSPACED_RUN.match(run):
                 terms += [run[i : i + 2] for i in range(max(len(run) - 1, 1))]
             else:
                 parts = [part.lower() for part in _IDENTIFIER_PARTS.split(run) if part]
@@ -113,14 +115,3 @@ def _marks() -> str:
 def _words() -> re.Pattern[str]:
     # A word mostly ends before an ASCII character, which is known sooner than that it is none of two thousand marks.
     return re.compile(rf"\w+(?:(?![\x00-\x7f])[{_marks()}]+\w*)*")
-
-
-@cache
-def _unspaced() -> re.Pattern[str]:
-    return re.compile(rf"[{_UNSPACED}]+")
-
-
-@cache
-def _runs() -> re.Pattern[str]:
-    """Splits a word where a script without spaces meets another."""
-    return re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")

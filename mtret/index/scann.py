@@ -109,42 +109,13 @@ class ScannIndex:
 
         Of chunks it is asked for twice as many as long as some query has fewer than k parents.
         """
+        m, chunks = self.n_documents, rules.parents is not None
+        parents = rules.parents if rules.parents is not None else np.arange(m, dtype=np.int32)
         run = Run(np.full((len(queries), k), NOTHING, np.int32), np.full((len(queries), k), -np.inf, np.float32))
-        if not len(queries):
-            return run
-        pairs = rules.exclude
+        position = np.argsort(rules.order)
+        banned = rules.exclude[:, 0].astype(np.int64) * m + parents[rules.exclude[:, 1]]
         # ScaNN knows no exclusions: ask for as many more as any query has.
-        spare = int(np.bincount(pairs[:, 0], minlength=1).max())
-        wanted = min(k + spare, self.n_documents)
-        if rules.parents is not None:
-            return self._search_parents(queries, run, wanted, rules.order, pairs, rules.parents)
-        documents, scores = self._neighbours(queries, wanted)
-        if spare:
-            asked = np.arange(len(queries), dtype=np.int64)[:, None] * self.n_documents + documents
-            banned = np.isin(asked, pairs[:, 0].astype(np.int64) * self.n_documents + pairs[:, 1])
-            scores = np.where(banned, np.float32(-np.inf), scores)
-        position = np.empty(self.n_documents, np.int32)
-        position[rules.order] = np.arange(self.n_documents, dtype=np.int32)
-        best = np.lexsort((position[documents], -scores), axis=1)[:, :k]
-        run.scores[:, : best.shape[1]] = np.take_along_axis(scores, best, axis=1)
-        run.documents[:, : best.shape[1]] = np.take_along_axis(documents, best, axis=1)
-        run.documents[np.isneginf(run.scores)] = NOTHING
-        return run
-
-    def _search_parents(
-        self,
-        queries: Float32[np.ndarray, "q d"],
-        run: Run,
-        wanted: int,
-        order: Int32[np.ndarray, "m"],
-        pairs: Int32[np.ndarray, "n 2"],
-        parents: Int32[np.ndarray, "m"],
-    ) -> Run:
-        """Fills `run`; `wanted`: neighbours to ask for at first."""
-        m, k = self.n_documents, run.documents.shape[1]
-        position = np.empty(m, np.int32)
-        position[order] = np.arange(m, dtype=np.int32)
-        banned = pairs[:, 0].astype(np.int64) * m + parents[pairs[:, 1]]
+        wanted = min(k + int(np.bincount(rules.exclude[:, 0], minlength=1).max()), m)
         left = np.arange(len(queries))
         while len(left):
             block = max(BLOCK_SCORES // wanted, 1)
@@ -162,7 +133,7 @@ class ScannIndex:
                 run.documents[rows[at], rank[at, column]] = found[at, column]
                 run.scores[rows[at], rank[at, column]] = scores[at, column]
             short = (run.documents[left] == NOTHING).any(axis=1)
-            left = left[short] if wanted < m else left[:0]
+            left = left[short] if chunks and wanted < m else left[:0]
             wanted = min(2 * wanted, m)
         return run
 

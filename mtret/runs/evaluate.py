@@ -22,12 +22,12 @@ from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.findings import findings
 from mtret.evaluation.query_scores import data_sha256, with_query_scores
 from mtret.evaluation.report import terminal_tables, write_report
+from mtret.evaluation.results import build_results
 from mtret.evaluation.retrieval import (
     PRIMARY,
     Pool,
     PooledOutcome,
     TaskOutcome,
-    build_results,
     evaluate_task,
     pool,
     queries_with_copies,
