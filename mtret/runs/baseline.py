@@ -96,7 +96,7 @@ def in_form(base: RetrievalModel, block: Mapping[str, Any], name: str) -> Retrie
     return replace(base, templates=own)
 
 
-def base_of_model(model: RetrievalModel, matmul_dtype: str) -> RetrievalModel:
+def base_of_model(model: RetrievalModel, matmul_dtype: str, console: Console) -> RetrievalModel:
     """The encoder that a model was finetuned from; a plain encoder itself. Raises UserError where it is another now."""
     if model.record is None:
         return model
@@ -107,16 +107,27 @@ def base_of_model(model: RetrievalModel, matmul_dtype: str) -> RetrievalModel:
         base = load_model(source, ModelConfig(source, *prompts, matmul_dtype=matmul_dtype))
     except UserError as error:
         raise UserError(f"the base encoder, to compare with: {error}") from error
-    if changed := differing(parts_of(base.encoder.to_train()), details.get("source_parts", {})):
-        raise UserError(f"model '{source}': is not what this model was finetuned from: {changed[0]}")
+    if "source_parts" in details:
+        changed = differing(parts_of(base.encoder.to_train()), details["source_parts"])
+        if changed:
+            raise UserError(f"model '{source}': is not what this model was finetuned from: {changed[0]}")
+    elif base.encoder.weights_sha256 != details.get("source_sha256"):
+        raise UserError(f"model '{source}': its weights are not those that this model was finetuned from")
+    else:
+        say(
+            console,
+            f"model '{source}': has the weights that this model was finetuned from; whether its configuration, "
+            "pooling, tokenizer and prompts are still the same was not written down by the mtret that trained it",
+            style="yellow",
+        )
     return base
 
 
 def forms_of_model(
     model: RetrievalModel, base: RetrievalModel, suite: Suite, cache: AnyPath, console: Console
 ) -> dict[str, Any]:
-    """The forms of a model's base, see `base_forms`: as chosen when the model was written; of a checkpoint of a
-    run chosen now, on those tasks of its mixture that are in the suite. A plain encoder stands as it is deployed."""
+    """The forms of a model's base, see `base_forms`: as chosen when the model was written; of one from before that,
+    chosen now, on those tasks of its mixture that are in the suite. A plain encoder is evaluated as it is deployed."""
     if model.record is None:
         own = _as_json(forms_of(base))
         return {"chosen": next(iter(own)), "why": "as it is deployed", "forms": own}

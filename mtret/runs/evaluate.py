@@ -91,7 +91,7 @@ def evaluate(
     _check_dimensions(config, loaded)
     asked, skipped = _asked(suite, loaded, config)
     _say_size(asked, config, sample, console)
-    base = base_of_model(loaded, config.matmul_dtype)
+    base = base_of_model(loaded, config.matmul_dtype, console)
     forms = forms_of_model(loaded, base, suite, cache, console)
     encoders = {"base": in_form(base, forms, forms["chosen"])}
     encoders |= {} if loaded.record is None else {"finetuned": loaded}

@@ -34,7 +34,7 @@ from mtret.provenance import versions
 from mtret.pytrees import unflatten
 from mtret.run_config import RunConfig, as_json, build
 from mtret.runs.baseline import base_forms
-from mtret.runs.identity import UNDRAWN, claim, identity_of, read_identity
+from mtret.runs.identity import UNDRAWN, begun_by_older, claim, identity_of, read_identity
 from mtret.runs.setup import mixture_tasks, start_models, with_templates
 from mtret.train.loop import KeptWeights
 
@@ -141,7 +141,7 @@ def _begun(workdir: AnyPath) -> tuple[RunConfig, list[Task], Towers]:
         raise UserError(f"{workdir}: the suite that it was trained on: {error} Put it there again") from error
     tasks = mixture_tasks(suite, config)
     model = start_models(config, tasks)
-    config = with_templates(config, model.encoder)
+    config = with_templates(config, model.encoder, begun_by_older(workdir))
     identity = identity_of(config, suite, tasks, model)
     claim(workdir, identity, write=False, remedy="give it back what it was trained on")
     undrawn = read_identity(workdir).get(UNDRAWN, ())

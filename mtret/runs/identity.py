@@ -14,6 +14,7 @@ import jax
 
 from mtret.data.formats import Suite
 from mtret.data.tasks import Task
+from mtret.data.templates import TemplateConfig
 from mtret.errors import UserError
 from mtret.files import AnyPath, inside, is_probe, parents_of, replace_json
 from mtret.model_folder.fingerprint import differing, dropouts
@@ -26,7 +27,8 @@ RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
 UNDRAWN = "undrawn"  # in it: tasks of the mixture that no step was of
 IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same, less the mesh
-SOURCE = "source"  # and all else that changes the encoder's vectors, and its dropout
+# And all else that changes the encoder's vectors, and its dropout; runs of an older mtret did not write it down.
+SOURCE = "source"
 
 
 def identity_of(
@@ -107,6 +109,8 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool, remedy: st
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; {remedy}")
+        if write and "starts" not in there:
+            raise UserError(f"{workdir}: was begun by an older mtret, whose batches were others; use another --workdir")
     elif workdir.exists() and (not workdir.is_dir() or any(not is_probe(path) for path in inside(workdir))):
         raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
     if write:
@@ -115,26 +119,41 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool, remedy: st
         start = {**this_start(), "suite": config["suite"], "mesh": config["mesh"], "attention": identity["attention"]}
         # An export reads the suite where it was last.
         now = {**there.get("config", config), "suite": config["suite"]}
-        whole = {key: value for key, value in identity.items() if key != "attention"}
-        replace_json(path, {**whole, **there, "config": now, "starts": [*there["starts"], start]})
+        # Of a run that an older mtret began it stays unknown what its encoder was then.
+        unknown = ("attention", SOURCE) if there.get("starts") and SOURCE not in there else ("attention",)
+        whole = {key: value for key, value in identity.items() if key not in unknown}
+        replace_json(path, {**whole, **there, "config": now, "starts": [*there.get("starts", []), start]})
+
+
+def begun_by_older(workdir: AnyPath) -> TemplateConfig | None:
+    """The templates of a run that an older mtret began, for which no encoder's prompts counted; None for any other."""
+    there = read_identity(workdir) if (workdir / RUN_FILE).exists() else {}
+    return build(RunConfig, there["config"], "").templates if there and SOURCE not in there else None
 
 
 def resuming(workdir: AnyPath, identity: Mapping[str, Any]) -> list[str]:
-    """What is not as before where a run goes on, in a line."""
+    """What is to be said where a run goes on: what it did not write down, and what is not as before; a line each."""
     if not (workdir / RUN_FILE).exists():
         return []
-    now, before = identity["attention"], read_identity(workdir)["starts"][-1]["attention"]
-    if now == before:
-        return []
-    return [
-        f"attention is computed by '{now}', by '{before}' before: the last digits differ (model.attention='{before}' "
-        "goes on as it was)"
-    ]
+    there = read_identity(workdir)
+    lines = []
+    if SOURCE not in there:
+        lines.append(
+            f"{workdir}: was begun by an older mtret, which wrote down the encoder's weights alone: whether its "
+            "configuration, pooling, tokenizer and prompts are still the same is not known"
+        )
+    before = [start["attention"] for start in there.get("starts", []) if "attention" in start]
+    if before and before[-1] != identity["attention"]:
+        lines.append(
+            f"attention is computed by '{identity['attention']}', by '{before[-1]}' before: the last digits differ "
+            f"(model.attention='{before[-1]}' goes on as it was)"
+        )
+    return lines
 
 
 def _other_source(identity: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """How the encoder is not the one that the run began with."""
-    ours, theirs = identity[SOURCE], there[SOURCE]
+    """How the encoder is not the one that the run began with, as far as that was written down."""
+    ours, theirs = identity[SOURCE], there.get(SOURCE, {})
     towers = [tower for tower in ours if tower in theirs]
     return [f"{SOURCE}.{tower}.{line}" for tower in towers for line in differing(ours[tower], theirs[tower])]
 
@@ -157,6 +176,6 @@ def read_identity(workdir: AnyPath) -> dict[str, Any]:
         raise UserError(f"{workdir}: holds no run (no {RUN_FILE}); give the folder of a training") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give the folder of a run, or a new one to train") from error
-    if not isinstance(there, dict) or not {*IDENTITY, SOURCE, "starts"} <= set(there):
+    if not isinstance(there, dict) or not {"config", *IDENTITY} <= set(there):
         raise UserError(f"{path}: is not that of a run; give the folder of a training, or a new one to train")
     return there

@@ -17,7 +17,7 @@ from mtret.data.roles import role_of, training_record
 from mtret.data.shapes import Shape
 from mtret.data.suites import load_suite, read_all_pixels
 from mtret.data.tasks import Task
-from mtret.data.templates import TemplateConfig
+from mtret.data.templates import TemplateConfig, Templates
 from mtret.data.tokenize import Tokenizer
 from mtret.data.training_tasks import TrainingTask, training_task
 from mtret.errors import UserError, nearest
@@ -103,9 +103,10 @@ def untrainable(suite: Suite, config: RunConfig, tasks: Sequence[Task]) -> list[
     ]
 
 
-def with_templates(config: RunConfig, encoder: hf.Pretrained) -> RunConfig:
-    """The configuration with its templates settled: what it does not say follows from the encoder."""
-    own = starting_templates(encoder, config.model)
+def with_templates(config: RunConfig, encoder: hf.Pretrained, begun: TemplateConfig | None = None) -> RunConfig:
+    """The configuration with its templates settled: what it does not say follows from the encoder, or is that of a run
+    that was `begun` by it."""
+    own = begun.over(Templates()) if begun else starting_templates(encoder, config.model)
     return replace(config, templates=TemplateConfig(**asdict(config.templates.over(own))))
 
 
@@ -153,14 +154,15 @@ class Inputs(NamedTuple):
     model: Towers
 
 
-def load_inputs(config: RunConfig, console: Console) -> Inputs:
-    """Reads suite and encoder, and says what one would not expect of them. Raises UserError for the first mistake."""
+def load_inputs(config: RunConfig, console: Console, begun: TemplateConfig | None = None) -> Inputs:
+    """Reads suite and encoder, and says what one would not expect of them. `begun`: templates of a run that an older
+    mtret began. Raises UserError for the first mistake in them."""
     suite = load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     for line in untrainable(suite, config, tasks):
         say(console, line)
     model = start_models(config, tasks)
-    config = with_templates(config, model.encoder)
+    config = with_templates(config, model.encoder, begun)
     say_once(console, said_of_source(config, model.encoder))
     attention.choose(config.model.attention, model.encoder.config.attention_dropout_rate)
     return Inputs(config, suite, tasks, model)

@@ -25,7 +25,16 @@ from mtret.runs import session
 from mtret.runs.baseline import base_forms
 from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.export import save_model
-from mtret.runs.identity import UNDRAWN, alone_in, check_same, check_shared, claim, identity_of, resuming
+from mtret.runs.identity import (
+    UNDRAWN,
+    alone_in,
+    begun_by_older,
+    check_same,
+    check_shared,
+    claim,
+    identity_of,
+    resuming,
+)
 from mtret.runs.setup import Inputs, Prepared, bytes_of, load_inputs, prepare, sizes_of
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
@@ -55,7 +64,7 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     here = session.begin(console)
     programs_made = count_compilations()
     check_writable(workdir, "--workdir")
-    inputs = load_inputs(config, console)
+    inputs = load_inputs(config, console, begun_by_older(workdir))
     config = inputs.config
     say(console, attention.in_words(inputs.model.encoder.config.attention))
     identity = identity_of(*inputs)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from safetensors.numpy import load_file, save_file
 from mtret.data.formats import read_task
 from mtret.data.suites import load_suite
 from mtret.data.tasks import Task
+from mtret.data.templates import TemplateConfig, Templates
 from mtret.errors import UserError
 from mtret.model_folder import fingerprint
 from mtret.model_folder.folder import load_model
+from mtret.models import hf
 from mtret.models.dual_encoder import ModelConfig
 from mtret.run_config import RunConfig, read_config
 from mtret.runs.embedding import embed_tasks
 from mtret.runs.evaluate import EvaluationConfig, evaluate
-from mtret.runs.identity import claim, identity_of, read_identity, resuming
+from mtret.runs.identity import begun_by_older, claim, identity_of, read_identity, resuming
 from mtret.runs.setup import mixture_tasks, start_models, with_templates
+from mtret.runs.train import train
 
 Change = Callable[[Path], None]
 Mtret = Callable[..., tuple[int, str, str]]
@@ -146,7 +150,7 @@ def run_of(model: Path, suite: Path) -> tuple[RunConfig, dict[str, Any]]:
     there = load_suite(str(suite))
     tasks = mixture_tasks(there, config)
     start = start_models(config, tasks)
-    config = with_templates(config, start.encoder)
+    config = with_templates(config, start.encoder, None)
     return config, identity_of(config, there, tasks, start)
 
 
@@ -210,6 +214,40 @@ def test_attention_is_part_of_a_run_s_record(own_model: Path, tiny_suite: Path, 
     assert [start["attention"] for start in read_identity(tmp_path / "run")["starts"]] == ["cpu", "xla"]
 
 
+@pytest.mark.slow
+def test_a_run_of_an_older_mtret_resumes_and_says_what_is_not_known(
+    unfinished: Path, tiny_config: Path, console: Console
+) -> None:
+    edit(unfinished / "config.json", lambda there: there.pop("source"))
+    for start in range(2):
+        train(read_config(str(tiny_config)), unfinished, console)
+        said = console.export_text()
+        assert "was begun by an older mtret, which wrote down the encoder's weights alone: whether its" in said
+        assert len(read_identity(unfinished)["starts"]) == 2 and "source" not in read_identity(unfinished)
+        assert ("all 6 steps are done already" in said) == bool(start)
+    assert load_model(str(unfinished)).details["step"] <= 6
+
+
+def test_a_run_of_an_older_mtret_keeps_its_templates(own_model: Path, tiny_suite: Path, tmp_path: Path) -> None:
+    """It put nothing of the encoder's before texts; going on with other templates would be another training."""
+    config = {"query": "query: ", "document": "passage: "}
+    edit(own_model / "config_sentence_transformers.json", lambda whole: whole.update(prompts=config))
+    settled, identity = run_of(own_model, tiny_suite)
+    assert settled.templates.chosen.document == "passage: {document}"
+    workdir = tmp_path / "run"
+    plain = Templates()
+    old = {**identity, "config": {**identity["config"], "templates": vars(plain)}}
+    del old["source"]
+    claim(workdir, {**old, "source": {}}, write=True)
+    edit(workdir / "config.json", lambda there: there.pop("source"))
+    begun = begun_by_older(workdir)
+    assert begun == TemplateConfig(plain.query, plain.document, plain.generic)
+    unset = replace(settled, templates=TemplateConfig())
+    assert with_templates(unset, hf.load(str(own_model)), begun).templates.chosen == plain
+    given = replace(settled, templates=TemplateConfig(query="ask {query}"))
+    assert with_templates(given, hf.load(str(own_model)), begun).templates.query == "ask {query}"
+
+
 DEV = EvaluationConfig(split="dev", tasks=("alpha",), scann=False, pooled=False)
 
 
@@ -222,12 +260,20 @@ def moved(tmp_path: Path, finished: Path, own_model: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_model_that_does_not_say_what_its_base_was_has_none(
-    moved: Path, tiny_suite: Path, console: Console, tmp_path: Path
+def test_a_model_of_an_older_mtret_is_judged_and_says_what_is_not_known(
+    moved: Path, own_model: Path, tiny_suite: Path, console: Console, tmp_path: Path
 ) -> None:
-    edit(moved / "mtret.json", lambda details: details.pop("source_parts"))
-    with pytest.raises(UserError, match="is not what this model was finetuned from: tokenizer"):
-        evaluate(str(moved), str(tiny_suite), DEV, tmp_path / "out", console)
+    def older(details: dict[str, Any]) -> None:
+        del details["source_parts"], details["base_forms"]
+        details["source_sha256"] = hf.load(str(own_model)).weights_sha256
+
+    edit(moved / "mtret.json", older)
+    results = evaluate(str(moved), str(tiny_suite), DEV, tmp_path / "out", console)
+    assert results["base_forms"]["chosen"] == "bare"
+    assert "has the weights that this model was finetuned from; whether its configuration" in console.export_text()
+    weights(own_model)
+    with pytest.raises(UserError, match=r"its weights are not those that this model was finetuned from"):
+        evaluate(str(moved), str(tiny_suite), DEV, tmp_path / "other", console)
 
 
 @pytest.mark.slow

@@ -267,16 +267,19 @@ def read_best_step(workdir: Path) -> int:
     return max((line for line in dev(workdir) if line["best"]), key=lambda line: line["step"])["step"]
 
 
-def test_a_folder_that_does_not_say_what_was_begun_is_no_run(
-    unfinished: Path, config: RunConfig, console: Console, tmp_path: Path
+def test_a_run_of_an_older_version_is_exported_but_not_gone_on_with(
+    unfinished: Path, finished: Path, config: RunConfig, console: Console, tmp_path: Path, tree: Tree
 ) -> None:
-    path = unfinished / "config.json"
-    there = json.loads(path.read_text(encoding="utf-8"))
-    del there["starts"]
-    path.write_text(json.dumps(there), encoding="utf-8")
-    for act in (lambda: train(config, unfinished, console), lambda: export(unfinished, tmp_path / "exported")):
-        with pytest.raises(UserError, match=r"config\.json: is not that of a run"):
-            act()
+    for workdir in (unfinished, shutil.copytree(finished, tmp_path / "finished")):
+        path = workdir / "config.json"
+        there = json.loads(path.read_text(encoding="utf-8"))
+        del there["starts"], there["config"]["loss"]["dimensions"], there["config"]["loop"]["keep_weights"]
+        path.write_text(json.dumps(there), encoding="utf-8")
+    export(unfinished, tmp_path / "exported")
+    assert tree(tmp_path / "exported").keys() == tree(finished / "model").keys()
+    with pytest.raises(UserError, match=r"was begun by an older mtret, whose batches were others; use another"):
+        train(config, unfinished, console)
+    assert train(config, tmp_path / "finished", console) == tmp_path / "finished" / "model"
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(
