@@ -36,8 +36,8 @@ def report(values: Flags) -> None:
     if not names:
         raise UserError(f"--results is needed: {values['results'].help}")
     form: Any = values["format"].value
-    from mtret.files import locate
-    from mtret.runs.report import open_runs, rebuild_report, side_of, table_text, write_table
+    from mtret.files import check_new, check_writable, locate, replace_text
+    from mtret.runs.report import open_runs, rebuild_report, side_of, table_text
 
     out = locate(values["out"].value) if values["out"].value else None
     asked: dict[str, Any] = {name: values[name].value for name in ("metric", "per_task", "only_groups", "intervals")}
@@ -61,7 +61,9 @@ def report(values: Flags) -> None:
     if out is None:
         print(text, end="")
         return
-    write_table(text, out)
+    check_writable(out.parent, "--out")
+    check_new(out, "--out")
+    replace_text(out, text)
     print(f"wrote {out}")
 
 

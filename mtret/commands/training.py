@@ -27,7 +27,11 @@ def define_train(values: Flags) -> None:
     )
     values.names("hold_out", "tasks and families to leave out of the training, to be evaluated on")
     values.switch("dry_run", "say what would be trained, in what memory and time, and write nothing")
-    values.switch("evaluate", "in the end, evaluate the model on the dev samples of all tasks", default=True)
+    values.switch(
+        "evaluate",
+        "in the end, evaluate the model on the dev samples of all tasks; those on the way follow loop.evaluate_every",
+        default=True,
+    )
     values.switch("profile", "trace a few steps, into WORKDIR/profile")
     values.switch(
         "distributed",

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from mtret.errors import UserError, nearest
 from mtret.evaluation import statistics
-from mtret.evaluation.query_scores import QueryScores, TaskQueries
+from mtret.evaluation.query_scores import QueryScores
 from mtret.evaluation.results import Bootstrap, Results
 from mtret.evaluation.retrieval import PRIMARY, ROLES
 from mtret.evaluation.statistics import (
@@ -278,13 +278,9 @@ def _matched(
     left = (len(ids[0] - common), len(ids[1] - common))
     if any((metric, system) not in each.scores for each, system in every):
         return np.zeros((0, len(every))), left  # a task of images, which this system does not read
-    order = [query for query in every[0][0].ids if query in common]
-    return np.stack([_in_order(each, order, (metric, system)) for each, system in every], axis=1), left
-
-
-def _in_order(scores: TaskQueries, order: Sequence[str], key: tuple[str, str]) -> Float64[np.ndarray, "q"]:
-    place = {query: row for row, query in enumerate(scores.ids)}
-    return scores.scores[key][np.array([place[query] for query in order], np.int64)]
+    columns = [dict(zip(each.ids, each.scores[metric, system], strict=True)) for each, system in every]
+    rows = [[column[query] for column in columns] for query in every[0][0].ids if query in common]
+    return np.array(rows, np.float64).reshape(len(rows), len(every)), left
 
 
 def _drawn(

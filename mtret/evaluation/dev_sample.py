@@ -85,10 +85,8 @@ def dev_samples(tasks: Sequence[Task], config: DevConfig, seed: int) -> Mapping[
 
 def _sample(task: Task, config: DevConfig, random: np.random.Generator) -> DevSample:
     dev = task.splits["dev"]
-    chosen = np.sort(random.permutation(len(dev.queries))[: config.queries])
-    positive = dev.scores > 0
-    owner = np.repeat(np.arange(len(dev.queries)), np.diff(dev.offsets))
-    gold = np.unique(dev.documents[positive & np.isin(owner, chosen)])
+    queries = dev.queries[np.sort(random.permutation(len(dev.queries))[: config.queries])]
+    gold = np.unique(dev.documents[(dev.scores > 0) & np.isin(dev.pair_queries(), queries)])
     others = np.setdiff1d(task.parent_rows.astype(np.int64), gold)
     drawn = random.permutation(others)
     if task.parents is None:
@@ -98,4 +96,4 @@ def _sample(task: Task, config: DevConfig, random: np.random.Generator) -> DevSa
         which, chunks = chunk_rows(task.parents, drawn)
         fitting = np.cumsum(np.bincount(which, minlength=len(drawn))) <= config.distractors
         drawn = chunks[fitting[which]]
-    return DevSample(task, dev.queries[chosen], np.sort(np.concatenate([gold, drawn])).astype(np.int32))
+    return DevSample(task, queries, np.sort(np.concatenate([gold, drawn])).astype(np.int32))

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,14 +60,7 @@ class Encoded:
     length: str = "length 1"  # of each vector, in words
 
 
-@dataclass
-class _Seen:
-    """What `Encoded` tells of texts, counted as they pass."""
-
-    truncated: int = 0
-    empty: int = 0
-
-
+Seen = Counter[str]  # "truncated", "empty": what `Encoded` tells of texts, counted as they pass
 Write = Callable[[Sequence[str], np.ndarray], None]
 Blocks = Iterator[tuple[Sequence[str], Float32[np.ndarray, "n D"]]]
 
@@ -88,7 +82,7 @@ def encode_to_file(
     dimension = config.dimensions or whole
     if dimension > whole:
         raise UserError(f"--dimensions={dimension}: this model's vectors have {whole} dimensions")
-    seen = _Seen()
+    seen = Seen()
     if texts is None:
         prompt, blocks = _task_blocks(model, config, cache, console, seen)
     else:
@@ -106,7 +100,7 @@ def encode_to_file(
     encoder = model.encoder
     ones = encoder.normalises or (dimension < whole and encoder.similarity == "cosine")
     length = "length 1" if ones else f"not of length 1, to be compared by {encoder.similarity}"
-    return Encoded(count, dimension, prompt, seen.truncated, seen.empty, length)
+    return Encoded(count, dimension, prompt, seen["truncated"], seen["empty"], length)
 
 
 def check_out(out: AnyPath) -> None:
@@ -120,7 +114,7 @@ def check_out(out: AnyPath) -> None:
 
 
 def _task_blocks(
-    model: RetrievalModel, config: EncodeConfig, cache: AnyPath, console: Console, seen: _Seen
+    model: RetrievalModel, config: EncodeConfig, cache: AnyPath, console: Console, seen: Seen
 ) -> tuple[str, Blocks]:
     """By the same function as `search` and `evaluate`, through the same cache."""
     suite = load_suite_of(model, config.suite)
@@ -133,19 +127,15 @@ def _task_blocks(
         raise UserError(f"'{config.task}' cannot be encoded: {NEEDS_TOWER}")
     if config.prompt:
         raise UserError("--prompt: a task has its own; it is for --texts")
+    encoder, prompt, texts = model.encoder, model.templates.query_prefix(task.card.instruction), task.query_texts
+    if config.side == "documents":
+        encoder, prompt, texts = model.towers.documents or encoder, model.templates.document_prefix, task.document_texts
+    tokens = Tokenizer(encoder.folder, cache, encoder.pools_prompt).after(prompt, texts)
     if config.side == "queries":
-        prompt = model.templates.query_prefix(task.card.instruction)
-        tokenizer = Tokenizer(model.encoder.folder, cache, model.encoder.pools_prompt)
-        tokens = tokenizer.after(prompt, task.query_texts)
-        return prompt, _embedded(model.encoder, [(task.query_ids, tokens)], len(task.query_ids), console, seen)
+        return prompt, _embedded(encoder, [(task.query_ids, tokens)], len(task.query_ids), console, seen)
+    seen["truncated"] = 0 if task.images else _longer(tokens, encoder)
     vectors = embed_tasks("documents", model, [(task, ())], cache, console)[0][1]
-    if not task.images:
-        encoder = model.towers.documents or model.encoder
-        tokens = Tokenizer(encoder.folder, cache, encoder.pools_prompt).after(
-            model.templates.document_prefix, task.document_texts
-        )
-        seen.truncated = _longer(tokens, encoder)
-    return model.templates.document_prefix, iter([(task.document_ids, vectors)])
+    return prompt, iter([(task.document_ids, vectors)])
 
 
 def _text_blocks(
@@ -154,7 +144,7 @@ def _text_blocks(
     texts: Iterator[tuple[str, str]],
     total: int,
     console: Console,
-    seen: _Seen,
+    seen: Seen,
 ) -> tuple[str, Blocks]:
     """Block by block, so that memory holds one block of texts."""
     encoder = model.encoder
@@ -168,7 +158,7 @@ def _text_blocks(
     def tokenised() -> Iterator[tuple[Sequence[str], Tokens]]:
         while block := list(islice(texts, BLOCK)):
             filled = [(name, text) for name, text in block if text.strip()]
-            seen.empty += len(block) - len(filled)
+            seen["empty"] += len(block) - len(filled)
             yield tuple(name for name, _ in filled), tokenizer.after(prompt, [text for _, text in filled])
 
     return prompt, _embedded(encoder, tokenised(), total, console, seen)
@@ -198,13 +188,17 @@ def _longer(tokens: Tokens, encoder: Pretrained) -> int:
 
 
 def _embedded(
-    encoder: Pretrained, blocks: Iterable[tuple[Sequence[str], Tokens]], total: int, console: Console, seen: _Seen
+    encoder: Pretrained,
+    blocks: Iterable[tuple[Sequence[str], Tokens]],
+    total: int,
+    console: Console,
+    seen: Seen,
 ) -> Blocks:
     """One block after the other; a bar where the total is known."""
     embed = embedder(encoder)
     with Bar(console if total else Console(quiet=True), "encoding, texts", total) as bar:
         for ids, tokens in blocks:
-            seen.truncated += _longer(tokens, encoder)
+            seen["truncated"] += _longer(tokens, encoder)
             yield ids, embed([Texts(tokens, encoder.max_length)])[0]
             bar.advance(len(ids))
         bar.finish()

@@ -22,12 +22,12 @@ from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.findings import findings
 from mtret.evaluation.query_scores import data_sha256, with_query_scores
 from mtret.evaluation.report import terminal_tables, write_report
+from mtret.evaluation.results import build_results
 from mtret.evaluation.retrieval import (
     PRIMARY,
     Pool,
     PooledOutcome,
     TaskOutcome,
-    build_results,
     evaluate_task,
     pool,
     queries_with_copies,
@@ -42,7 +42,7 @@ from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.run_config import RunConfig
 from mtret.runs import session
-from mtret.runs.baseline import base_of_model, chosen_templates, forms_of_model, in_form
+from mtret.runs.baseline import base_of_model, forms_of_model, in_form
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.export import load_suite_of, open_model
 from mtret.runs.protocol import DEPTH, EvaluationConfig, mixture_of, protocol
@@ -93,7 +93,7 @@ def evaluate(
     _say_size(asked, config, sample, console)
     base = base_of_model(loaded, config.matmul_dtype)
     forms = forms_of_model(loaded, base, suite, cache, console)
-    encoders = {"base": in_form(base, chosen_templates(forms, base))}
+    encoders = {"base": in_form(base, forms, forms["chosen"])}
     encoders |= {} if loaded.record is None else {"finetuned": loaded}
     say_once(console, (line for each in encoders.values() for line in each.remarks))
     vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
@@ -217,8 +217,7 @@ def _score_forms(
     for name, form in forms["forms"].items():
         vectors = chosen
         if name != forms["chosen"]:
-            other = in_form(base, chosen_templates({**forms, "chosen": name}, base))
-            vectors = _embed(f"base, {name}", other, asked, cache, console)
+            vectors = _embed(f"base, {name}", in_form(base, forms, name), asked, cache, console)
         form["split"] = config.split
         form["tasks"] = {
             one.task.name: round(_dense_score(one, vectors[one.task.name], config), 6)

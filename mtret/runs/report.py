@@ -10,16 +10,7 @@ from mtret.evaluation.query_scores import QUERIES_FILE, results_file
 from mtret.evaluation.report import write_views
 from mtret.evaluation.results import Results, read_results
 from mtret.evaluation.run_tables import RunResults, distinct_labels
-from mtret.files import (
-    AnyPath,
-    at_home,
-    check_new,
-    check_writable,
-    locate,
-    replace_bytes,
-    replace_text,
-    split_places,
-)
+from mtret.files import AnyPath, at_home, check_writable, locate, replace_bytes, split_places
 from mtret.tables import Form, to_text
 
 
@@ -88,13 +79,6 @@ def table_text(
             raise UserError("--only_groups: CSV has lines of runs, and no means of groups; leave it out")
         table = run_tables.long_table(runs)
     return to_text(table, form)
-
-
-def write_table(text: str, path: AnyPath) -> None:
-    """Raises UserError where something is there."""
-    check_writable(path.parent, "--out")
-    check_new(path, "--out")
-    replace_text(path, text)
 
 
 def rebuild_report(name: str, out: AnyPath | None) -> tuple[Results, AnyPath]:

@@ -4,6 +4,7 @@ import functools
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -48,23 +49,22 @@ def summary(
     }
 
 
-class _Compilations:
+@functools.cache  # one for the process: listeners stay
+def _compilations() -> Counter[str]:
     """What JAX says of every program that this process has compiled, or read from the cache on disk."""
+    seen: Counter[str] = Counter()
 
-    def __init__(self) -> None:
-        self.count, self.cached, self.seconds = 0, 0, 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._compiled)
-        jax.monitoring.register_event_listener(self._found)
-
-    def _compiled(self, event: str, duration_secs: float, **_: Any) -> None:
+    def compiled(event: str, duration_secs: float, **_: Any) -> None:
         if event.endswith("/backend_compile_duration"):
-            self.count, self.seconds = self.count + 1, self.seconds + duration_secs
+            seen["count"] += 1
+            seen["seconds"] += duration_secs  # pyright: ignore[reportArgumentType]
 
-    def _found(self, event: str, **_: Any) -> None:
-        self.cached += event.endswith("/compilation_cache/cache_hits")
+    def found(event: str, **_: Any) -> None:
+        seen["cached"] += event.endswith("/compilation_cache/cache_hits")
 
-
-_compilations = functools.cache(_Compilations)  # one for the process: listeners stay
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    jax.monitoring.register_event_listener(found)
+    return seen
 
 
 def count_compilations() -> Callable[[], dict[str, Any]]:
@@ -72,17 +72,8 @@ def count_compilations() -> Callable[[], dict[str, Any]]:
 
     Those that were read from the cache on disk count among them, and apart.
     """
-    seen = _compilations()
-    count, cached, seconds = seen.count, seen.cached, seen.seconds
-
-    def since() -> dict[str, Any]:
-        return {
-            "count": seen.count - count,
-            "cached": seen.cached - cached,
-            "seconds": round(seen.seconds - seconds, 2),
-        }
-
-    return since
+    before = _compilations().copy()
+    return lambda: {name: round(_compilations()[name] - before[name], 2) for name in ("count", "cached", "seconds")}
 
 
 def in_words(numbers: dict[str, Any]) -> str:

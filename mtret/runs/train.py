@@ -79,10 +79,15 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     if is_first():
         claim(workdir, {**identity, UNDRAWN: undrawn}, write=True)
     check_shared(workdir)
-    with closing(_checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)) as checkpoints:
+    folder, keep = workdir / "checkpoints", config.loop.keep_checkpoints
+    kept = Checkpoints(folder, keep) if isinstance(folder, Path) else ObjectCheckpoints(folder, keep)
+    with closing(kept) as checkpoints:
         state, best = _start(run, config, checkpoints, workdir, console)
         if (first := int(state.step)) < config.loop.steps:
-            steps, seconds = _compile(run, state, here.programs, console)
+            number = len(run.planner.shapes)
+            say(console, f"compiling {number} shapes, which takes a minute or more the first time ...")
+            steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
+            say(console, f"compiled {number} shapes in {duration(seconds)} (kept in {here.programs})")
             state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile)
             if is_first():
                 numbers = _numbers(run, config, state, totals, first, len(steps), seconds)
@@ -92,14 +97,6 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     if is_first():
         _write_model(inputs, undrawn, best, latest, int(state.step), workdir, here.cache, console)
     return workdir / "model"
-
-
-def _compile(run: Prepared, state: TrainState, programs: str, console: Console) -> tuple[Mapping[Shape, Step], float]:
-    """An executable for each shape, and the seconds that took."""
-    say(console, f"compiling {len(run.planner.shapes)} shapes, which takes a minute or more the first time ...")
-    steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
-    say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {programs})")
-    return steps, seconds
 
 
 def _run(
@@ -171,10 +168,6 @@ def _write_model(
     save_model(workdir / "model", model.with_params(params), trained, config, chosen, forms=forms)
     with suppress(UserError):  # with a log_every of more than all steps, nothing was written down to draw
         write_curves({workdir.name: read_curves(workdir)}, workdir / CURVES)
-
-
-def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints | ObjectCheckpoints:
-    return Checkpoints(folder, keep) if isinstance(folder, Path) else ObjectCheckpoints(folder, keep)
 
 
 def _start(

@@ -13,8 +13,8 @@ from mtret.errors import UserError
 from mtret.evaluation.comparison import OF_MODELS, Comparison, Side, markdown, role_words, summary, tables
 from mtret.evaluation.comparison import compare as compare_sides
 from mtret.evaluation.query_scores import QueryScores, data_sha256, read_query_scores, with_query_scores
-from mtret.evaluation.results import write_results
-from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results
+from mtret.evaluation.results import build_results, write_results
+from mtret.evaluation.retrieval import TaskOutcome, TaskScores
 from mtret.evaluation.statistics import Difference, bounds, resampled_means
 from mtret.tables import to_terminal
 

@@ -310,7 +310,7 @@ def test_mistakes_when_exporting_and_reporting(
     for arguments, pattern in [
         (
             ("export", f"--model={unfinished}", f"--out={own_model}"),
-            r"encoder: exists already; export never overwrites",
+            r"encoder: exists already and is never overwritten",
         ),
         (("export", f"--model={unfinished}", f"--out={file}/x"), r"--out=.*/file/x: .*/file is not writable"),
         (("export", f"--model={tmp_path}/none", f"--out={tmp_path}/x"), r"none: holds no run \(no config\.json\)"),

@@ -11,8 +11,8 @@ import pytest
 
 from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.evaluation.query_scores import data_sha256, with_query_scores
-from mtret.evaluation.results import write_results
-from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results
+from mtret.evaluation.results import build_results, write_results
+from mtret.evaluation.retrieval import TaskOutcome, TaskScores
 
 Mtret = Callable[..., tuple[int, str, str]]
 METRICS = ("ndcg@10", "recall@10", "capped_recall@10", "mrr@10", "map")
