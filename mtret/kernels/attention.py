@@ -86,14 +86,14 @@ def attend(
         words = dropout_words(row_keys, dropout_site)
     if implementation == "cpu":
         return attention_cpu.attend(q, k, v, segment, words, window, rate)
-    narrow = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    kind, (q, k, v) = q.dtype, (x.astype(jnp.bfloat16) for x in (q, k, v))
     if implementation == "cudnn":
         mask = visible(segment, window)[:, None]
-        return jax.nn.dot_product_attention(*narrow, mask=mask, implementation="cudnn").astype(q.dtype)
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn").astype(kind)
     from mtret.kernels.attention_gpu import flash
 
     interpret = implementation == "pallas_interpreted"
-    return flash(*narrow, segment, words, window, rate, interpret=interpret).astype(q.dtype)
+    return flash(q, k, v, segment, words, window, rate, interpret=interpret).astype(kind)
 
 
 @dataclass(frozen=True)
