@@ -42,9 +42,8 @@ def locate(name: str) -> AnyPath:
 
     # A listing that is remembered knows nothing of what another process has written since.
     conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
-    os.environ.setdefault(
-        "EPATH_USE_TF", "false"
-    )  # else an installed TensorFlow would be imported, which knows no s3://
+    # Else an installed TensorFlow would be imported, which knows no s3://.
+    os.environ.setdefault("EPATH_USE_TF", "false")
     return epath.Path(name)
 
 

@@ -391,7 +391,7 @@ def attention_of(name: str, segment: Any, blocks: Any = None, matmul_dtype: str 
         if blocks is None:
             return attend(q, k, v, segment, implementation=name, matmul_dtype=matmul_dtype)
         q, k, v = (x.astype(jnp.bfloat16) for x in (q, k, v))
-        return flash(q, k, v, segment, None, None, 0.0, blocks).astype(jnp.float32)
+        return flash(q, k, v, segment, jnp.zeros((len(q), 2), jnp.uint32), None, 0.0, blocks).astype(jnp.float32)
 
     def run(q: Any, k: Any, v: Any, cotangent: Any) -> Any:
         mixed, back = jax.vjp(attention, q, k, v)

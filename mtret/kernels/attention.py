@@ -81,17 +81,19 @@ def attend(
         return _xla(q, k, v, segment, row_keys, _Attention(window, matmul_dtype, dropout_rate, dropout_site))
     rate = 0.0 if row_keys is None else dropout_rate
     _check_dropout(implementation, rate)
-    words = dropout_words(row_keys, dropout_site) if row_keys is not None and rate > 0.0 else None
+    words = jnp.zeros((len(q), 2), jnp.uint32)
+    if row_keys is not None and rate > 0.0:
+        words = dropout_words(row_keys, dropout_site)
     if implementation == "cpu":
         return attention_cpu.attend(q, k, v, segment, words, window, rate)
-    narrow = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    kind, (q, k, v) = q.dtype, (x.astype(jnp.bfloat16) for x in (q, k, v))
     if implementation == "cudnn":
         mask = visible(segment, window)[:, None]
-        return jax.nn.dot_product_attention(*narrow, mask=mask, implementation="cudnn").astype(q.dtype)
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn").astype(kind)
     from mtret.kernels.attention_gpu import flash
 
     interpret = implementation == "pallas_interpreted"
-    return flash(*narrow, segment, words, window, rate, interpret=interpret).astype(q.dtype)
+    return flash(q, k, v, segment, words, window, rate, interpret=interpret).astype(kind)
 
 
 @dataclass(frozen=True)

@@ -340,10 +340,7 @@ Shape shape_of(const F32x4& q, int64_t window, int64_t threshold, float rate) {
   return {size[0], size[1], size[2], size[3], window, static_cast<uint32_t>(threshold), 1.0f / (1.0f - rate)};
 }
 
-const uint32_t* words_of(const U32x2& words, int64_t row) {
-  static const uint32_t none[2] = {0, 0};
-  return words.element_count() ? words.typed_data() + 2 * row : none;
-}
+const uint32_t* words_of(const U32x2& words, int64_t row) { return words.typed_data() + 2 * row; }
 
 // Room for `arrays` of a whole segment, one of its keys by queries each `squares`, and three tiles.
 int64_t room(const Shape& shape, int64_t arrays, int64_t squares) {

@@ -36,15 +36,13 @@ def attend(
     k: Float[Array, "rows L heads features"],
     v: Float[Array, "rows L heads features"],
     segment: Int[Array, "rows L"],
-    words: UInt32[Array, "rows 2"] | None,
+    words: UInt32[Array, "rows 2"],
     window: int | None,
     rate: float,
 ) -> Float[Array, "rows L heads features"]:
-    """As `attention.attend`, in float32 throughout. `words`: what each row's dropout masks are drawn from; None: there
-    is no dropout. Raises UserError as `require` does."""
+    """As `attention.attend`, in float32 throughout. `words`: what each row's dropout masks are drawn from. Raises
+    UserError as `require` does."""
     require()
-    if words is None:
-        words, rate = jnp.zeros((0, 2), jnp.uint32), 0.0
     return _attend(q, k, v, segment.astype(jnp.int32), words, window, rate)
 
 

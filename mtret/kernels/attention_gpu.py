@@ -53,23 +53,20 @@ def flash(
     k: Float[Array, "rows L heads features"],
     v: Float[Array, "rows L heads features"],
     segment: Int[Array, "rows L"],
-    words: UInt32[Array, "rows 2"] | None,
+    words: UInt32[Array, "rows 2"],
     window: int | None,
     rate: float,
     blocks: Blocks | None = None,
     interpret: bool = False,
 ) -> Float[Array, "rows L heads features"]:
-    """As `attention.attend`, in the operands' own type. `words`: what each row's dropout masks are drawn from; None:
-    there is no dropout."""
-    rows, length, _, features = q.shape
+    """As `attention.attend`, in the operands' own type. `words`: what each row's dropout masks are drawn from."""
+    _, length, _, features = q.shape
     # Products are of powers of two, at least 16. What is added is a segment of its own, and features of zeros.
     more_tokens = -length % NARROWEST
     more_features = max(NARROWEST, 1 << (features - 1).bit_length()) - features
     if more_tokens or more_features:
         q, k, v = (jnp.pad(x, ((0, 0), (0, more_tokens), (0, 0), (0, more_features))) for x in (q, k, v))
         segment = jnp.pad(segment, ((0, 0), (0, more_tokens)), constant_values=-1)
-    if words is None:
-        words, rate = jnp.zeros((rows, 2), jnp.uint32), 0.0
     kernel = _Kernel(window, rate, length, features**-0.5, blocks or Blocks(), interpret)
     found: Any = _flash(q, k, v, segment.astype(jnp.int32), words, kernel)
     return found[:, :length, :, :features]

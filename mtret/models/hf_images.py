@@ -12,7 +12,7 @@ import numpy as np
 from mtret.errors import UserError
 from mtret.files import AnyPath, replace_arrays, replace_json
 from mtret.models import hf, weights
-from mtret.models.siglip import DEFAULTS, LARGEST_SIDE, PREFIXES, UNUSED, SiglipConfig
+from mtret.models.siglip import DEFAULTS, PREFIXES, UNUSED, SiglipConfig
 from mtret.models.vision import SCRATCH, ImageTower, VisionConfig
 from mtret.models.weights import file_sha256, read_json
 from mtret.pytrees import Tree, flatten
@@ -43,7 +43,7 @@ def begin(
     Raises UserError where the source is none, or the sizes do not fit together.
     """
     if config.source == SCRATCH:
-        tower = ImageTower(replace(_of_sizes(config), matmul_dtype=matmul_dtype, remat=remat), features)
+        tower = ImageTower(replace(config.siglip(), matmul_dtype=matmul_dtype, remat=remat), features)
         return PretrainedImages(tower, _drawn(tower, seed), f"{SCRATCH}, seed {seed}")
     try:
         folder = hf.resolve(config.source)
@@ -53,17 +53,6 @@ def begin(
     drawn = _drawn(tower, seed)
     params = {**drawn, "vision_model": _read_tower(folder, tower)}
     return PretrainedImages(tower, params, weights.sha256(folder))
-
-
-def _of_sizes(config: VisionConfig) -> SiglipConfig:
-    if not config.patch_size <= config.image_size <= LARGEST_SIDE:
-        raise UserError(
-            f"model.vision.image_size: {config.image_size} is not between one patch of {config.patch_size} and "
-            f"{LARGEST_SIDE} pixels"
-        )
-    if config.width % config.heads:
-        raise UserError(f"model.vision.width: {config.width} is not a multiple of {config.heads} attention heads")
-    return config.siglip()
 
 
 def load(folder: AnyPath, matmul_dtype: str = "float32") -> PretrainedImages:
@@ -92,13 +81,10 @@ def _read_config(folder: AnyPath) -> SiglipConfig:
 
 
 def _read_tower(folder: AnyPath, tower: ImageTower) -> Tree:
-    wanted = flatten(_abstract(tower)["vision_model"])
-    return weights.match(weights.read(folder), wanted, PREFIXES, UNUSED, weights.place(folder)).params
-
-
-def _abstract(tower: ImageTower) -> dict[str, Any]:
     size = tower.config.image_size
-    return jax.eval_shape(tower.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))["params"]
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    wanted = flatten(jax.eval_shape(tower.init, jax.random.key(0), images)["params"]["vision_model"])
+    return weights.match(weights.read(folder), wanted, PREFIXES, UNUSED, weights.place(folder)).params
 
 
 def _drawn(tower: ImageTower, seed: int) -> dict[str, Any]:

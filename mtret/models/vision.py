@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
+from mtret.errors import UserError
 from mtret.models.layers import Dense
-from mtret.models.siglip import SiglipConfig, SiglipTower
+from mtret.models.siglip import LARGEST_SIDE, SiglipConfig, SiglipTower
 from mtret.schema import AT_LEAST_1, setting
 
 SCRATCH = "scratch"
@@ -25,7 +26,14 @@ class VisionConfig:
     heads: int = setting(6, "of its attention", AT_LEAST_1)
 
     def siglip(self) -> SiglipConfig:
-        """The tower of these sizes."""
+        """The tower of these sizes. Raises UserError where they do not fit together."""
+        if not self.patch_size <= self.image_size <= LARGEST_SIDE:
+            raise UserError(
+                f"model.vision.image_size: {self.image_size} is not between one patch of {self.patch_size} and "
+                f"{LARGEST_SIDE} pixels"
+            )
+        if self.width % self.heads:
+            raise UserError(f"model.vision.width: {self.width} is not a multiple of {self.heads} attention heads")
         return SiglipConfig(
             vocab_size=1,
             max_position_embeddings=1,

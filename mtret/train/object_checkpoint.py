@@ -14,7 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 
-from mtret.files import inside, load_arrays, read_metadata, remove, replace_arrays
+from mtret.files import AnyPath, inside, load_arrays, read_metadata, remove, replace_arrays
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.step import TrainState
 
@@ -72,7 +72,7 @@ class ObjectCheckpoints(Checkpoints):
         finally:
             self._writer.shutdown()
 
-    def _path(self, step: int) -> epath.Path:
+    def _path(self, step: int) -> AnyPath:
         return self._folder / f"{step}{SUFFIX}"
 
 

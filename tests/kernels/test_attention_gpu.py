@@ -34,6 +34,11 @@ def segments(length: int) -> jax.Array:
     return jnp.asarray(np.stack([packed, random.integers(3, 6, length), np.full(length, 9)]), jnp.int32)
 
 
+def no_words(rows: int) -> jax.Array:
+    """Where nothing is dropped."""
+    return jnp.zeros((rows, 2), jnp.uint32)
+
+
 def value_and_gradients(attention: Callable[..., jax.Array], q: Any, k: Any, v: Any, weight: Any) -> list[jax.Array]:
     def weighed(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = attention(q, k, v)
@@ -50,7 +55,7 @@ def test_the_kernel_is_softmax_attention(length: int, features: int, window: int
     q, k, v, weight = inputs(3, length, features)
     segment = segments(length)
     keys = jax.random.split(jax.random.key(1), 3)
-    words = jax.random.key_data(jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)) if rate else None
+    words = jax.random.key_data(jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys))
 
     def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return attention_gpu.flash(q, k, v, segment, words, window, rate, Blocks(16, 32), interpret=True)
@@ -81,7 +86,7 @@ def test_scores_may_overflow_an_exponential() -> None:
     q, k, v, _ = inputs(3, 32, 16)
     q, k = q * 20, k * 20
     assert float(jnp.einsum("blhd,blhd->blh", q, k).max()) / 4 > 200
-    found = attention_gpu.flash(q, k, v, segments(32), None, None, 0.0, Blocks(16, 16), interpret=True)
+    found = attention_gpu.flash(q, k, v, segments(32), no_words(3), None, 0.0, Blocks(16, 16), interpret=True)
     np.testing.assert_allclose(found, attend(q, k, v, segments(32)), atol=1e-3)
 
 
@@ -95,7 +100,7 @@ def test_blocks_that_a_text_cannot_see_are_not_read(window: int | None) -> None:
     poisoned: Any = [x.at[:, far].set(jnp.nan) for x in (q, k, v)]
 
     def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attention_gpu.flash(q, k, v, segment, None, window, 0.0, Blocks(16, 16), interpret=True)[:, :32]
+        return attention_gpu.flash(q, k, v, segment, no_words(1), window, 0.0, Blocks(16, 16), interpret=True)[:, :32]
 
     sound = value_and_gradients(ours, q, k, v, weight[:, :32])
     for a, b in zip(value_and_gradients(ours, *poisoned, weight=weight[:, :32]), sound, strict=True):
