@@ -18,7 +18,7 @@ from mtret.data.tokenize import Tokens, ranges
 from mtret.data.training_tasks import BatchConfig, TrainingTask
 from mtret.errors import UserError, nearest
 from mtret.schema import check_limits
-from mtret.types import PairBatch, TokenBatch
+from mtret.types import PairBatch
 
 
 @dataclass(frozen=True)
@@ -294,17 +294,16 @@ class Planner:
         counts: dict[Shape, int] = {}
         for needed, steps in self._needed.items():
             shape = self._declared[needed]
-            counts[shape] = counts.get(shape, 0) + steps
+            counts[shape] = counts.get(shape, 0) + len(steps)
         return dict(sorted(counts.items()))
 
     @cached_property
-    def _needed(self) -> Mapping[Shape, int]:
+    def _needed(self) -> Mapping[Shape, list[int]]:
         """What batches need -> steps that need it. Lays out the whole run."""
-        counts: dict[Shape, int] = {}
+        found: dict[Shape, list[int]] = {}
         for step in range(self.steps):
-            needed = self._lay_out(step).needed
-            counts[needed] = counts.get(needed, 0) + 1
-        return counts
+            found.setdefault(self._lay_out(step).needed, []).append(step)
+        return found
 
     @cached_property
     def _declared(self) -> Mapping[Shape, Shape]:
@@ -320,7 +319,7 @@ class Planner:
         counts: dict[tuple[Kind, int], int] = {}
         for each, steps in self._needed.items():
             key = kind_of(each), each.document_rows or each.rows
-            counts[key] = counts.get(key, 0) + steps
+            counts[key] = counts.get(key, 0) + len(steps)
         if self.batch.chunk_tokens is None:
             rows = declared_rows(counts, lambda kind: kind.tokens(self.patches))
         else:
@@ -352,32 +351,15 @@ class Planner:
         return shape.rows // rows, shape.document_rows // document_rows if document_rows else 0
 
     def abstract(self, shape: Shape) -> PairBatch:
-        """Shapes and types of a batch's arrays, as `fill` makes them."""
+        """Shapes and types of a batch's arrays: those that `fill` makes of the first shard of the first such batch."""
+        first = next(steps[0] for needed, steps in self._needed.items() if self._declared[needed] == shape)
+        filled = self.fill(self.plan(first), range(1))
 
-        def tokens(chunks: int, rows: int, length: int) -> TokenBatch:
-            of = chunks, self.batch.shards, rows, length
-            modes = self.pooling.count("+") + 1
-            ids = jax.ShapeDtypeStruct(of, np.int32)
-            pool = jax.ShapeDtypeStruct(of if modes == 1 else (*of, modes), np.float32)
-            return TokenBatch(ids, ids, ids, pool)  # type: ignore[arg-type]
+        def whole(array: np.ndarray) -> Any:
+            return jax.ShapeDtypeStruct((array.shape[0], self.batch.shards, *array.shape[2:]), array.dtype)
 
-        texts, documents = self.array_shapes(shape)
-        queries, columns = self.batch.shards * self.shard_queries, self.batch.shards * self.shard_documents
-        separate: Any = None
-        if shape.document_length:
-            separate = tokens(*documents)
-        elif shape.document_rows:
-            size = next(task.documents.size for task in self.tasks if isinstance(task.documents, Images))
-            separate = jax.ShapeDtypeStruct((documents[0], self.batch.shards, documents[1], size, size, 3), np.uint8)
-        relation: dict[str, Any] = {
-            "target": jax.ShapeDtypeStruct((queries, self.batch.positives), np.int32),
-            "masked": jax.ShapeDtypeStruct((queries, self.masked_width), np.int32),
-            "query_ok": jax.ShapeDtypeStruct((queries,), np.bool_),
-            "doc_ok": jax.ShapeDtypeStruct((columns,), np.bool_),
-            "chunks": jax.ShapeDtypeStruct((2,), np.int32),
-            "task": jax.ShapeDtypeStruct((), np.int32),
-        }
-        return PairBatch(tokens(*texts), separate, **relation)
+        relation: Any = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), filled[2:])
+        return PairBatch(*jax.tree.map(whole, filled[:2]), *relation)
 
 
 def _up(rows: int, size: int | None) -> int:
