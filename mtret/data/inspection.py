@@ -29,7 +29,6 @@ class TaskStats:
 
     name: str
     family: str
-    domain: str
     languages: tuple[str, ...]
     documents: int
     chunks: int  # that its documents stand in; 0 where none is cut
@@ -63,7 +62,6 @@ def _task_stats(task: Task, long_characters: int) -> TaskStats:
     return TaskStats(
         name=task.name,
         family=task.card.family,
-        domain=task.card.domain,
         languages=task.card.languages,
         documents=len(task.parent_rows),
         chunks=len(task.document_ids) if task.parents is not None else 0,
@@ -170,7 +168,7 @@ def _sure(task: Task) -> list[str]:
     for split in ("dev", "test"):
         if split in task.splits:
             sure = int((np.diff(task.splits[split].positives().offsets) == len(task.parent_rows)).sum())
-            words = f"1 {split} query has" if sure == 1 else f"{sure:,} {split} queries have"
+            words = _count(sure, f"{split} query has", f"{split} queries have")
             found += [f"{words} every document as a right answer: whatever a model finds is right."] if sure else []
     return found
 

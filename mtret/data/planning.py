@@ -1,6 +1,7 @@
 """What each step's batch holds: a function of seed and step, from cached lengths alone."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -291,10 +292,9 @@ class Planner:
     @cached_property
     def shapes(self) -> Mapping[Shape, int]:
         """Every shape that the run will meet, with the number of steps that use it."""
-        counts: dict[Shape, int] = {}
+        counts = Counter[Shape]()
         for needed, steps in self._needed.items():
-            shape = self._declared[needed]
-            counts[shape] = counts.get(shape, 0) + len(steps)
+            counts[self._declared[needed]] += len(steps)
         return dict(sorted(counts.items()))
 
     @cached_property
@@ -316,10 +316,9 @@ class Planner:
         queries = {
             each.length: max(other.rows for other in separate if other.length == each.length) for each in separate
         }
-        counts: dict[tuple[Kind, int], int] = {}
+        counts = Counter[tuple[Kind, int]]()
         for each, steps in self._needed.items():
-            key = kind_of(each), each.document_rows or each.rows
-            counts[key] = counts.get(key, 0) + len(steps)
+            counts[kind_of(each), each.document_rows or each.rows] += len(steps)
         if self.batch.chunk_tokens is None:
             rows = declared_rows(counts, lambda kind: kind.tokens(self.patches))
         else:
