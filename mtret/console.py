@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 LINE_EVERY_S = 15.0
@@ -37,23 +37,24 @@ class Bar:
     def __init__(self, console: Console, title: str, total: int, done: int = 0):
         self._console, self._title, self._total, self._done = console, title, total, done
         self._began, self._first, self._said = time.monotonic(), done, time.monotonic()
-        columns: tuple[ProgressColumn, ...] = (
+        self._live = _TwoRows(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
         )
-        self._live = _TwoRows(*columns, console=console) if console.is_terminal else None
-        self._task = self._live.add_task(title, total=total, completed=done, words="") if self._live else None
+        self._task = self._live.add_task(title, total=total, completed=done, words="")
 
     def advance(self, count: int, words: str = "") -> None:
         """Moves on by `count`."""
         self._done += count
-        if self._live and self._task is not None:
-            fields = {"words": words} if words else {}
-            self._live.update(self._task, completed=self._done, **fields)  # type: ignore[arg-type]
+        if self._console.is_terminal:
+            fields: dict[str, Any] = {"words": words} if words else {}
+            self._live.update(self._task, completed=self._done, **fields)
             return
         now = time.monotonic()
         if now - self._said >= LINE_EVERY_S or self._done >= self._total:
@@ -68,22 +69,21 @@ class Bar:
             self.advance(self._total - self._done)
 
     def __enter__(self) -> "Bar":
-        if self._live:
-            self._live.start()
+        self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._live:
-            self._live.stop()
+        self._live.stop()
 
 
 class TrainingBar(Bar):
     """Shows a training's steps and dev scores."""
 
     def step(self, values: Mapping[str, Any]) -> None:
+        loss = "not finite" if values["loss"] is None else f"{values['loss']:.3f}"
         self.advance(
             values["step"] - self._done,
-            f"loss {_loss(values['loss'])}  {values['pairs_per_s']:.0f} pairs/s  "
+            f"loss {loss}  {values['pairs_per_s']:.0f} pairs/s  "
             f"{values['tokens_per_s']:,.0f} tokens/s  fill {values['fill']:.0%}  wait {values['wait']:.1%}",
         )
 
@@ -93,10 +93,6 @@ class TrainingBar(Bar):
         if fewer:
             words += f" ({', '.join(f'{score:.4f} by {name} dimensions' for name, score in fewer.items())})"
         say(self._console, f"{words}{'  (best so far)' if best else ''}")
-
-
-def _loss(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.3f}"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from glob import glob
 from pathlib import Path
@@ -59,14 +59,9 @@ def at_home(name: str) -> Path:
 def split_places(text: str) -> list[str]:
     """The places between commas; a comma is a part of a name where something local is called so (`FAQ, final.csv`).
     A place may hold `*`, and have a name before it (`dev=FAQ, final.csv`)."""
-    return split_known(text, _is_there)
-
-
-def split_known(text: str, is_known: Callable[[str], bool]) -> list[str]:
-    """The parts between commas; the longest that is known as a whole wins over its parts."""
     parts, found = text.split(","), []
     while parts:
-        end = next((end for end in range(len(parts), 1, -1) if is_known(",".join(parts[:end]))), 1)
+        end = next((end for end in range(len(parts), 1, -1) if _is_there(",".join(parts[:end]))), 1)
         found.append(",".join(parts[:end]))
         parts = parts[end:]
     return [part for part in found if part]

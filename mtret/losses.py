@@ -1,10 +1,10 @@
-"""Contrastive losses: unit vectors and the relation between them in, nats per query out.
+"""Contrastive losses: unit vectors and the relation between them in, nats per query out. A similarity is a dot product,
+a logit that times the scale, which is one over the temperature.
 
 The matrix of similarities is made in blocks of columns and forgotten, forward and backward: it is never held whole.
 Inside `jax.shard_map` every device holds its own queries and documents, and gathers the other side's vectors only.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtret.errors import UserError
-from mtret.schema import setting
+from mtret.schema import ABOVE_0, check_limits, setting
 
 LEARNED_TEMPERATURES = (0.005, 0.2)  # a learned one is kept within
 BLOCK_ELEMENTS = 2**24  # similarities held at a time, 64 MiB of them
@@ -25,7 +25,7 @@ class LossConfig:
     """InfoNCE over everything in the batch. Raises UserError for a temperature that cannot be."""
 
     temperature: float = setting(
-        0.05, "similarities are divided by it: the smaller, the more the hardest negatives count"
+        0.05, "similarities are divided by it: the smaller, the more the hardest negatives count", ABOVE_0
     )
     learn_temperature: bool = setting(False, "from there on, kept between 0.005 and 0.2")
     symmetric: bool = setting(False, "adds documents -> queries, and halves the sum")
@@ -35,9 +35,8 @@ class LossConfig:
     )
 
     def __post_init__(self) -> None:
+        check_limits(self, "loss.")
         low, high = LEARNED_TEMPERATURES
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(f"loss.temperature: {self.temperature} is not a positive number")
         if self.learn_temperature and not low <= self.temperature <= high:
             raise UserError(
                 f"loss.temperature: {self.temperature} is not a start for a learned one, need {low} to {high}"
@@ -46,10 +45,10 @@ class LossConfig:
             raise UserError(f"loss.dimensions: {self.dimensions} are not different positive numbers")
 
 
-def similarity(
+def scaled_similarity(
     anchors: Float[Array, "B D"], columns: Float[Array, "M D"], scale: Float[Array, ""]
 ) -> Float[Array, "B M"]:
-    """Scaled dot products, in float32 at least whatever the inputs: narrower scores tie and saturate."""
+    """Logits: scaled dot products, in float32 at least whatever the inputs: narrower scores tie and saturate."""
     return scale * _exact("bd,md->bm", anchors, columns)
 
 
@@ -67,7 +66,7 @@ def negatives(
     column_ok: Bool[Array, "M"],
     block: int | None = None,
 ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
-    """Each anchor's log of the sum of exp(similarity) over its negatives, and the highest of them; -inf without any.
+    """Each anchor's log of the sum of exp(logit) over its negatives, and the highest of them; -inf without any.
 
     Args:
       no_negatives: pairs (anchor, column) that are left out; those outside the arrays say nothing.
@@ -103,22 +102,20 @@ def _negatives(
 def _block_logits(
     anchors: Array, columns: Array, scale: Array, no_negatives: Array, column_ok: Array, start: Array, block: int
 ) -> Array:
-    """Similarities to columns `start` and on; -inf for what is not a negative."""
+    """Logits of columns `start` and on; -inf for what is not a negative."""
     n_anchors = anchors.shape[0]
     anchor, column = no_negatives[:, 0], no_negatives[:, 1] - start
     # A negative index would count from the end: what lies before the block is moved behind it, where it falls off.
     inside = (anchor >= 0) & (anchor < n_anchors) & (column >= 0) & (column < block)
     hidden = jnp.zeros((n_anchors, block), bool).at[jnp.where(inside, anchor, n_anchors), column].set(True, mode="drop")
     there = jax.lax.dynamic_slice_in_dim(column_ok, start, block)
-    logits = similarity(anchors, jax.lax.dynamic_slice_in_dim(columns, start, block), scale)
+    logits = scaled_similarity(anchors, jax.lax.dynamic_slice_in_dim(columns, start, block), scale)
     return jnp.where(there[None, :] & ~hidden, logits, -jnp.inf)
 
 
-def _negatives_forward(
-    anchors: Array, columns: Array, scale: Array, no_negatives: Array, column_ok: Array, block: int
-) -> tuple[tuple[Array, Array], Any]:
-    found: Any = _negatives(anchors, columns, scale, no_negatives, column_ok, block)
-    return found, (anchors, columns, scale, no_negatives, column_ok, found[0])
+def _negatives_forward(*given: Any) -> tuple[tuple[Array, Array], Any]:
+    found: Any = _negatives(*given)
+    return found, (*given[:-1], found[0])
 
 
 def _negatives_backward(block: int, saved: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
@@ -154,7 +151,7 @@ def contrastive(
     symmetric: bool,
     *,
     block: int | None = None,
-    axes: Sequence[str] = (),
+    axes: tuple[str, ...] = (),
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss over the batch's queries in nats, and the share of queries with a target above all negatives.
 
@@ -177,15 +174,16 @@ def contrastive(
     found = all_documents[jnp.minimum(target, n_documents - 1)]
     logits = scale * _exact("bd,bpd->bp", queries, found)
     weights = asked.astype(logits.dtype) / jnp.maximum(asked.sum(axis=1, keepdims=True, dtype=logits.dtype), 1)
-    n_queries = jnp.maximum(_sum(query_ok.sum(dtype=logits.dtype), axes), 1)
+    n_queries = jnp.maximum(jax.lax.psum(query_ok.sum(dtype=logits.dtype), axes), 1)
     loss = (weights * jax.nn.softplus(rest[:, None] - logits)).sum() / n_queries
     if symmetric:
-        loss = 0.5 * (loss + _backwards(queries, documents, scale, target, masked, query_ok, logits, block, axes))
+        back = _documents_to_queries(queries, documents, scale, target, masked, query_ok, logits, block, axes)
+        loss = 0.5 * (loss + back)
     right = (asked & (logits > highest[:, None])).any(axis=1)
     return loss, right.sum(dtype=logits.dtype) / n_queries
 
 
-def _backwards(
+def _documents_to_queries(
     queries: Array,
     documents: Array,
     scale: Array,
@@ -194,20 +192,20 @@ def _backwards(
     query_ok: Array,
     logits: Array,
     block: int | None,
-    axes: Sequence[str],
+    axes: tuple[str, ...],
 ) -> Float[Array, ""]:
     """The same with documents as anchors; one that nobody asks for (a hard negative) is none.
 
     Each device sums over the negatives of its own documents, then weighs the pairs of its own queries.
     """
-    first = _index(axes) * documents.shape[0]
+    first = jax.lax.axis_index(axes) * documents.shape[0]
     all_queries, all_ok = _gather(queries, axes), _gather(query_ok, axes)
     every = jnp.arange(all_queries.shape[0])
     pairs = jnp.concatenate([_pairs(every, _gather(x, axes)) for x in (target, masked)])
     pairs = jnp.stack([pairs[:, 1] - first, pairs[:, 0]], axis=1)
     rest = _gather(negatives(documents, all_queries, scale, pairs, all_ok, block)[0], axes)
     n_documents = rest.shape[0]
-    times = _sum(jnp.zeros(n_documents, logits.dtype).at[target.reshape(-1)].add(1.0, mode="drop"), axes)
+    times = jax.lax.psum(jnp.zeros(n_documents, logits.dtype).at[target.reshape(-1)].add(1.0, mode="drop"), axes)
     column = jnp.minimum(target, n_documents - 1)
     weights = (target < n_documents).astype(logits.dtype) / jnp.maximum(times[column], 1)
     n_anchors = jnp.maximum((times > 0).sum(dtype=logits.dtype), 1)
@@ -218,13 +216,5 @@ def _pairs(rows: Int[Array, "B"], columns: Int[Array, "B K"]) -> Int[Array, "pai
     return jnp.stack([jnp.broadcast_to(rows[:, None], columns.shape), columns], axis=-1).reshape(-1, 2)
 
 
-def _gather(x: Array, axes: Sequence[str]) -> Array:
-    return jax.lax.all_gather(x, tuple(axes), tiled=True) if axes else x
-
-
-def _sum(x: Array, axes: Sequence[str]) -> Array:
-    return jax.lax.psum(x, tuple(axes)) if axes else x
-
-
-def _index(axes: Sequence[str]) -> Array | int:
-    return jax.lax.axis_index(tuple(axes)) if axes else 0
+def _gather(x: Array, axes: tuple[str, ...]) -> Array:
+    return jax.lax.all_gather(x, axes, tiled=True)

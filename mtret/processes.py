@@ -15,7 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather, reached_preemption_sync_point
 
 from mtret.errors import UserError, first_line
 
@@ -44,12 +46,10 @@ def join(address: Address | None, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S
 
     Raises UserError where the address cannot be used, or the others do not come.
     """
-    import jax
-
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     given: dict[str, Any] = {}
     if address is not None:
-        host = _host(address.coordinator)
+        host, port = _place(address.coordinator)
         loopback = host in ("localhost", "127.0.0.1", "::1")
         given = {
             "coordinator_address": address.coordinator,
@@ -57,10 +57,10 @@ def join(address: Address | None, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S
             "process_id": address.process,
             "cluster_detection_method": "deactivate",
             # Nobody else is to reach it where only this machine's processes need to.
-            "coordinator_bind_address": f"127.0.0.1:{_port(address.coordinator)}" if loopback else None,
+            "coordinator_bind_address": f"127.0.0.1:{port}" if loopback else None,
         }
         if address.process == 0:
-            _check_free(address, loopback)
+            _check_free(address, "127.0.0.1" if loopback else "", port)
     try:
         jax.distributed.initialize(
             **given,
@@ -80,24 +80,13 @@ def join(address: Address | None, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S
 
 def is_first() -> bool:
     """Whether this is process 0, the only one that prints and writes."""
-    import jax
-
     return jax.process_index() == 0
-
-
-def count() -> int:
-    """How many processes there are."""
-    import jax
-
-    return jax.process_count()
 
 
 def gather(name: str, value: Any) -> list[Any]:
     """What each process gave as `value`, which must be JSON, by process. All must ask. `name` is for the log of a wait
     that comes to its end."""
-    from jax.experimental.multihost_utils import process_allgather
-
-    if count() == 1:
+    if jax.process_count() == 1:
         return [value]
     _meet(name)
     sent = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -118,17 +107,13 @@ def stop_together(done: int, asked: int | None) -> int | None:
     `done`: steps begun so far; `asked`: the signal that this process got. Of several processes all get the answer after
     the same step, without waiting for a device.
     """
-    from jax.experimental.multihost_utils import reached_preemption_sync_point
-
-    if count() == 1:
+    if jax.process_count() == 1:
         return asked
     return signal.SIGTERM if reached_preemption_sync_point(done) else None
 
 
 def leave() -> None:
     """Waits until all have come to the end."""
-    import jax
-
     _meet("end")
     jax.distributed.shutdown()
 
@@ -136,8 +121,6 @@ def leave() -> None:
 def end(error: BaseException, code: int) -> NoReturn:
     """Says why this process ends, and ends it at once: the interpreter's own end would wait for the others, of which
     one may be lost. They are told by JAX."""
-    import jax
-
     if isinstance(error, UserError):
         print(f"mtret: {' '.join(str(error).split())}", file=sys.stderr)
     elif _of_jax(error):
@@ -163,26 +146,22 @@ def _meet(name: str) -> None:
     get_barrier_sync_fn()(key=f"mtret/{next(_MEETINGS)}/{name}", timeout_ms=WAIT_S * 1000)
 
 
-def _host(coordinator: str) -> str:
-    """Raises UserError for what is not of the form HOST:PORT."""
+def _place(coordinator: str) -> tuple[str, int]:
+    """Host and port. Raises UserError for what is not of the form HOST:PORT."""
     host, colon, port = coordinator.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(
             f"--coordinator={coordinator}: is not of the form HOST:PORT; name process 0's host and a free port there"
         )
-    return host.strip("[]")
+    return host.strip("[]"), int(port)
 
 
-def _port(coordinator: str) -> int:
-    return int(coordinator.rpartition(":")[2])
-
-
-def _check_free(address: Address, loopback: bool) -> None:
+def _check_free(address: Address, host: str, port: int) -> None:
     """Raises UserError where process 0 cannot listen at its port. JAX may end by a segmentation fault then."""
     try:
         with socket.socket() as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(("127.0.0.1" if loopback else "", _port(address.coordinator)))
+            tried.bind((host, port))
     except OSError as error:
         raise _cannot_start(address, error) from error
 
@@ -204,8 +183,6 @@ def _hush_gloo() -> None:
 
 
 def _of_jax(error: BaseException | None) -> bool:
-    import jax
-
     while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
         error = error.__cause__ or error.__context__
     return error is not None

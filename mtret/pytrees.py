@@ -4,30 +4,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax.traverse_util import flatten_dict, unflatten_dict
+
 from mtret.errors import UserError
 
 Tree = Mapping[str, Any]
 
 
-def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Tree) -> dict[str, Any]:
     """{"a": {"b": x}} -> {"a/b": x}, in the tree's own order."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        leaves.update(flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value})
-    return leaves
+    return flatten_dict(tree, sep="/")
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, value in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
+    return unflatten_dict(leaves, sep="/")
 
 
 def match_rules(tree: Tree, rules: Sequence[tuple[str, Any]], what: str) -> dict[str, Any]:

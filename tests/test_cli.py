@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mtret.cli import COMMANDS, main
+from mtret.commands.completion import BASH, offered
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("jax", "numpy", "flax", "rich.progress", "matplotlib", "scann", "tokenizers")
@@ -55,20 +56,30 @@ def test_every_command_shows_all_its_flags_and_an_example_of_them(
     assert ("\nexamples:\n" in out) == bool(COMMANDS[name].more)
 
 
+@pytest.fixture
+def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mtret`, as it is here."""
+    program = tmp_path / "bin" / "mtret"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m mtret.cli "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
 def completed(*words: str) -> list[str]:
     """What bash offers for the last of these words."""
     script = (
         'source /dev/stdin <<< "$SCRIPT"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); compopt() { :; }; _mtret; '
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    from mtret.commands.completion import bash_script
-
-    environment = {**os.environ, "SCRIPT": bash_script(COMMANDS)}
+    environment = {**os.environ, "SCRIPT": BASH}
     done = subprocess.run(["bash", "-c", script, "bash", *words], capture_output=True, text=True, env=environment)
     assert done.stderr == ""
     return done.stdout.split()
 
 
+@pytest.mark.usefixtures("on_path")
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_bash_completes_commands_flags_and_their_values(tmp_path: Path) -> None:
     assert completed("mtret", "ev") == ["evaluate"]
@@ -82,14 +93,17 @@ def test_bash_completes_commands_flags_and_their_values(tmp_path: Path) -> None:
     assert completed("mtret", "evaluate", "--model", "=", f"{tmp_path}/r") == [f"{tmp_path}/runs"]
 
 
-def test_both_shells_know_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_and_flag_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(offered("mtret ", COMMANDS)) == {name.split()[0] for name in COMMANDS}
+    for name, command in COMMANDS.items():
+        values = command.flags()
+        found = offered(f"mtret {name} --", COMMANDS)
+        assert found == {f"--{each}" + "=" * (not values[each].boolean): values[each].help for each in values}
+    assert answer(capsys, "completion", "words", "mtret verify --with=s")[1] == "--with=sentence-transformers:\n"
+    assert offered("mtret verify some/fol", COMMANDS) == offered("mtret nothing -", COMMANDS) == {}
     for shell in ("bash", "zsh"):
         code, out, err = answer(capsys, "completion", shell)
-        assert (code, err) == (0, "")
-        for name, command in COMMANDS.items():
-            values = command.flags()
-            line = next(line for line in out.splitlines() if line.startswith(f'    "{name}") '))
-            assert all(f"--{flag}" in line for flag in values)
+        assert (code, err) == (0, "") and " completion words " in out
     assert answer(capsys, "completion", "fish")[0] == 2
     assert answer(capsys, "completion")[2].startswith("mtret: completion: name one shell: ")
 

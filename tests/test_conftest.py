@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from jaxtyping import TypeCheckError
 
-from mtret.losses import similarity
+from mtret.losses import scaled_similarity
 
 pytest_plugins = ["pytester"]
 
@@ -20,9 +20,9 @@ pytest_plugins = ["pytester"]
 def test_wrong_shapes_are_refused() -> None:
     scale = jnp.float32(1.0)
     with pytest.raises(TypeCheckError):
-        similarity(jnp.ones((2, 4)), jnp.ones((3, 5)), scale)
+        scaled_similarity(jnp.ones((2, 4)), jnp.ones((3, 5)), scale)
     with pytest.raises(TypeCheckError):
-        similarity(jnp.ones((2, 4), jnp.int32), jnp.ones((3, 4)), scale)
+        scaled_similarity(jnp.ones((2, 4), jnp.int32), jnp.ones((3, 4)), scale)
 
 
 def test_a_mesh_has_devices() -> None:

@@ -20,6 +20,7 @@ LAYERS = (
     ("runs",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 OUTSIDE = ("configs", "experiments", "colabs")

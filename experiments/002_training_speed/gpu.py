@@ -382,15 +382,19 @@ def attention_inputs(geometry: Geometry, rows: int) -> tuple[Any, Any]:
 def attention_of(name: str, segment: Any, blocks: Any = None, matmul_dtype: str = "bfloat16") -> Any:
     """(q, k, v, cotangent) -> (mixed, three gradients), compiled. `name`: of `attentions`."""
     import jax
+    import jax.numpy as jnp
 
-    from mtret.kernels import attention_gpu
     from mtret.kernels.attention import attend
+    from mtret.kernels.attention_gpu import flash
+
+    def attention(q: Any, k: Any, v: Any) -> Any:
+        if blocks is None:
+            return attend(q, k, v, segment, implementation=name, matmul_dtype=matmul_dtype)
+        q, k, v = (x.astype(jnp.bfloat16) for x in (q, k, v))
+        return flash(q, k, v, segment, None, None, 0.0, blocks).astype(jnp.float32)
 
     def run(q: Any, k: Any, v: Any, cotangent: Any) -> Any:
-        fn: Any = partial(attend, implementation=name, matmul_dtype=matmul_dtype)
-        if blocks is not None:
-            fn = partial(attention_gpu.attend, implementation=name, blocks=blocks)
-        mixed, back = jax.vjp(lambda q, k, v: fn(q, k, v, segment), q, k, v)
+        mixed, back = jax.vjp(attention, q, k, v)
         return mixed, *back(cotangent)
 
     return jax.jit(run)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mtret.names import results_now
+
 HERE = Path(__file__).parent
 TRAINED = ("plain", "other_seed", "matryoshka")
 JUDGED = ("plain", "half", "soup")
@@ -23,16 +25,16 @@ def dev_scores(workdir: Path) -> dict[str, Any]:
 
 def judged(folder: Path) -> dict[str, Any]:
     """Mean nDCG@10 by role, with intervals, and what it depends on."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = results_now(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     roles = {
         role: {
             "tasks": len(one["tasks"]),
             "queries": one["n_queries"],
-            **{system: one["systems"][system][PRIMARY] for system in ("untuned", "hybrid", "tuned")},
+            **{system: one["systems"][system][PRIMARY] for system in ("base", "hybrid", "finetuned")},
         }
         for role, one in results["roles"].items()
     }
-    tasks = {name: one["systems"]["tuned"][PRIMARY]["mean"] for name, one in results["tasks"].items()}
+    tasks = {name: one["systems"]["finetuned"][PRIMARY]["mean"] for name, one in results["tasks"].items()}
     return {"protocol": results["protocol"], "roles": roles, "tasks": tasks}
 
 
@@ -59,9 +61,9 @@ def main() -> None:
         return
     roles = found["judged"]["plain"]["roles"]
     header = ["model", *(f"{role} ({one['tasks']} tasks)" for role, one in roles.items())]
-    means = [["untuned", *(interval(one["untuned"]) for one in roles.values())]]
+    means = [["base", *(interval(one["base"]) for one in roles.values())]]
     means += [
-        [name, *(interval(one["roles"][role]["tuned"]) for role in roles)] for name, one in found["judged"].items()
+        [name, *(interval(one["roles"][role]["finetuned"]) for role in roles)] for name, one in found["judged"].items()
     ]
     print(table(header, means))
 

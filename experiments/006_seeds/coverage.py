@@ -29,13 +29,13 @@ SETTINGS = (
     (3, 3, STEADY, 1),
     *((a, b, (OF_ALL, OF_TASK), 3) for a, b in ((3, 3), (5, 5), (2, 5), (1, 5))),
 )
-KEY = ("ndcg@10", "tuned")
+KEY = ("ndcg@10", "finetuned")
 TASK = TaskResults(
     n_queries=QUERIES, systems={}, differences={}, family="", domain="", role="in_domain", n_documents=0, n_dropped=0,
     dropped_queries=(), seen_document_share=None, cutoffs=(10,), scann=None, data_sha256="same",
 )  # fmt: skip
 RESULTS = Results(
-    schema="", protocol={"split": "test"}, bootstrap=Bootstrap(seed=0, resamples=0, level=0.95), systems=("tuned",),
+    schema="", protocol={"split": "test"}, bootstrap=Bootstrap(seed=0, resamples=0, level=0.95), systems=("finetuned",),
     mixture=None, tasks={f"task{number}": TASK for number in range(TASKS)}, roles={}, pooled=None, skipped={},
 )  # fmt: skip
 

@@ -296,13 +296,13 @@ class Evaluator:
         import jax
 
         from mtret.evaluation.metrics import hits, ndcg
-        from mtret.index.exact import excluded_pairs, search
+        from mtret.index.exact import Rules, excluded_pairs, search
 
         one, split = self.tasks[part[0]], part[1]
         rows = one.rows[split]
         with jax.default_device(self.place):
             excluded = excluded_pairs(one.task.exclude, rows)
-            run = search(queries, documents, 10, order=one.order, exclude=excluded)
+            run = search(queries, documents, 10, Rules(one.order, excluded))
         return ndcg(hits(run, one.task.splits[split], rows), 10)
 
 

@@ -28,7 +28,7 @@ def define_encode(values: Flags) -> None:
     )
     define_prompts(values)
     values.whole("dimensions", "truncate each vector to its first dimensions, of length 1 again", least=1)
-    values.text("out", "the file to write: .parquet, .jsonl or .npz; must not exist")
+    values.text("out", "the file to write: .parquet or .jsonl; must not exist")
 
 
 def encode(values: Flags) -> None:

@@ -1,7 +1,6 @@
 """`mtret report` and `compare`."""
 
 import json
-from collections.abc import Sequence
 from typing import Any, get_args
 
 from mtret.commands.common import Flags, console, next_line
@@ -13,7 +12,7 @@ def define_report(values: Flags) -> None:
     values.repeated(
         "results",
         "results.json files or their folders, without this flag; NAME=FOLDER calls a row so; NAME=FOLDER,FOLDER are a "
-        "group of that name",
+        "group of that name, with a row of mean and standard deviation; seeds of one configuration are one anyway",
     )
     values.choice(
         "format",
@@ -24,11 +23,6 @@ def define_report(values: Flags) -> None:
     values.switch("per_task", "tasks in place of roles")
     values.text("metric", "of the table: any that results.json has", "ndcg@10")
     values.switch("intervals", "95% intervals beside means; --nointervals makes a narrower table", default=True)
-    values.repeated(
-        "group",
-        "NAME=RUN,RUN: a row of the mean and standard deviation of runs, called as the table calls them; seeds of one "
-        "configuration get one without it",
-    )
     values.switch("only_groups", "no row for a run that is in a group")
     values.text(
         "out",
@@ -42,13 +36,12 @@ def report(values: Flags) -> None:
     if not names:
         raise UserError(f"--results is needed: {values['results'].help}")
     form: Any = values["format"].value
-    from mtret.files import locate
-    from mtret.runs.report import open_runs, rebuild_report, side_of, table_text, write_table
+    from mtret.files import check_new, check_writable, locate, replace_text
+    from mtret.runs.report import open_runs, rebuild_report, side_of, table_text
 
     out = locate(values["out"].value) if values["out"].value else None
-    given: list[str] = list(values["group"].value or ())
     asked: dict[str, Any] = {name: values[name].value for name in ("metric", "per_task", "only_groups", "intervals")}
-    plain = not form and not given and all(asked[name] == values[name].default for name in asked)
+    plain = not form and all(asked[name] == values[name].default for name in asked)
     label, places = side_of(names[0]) if len(names) == 1 else ("", [])
     if plain and not label and len(places) == 1:
         from mtret.evaluation.report import terminal_tables
@@ -57,12 +50,7 @@ def report(values: Flags) -> None:
         console().print(terminal_tables(results))
         print(f"wrote {folder}/results.json, report.md and results.png")
         return
-    runs, together = open_runs(names)
-    groups: dict[str, list[str]] = {}
-    for one in given:
-        _add_group(groups, *_group(one, [run.label for run in runs]))
-    for name, labels in together.items():
-        _add_group(groups, name, labels)
+    runs, groups = open_runs(names)
     if out is None and form in ("", "terminal"):
         from mtret.evaluation.run_tables import build
         from mtret.tables import to_terminal
@@ -73,24 +61,10 @@ def report(values: Flags) -> None:
     if out is None:
         print(text, end="")
         return
-    write_table(text, out)
+    check_writable(out.parent, "--out")
+    check_new(out, "--out")
+    replace_text(out, text)
     print(f"wrote {out}")
-
-
-def _add_group(groups: dict[str, list[str]], name: str, labels: list[str]) -> None:
-    if name in groups:
-        raise UserError(f"two groups are called '{name}'; call one otherwise")
-    groups[name] = labels
-
-
-def _group(text: str, labels: Sequence[str]) -> tuple[str, list[str]]:
-    from mtret.files import split_known
-
-    name, _, runs = text.partition("=")
-    found = split_known(runs, labels.__contains__)
-    if not name or len(found) < 2:
-        raise UserError(f"--group={text}: must be NAME=RUN,RUN with two runs or more, called as the table calls them")
-    return name, found
 
 
 def define_compare(values: Flags) -> None:
@@ -124,10 +98,11 @@ def compare(values: Flags) -> None:
         print(json.dumps(to_json(found), indent=2, ensure_ascii=False))
         return
     from mtret.console import say
-    from mtret.evaluation.comparison import summary, terminal_tables
+    from mtret.evaluation.comparison import summary, tables
+    from mtret.tables import to_terminal
 
     page = console()
-    page.print(terminal_tables(found))
+    page.print(*map(to_terminal, tables(found)))
     for line in summary(found):
         say(page, line)
     if out is not None:

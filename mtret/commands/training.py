@@ -27,7 +27,11 @@ def define_train(values: Flags) -> None:
     )
     values.names("hold_out", "tasks and families to leave out of the training, to be evaluated on")
     values.switch("dry_run", "say what would be trained, in what memory and time, and write nothing")
-    values.switch("evaluate", "in the end, evaluate the model on the dev samples of all tasks", default=True)
+    values.switch(
+        "evaluate",
+        "in the end, evaluate the model on the dev samples of all tasks; those on the way follow loop.evaluate_every",
+        default=True,
+    )
     values.switch("profile", "trace a few steps, into WORKDIR/profile")
     values.switch(
         "distributed",
@@ -182,8 +186,10 @@ def _processes(values: Flags) -> Iterator[bool]:
     if not given and not values["distributed"].value:
         yield False
         return
+    import jax
+
     from mtret.devices import prepare_gpu
-    from mtret.processes import Address, count, end, is_first, join, leave
+    from mtret.processes import Address, end, is_first, join, leave
 
     chosen: list[Any] = [values[name].value for name in names]
     heartbeat_timeout_s: Any = values["heartbeat_timeout"].value
@@ -195,7 +201,7 @@ def _processes(values: Flags) -> Iterator[bool]:
         )
     prepare_gpu()  # joining starts JAX
     join(address, heartbeat_timeout_s)
-    several = count() > 1
+    several = jax.process_count() > 1
     if several and is_first():  # JAX ends a process that has lost another, in words of its own
         print(
             f"if a process is lost, JAX ends the others within {heartbeat_timeout_s} s; the same command in all of "

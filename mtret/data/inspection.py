@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtret.data import teaching
 from mtret.data.chunks import parent_keys
 from mtret.data.formats import Suite
 from mtret.data.images import decode
@@ -120,7 +121,7 @@ def check(suite: Suite, long_characters: int = LONG_CHARACTERS) -> list[str]:
     if suite.folder != EMBEDDED:  # which a folder may be named like
         tasks = suite.tasks.items()
         remarks += [f"{name}: {remark}" for name, task in tasks for remark in unread(suite.folder / name, task)]
-    remarks += [f"{task.name}: {remark}" for task in suite.tasks.values() for remark in _sure(task)]
+    remarks += [f"{task.name}: {remark}" for task in suite.tasks.values() for remark in teaching.remarks(task)]
     splits = " / ".join(f"{sum(row.queries[split] for row in rows):,}" for split in SPLITS)
     counted = _count(len(rows), "task", "tasks")
     documents = _count(sum(row.documents for row in rows), "document", "documents")
@@ -159,17 +160,6 @@ def _remarks(row: TaskStats, long_characters: int) -> list[str]:
     if row.long_documents > 0.2:
         what = "chunks" if row.chunks else "documents"
         found.append(f"{row.long_documents:.0%} of the {what} are longer than {long_characters:,} characters.")
-    return found
-
-
-def _sure(task: Task) -> list[str]:
-    """Queries of which every document is a right answer: whatever a model finds is right."""
-    found = []
-    for split in ("dev", "test"):
-        if split in task.splits:
-            sure = int((np.diff(task.splits[split].positives().offsets) == len(task.parent_rows)).sum())
-            words = _count(sure, f"{split} query has", f"{split} queries have")
-            found += [f"{words} every document as a right answer: whatever a model finds is right."] if sure else []
     return found
 
 

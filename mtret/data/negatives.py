@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Int64
 
-from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
+from mtret.data.chunks import parent_keys
+from mtret.data.tasks import Judgements, Task
+from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask, relation_of
 
 BATCHES = 50  # drawn to estimate a share
 FEW = 0.5  # of a task's queries; where fewer have a negative, most of its steps teach little
@@ -48,3 +51,24 @@ def enough_queries(task: TrainingTask) -> int | None:
         if share_with_negatives(task.positives, task.masked, task.negatives, larger) >= FEW:
             return size
     return None
+
+
+def share_of_texts(task: Task, batch: BatchConfig) -> float:
+    """As `share_with_negatives`, of a task's train split before it is tokenised and without its hard negatives: texts
+    are the same where they are equal as a whole."""
+    train = task.split("train").positives()
+    _, query_of = np.unique([task.query_texts[row] for row in train.queries], return_inverse=True)
+    _, document_of = np.unique(parent_keys(task), return_inverse=True)
+
+    def over_distinct(pairs: Judgements) -> Int64[np.ndarray, "2 pairs"]:
+        kept = np.isin(pairs.pair_queries(), train.queries)
+        queries = query_of[np.searchsorted(train.queries, pairs.pair_queries()[kept])]
+        documents = document_of[np.searchsorted(task.parent_rows, pairs.documents[kept])]
+        return np.unique(np.stack([queries, documents]).astype(np.int64), axis=1)
+
+    positives = over_distinct(train)
+    masked = positives
+    if task.exclude is not None:
+        masked = np.unique(np.concatenate([positives, over_distinct(task.exclude)], axis=1), axis=1)
+    count = int(query_of.max()) + 1
+    return share_with_negatives(relation_of(positives, count), relation_of(masked, count), None, batch)

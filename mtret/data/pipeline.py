@@ -12,6 +12,8 @@ from jaxtyping import Array, Shaped
 from mtret.data.planning import Plan, Planner
 from mtret.types import PairBatch
 
+RELATION = tuple(name for name in PairBatch._fields if name not in ("texts", "documents"))
+
 
 class Loaded(NamedTuple):
     """A batch on the devices, and the plan it came from."""
@@ -38,8 +40,9 @@ def batches(
         parts: Any = jax.tree.map(
             partial(_place_shards, own, planner.batch.shards, sharding=place), (filled.texts, filled.documents)
         )
-        rest = jax.tree.map(_place, filled[2:], sharding[2:])
-        return Loaded(plan, PairBatch(*parts, *rest))
+        texts, documents = parts
+        rest = {name: _place(getattr(filled, name), getattr(sharding, name)) for name in RELATION}
+        return Loaded(plan, PairBatch(texts, documents, **rest))
 
     steps = grain.MapDataset.range(first_step, planner.steps).map(load)
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))

@@ -2,15 +2,15 @@
 several trainings that differ in their seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
 from mtret.errors import UserError, nearest
 from mtret.evaluation import statistics
-from mtret.evaluation.query_scores import QueryScores, TaskQueries
+from mtret.evaluation.query_scores import QueryScores
 from mtret.evaluation.results import Bootstrap, Results
 from mtret.evaluation.retrieval import PRIMARY, ROLES
 from mtret.evaluation.statistics import (
@@ -23,11 +23,8 @@ from mtret.evaluation.statistics import (
     run_noise,
     spread_apart,
 )
-from mtret.evaluation.wording import ROLE_NAMES, STYLES, counts, difference, interval, metric_name, score, some
-from mtret.tables import Cell, Table, to_markdown, to_terminal
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from mtret.evaluation.wording import ROLE_NAMES, STYLES, counts, interval, metric_name, some
+from mtret.tables import Cell, Table, to_markdown
 
 SCHEMA = "mtret.comparison/2"
 OF_MODELS = (
@@ -281,13 +278,9 @@ def _matched(
     left = (len(ids[0] - common), len(ids[1] - common))
     if any((metric, system) not in each.scores for each, system in every):
         return np.zeros((0, len(every))), left  # a task of images, which this system does not read
-    order = [query for query in every[0][0].ids if query in common]
-    return np.stack([_in_order(each, order, (metric, system)) for each, system in every], axis=1), left
-
-
-def _in_order(scores: TaskQueries, order: Sequence[str], key: tuple[str, str]) -> Float64[np.ndarray, "q"]:
-    place = {query: row for row, query in enumerate(scores.ids)}
-    return scores.scores[key][np.array([place[query] for query in order], np.int64)]
+    columns = [dict(zip(each.ids, each.scores[metric, system], strict=True)) for each, system in every]
+    rows = [[column[query] for column in columns] for query in every[0][0].ids if query in common]
+    return np.array(rows, np.float64).reshape(len(rows), len(every)), left
 
 
 def _drawn(
@@ -380,39 +373,9 @@ def _spread(side: SideScore) -> str:
     return f" ± {np.std(side.runs, ddof=1):.3f}" if len(side.runs) > 1 else ""
 
 
-def markdown(found: Comparison) -> str:
-    """The whole comparison."""
+def tables(found: Comparison) -> list[Table]:
+    """By role and by task, as a terminal shows them and compare.md has them."""
     a, b = found.a.label, found.b.label
-    header = ["queries", a, b, f"`{b}` minus `{a}`"]
-
-    def cells(one: TaskComparison | RoleComparison) -> list[Any]:
-        means = [score(side.interval) + _spread(side) for side in (one.a, one.b)]
-        return [one.n_queries, *means, difference(one.difference)]
-
-    by_role = Table(
-        ["role", "tasks", *header],
-        [[[role_words(one.roles), len(one.tasks), *cells(one)] for one in found.roles]],
-    )
-    by_task = Table(
-        ["task", "role", *header],
-        [[[name, role_words(task.roles), *cells(task)] for name, task in sorted(found.tasks.items())]],
-    )
-    intro = (
-        f"{metric_name(found.metric)}, {found.split} split, `{found.a.system}` of `{a}`, `{found.b.system}` of `{b}`. "
-        "95% intervals; differences are paired."
-    )
-    parts = [f"# `{b}` against `{a}`", intro, *summary(found)]
-    if found.roles:
-        parts += ["## By role", "Mean over tasks, every task counting the same.", to_markdown(by_role)]
-    return "\n\n".join([*parts, "## By task", to_markdown(by_task)]) + "\n"
-
-
-def terminal_tables(found: Comparison) -> "RenderableType":
-    """By task and by role, for a rich console."""
-    from rich.console import Group
-
-    a, b = found.a.label, found.b.label
-    metric = metric_name(found.metric)
     header = ["queries", a, b, "difference", "95% interval", ""]
 
     def cells(one: TaskComparison | RoleComparison) -> list[Any]:
@@ -423,12 +386,21 @@ def terminal_tables(found: Comparison) -> "RenderableType":
 
     images = sorted(name for name, task in found.tasks.items() if task.images)
     shown = [*((role_words(one.roles), one.tasks) for one in found.roles), *([("Images", images)] if images else [])]
-    by_task = [
-        [[Cell(title, style="italic")], *([f"  {name}", *cells(found.tasks[name])] for name in names)]
-        for title, names in shown
-    ]
+    by_task = [[[name, title, *cells(found.tasks[name])] for name in names] for title, names in shown]
     by_role = [[role_words(one.roles), len(one.tasks), *cells(one)] for one in found.roles]
-    tables = [Table(["task", *header], by_task, f"{metric} by task, {b} against {a}")]
-    if by_role:
-        tables.append(Table(["role", "tasks", *header], [by_role], f"{metric} by role, mean over tasks"))
-    return Group(*map(to_terminal, tables))
+    metric, sides = metric_name(found.metric), f"{b} against {a}"
+    whole = Table(["task", "role", *header], by_task, f"{metric} by task, {sides}")
+    return [Table(["role", "tasks", *header], [by_role], f"{metric} by role, {sides}"), whole] if by_role else [whole]
+
+
+def markdown(found: Comparison) -> str:
+    """The whole comparison."""
+    a, b = found.a.label, found.b.label
+    intro = (
+        f"{metric_name(found.metric)}, {found.split} split, `{found.a.system}` of `{a}`, `{found.b.system}` of `{b}`. "
+        f"Differences are paired, `{b}` minus `{a}`; a role's mean counts every task the same."
+    )
+    parts = [f"# `{b}` against `{a}`", intro, *summary(found)]
+    for table in tables(found):
+        parts += [f"## {table.title}", to_markdown(replace(table, title=""))]
+    return "\n\n".join(parts) + "\n"

@@ -10,7 +10,7 @@ from mtret.data.chunks import chunk_rows
 from mtret.data.images import ImageFiles
 from mtret.data.tasks import Judgements, Task
 from mtret.evaluation.metrics import hits, ndcg
-from mtret.index.exact import Run, excluded_pairs, search, tie_order
+from mtret.index.exact import rules_of, search
 from mtret.schema import AT_LEAST_0, AT_LEAST_1, setting
 
 
@@ -69,16 +69,9 @@ class DevSample:
 
     def ndcg_at_10(self, queries: Float32[np.ndarray, "q D"], documents: Float32[np.ndarray, "d D"]) -> float:
         """Mean nDCG@10 of exact search within the sample, given the embeddings of its texts."""
-        order = tie_order([self.task.named_ids[row] for row in self.documents])
-        parents = self.task.parents
-        if parents is not None:  # the first chunk of each is in the sample too
-            parents = np.searchsorted(self.documents, parents[self.documents]).astype(np.int32)
-        pairs = excluded_pairs(self.task.exclude, self.queries)
-        inside = np.isin(pairs[:, 1], self.documents)
-        pairs = np.stack([pairs[inside, 0], np.searchsorted(self.documents, pairs[inside, 1])], axis=1).astype(np.int32)
-        run = search(queries, documents, 10, order=order, exclude=pairs, parents=parents)
-        rows = np.where(run.documents >= 0, self.documents[run.documents], -1).astype(np.int32)
-        return float(ndcg(hits(Run(rows, run.scores), self.task.splits["dev"], self.queries), 10).mean())
+        task, rows = self.as_task(), np.arange(len(self.queries), dtype=np.int32)
+        run = search(queries, documents, 10, rules_of(task, rows))
+        return float(ndcg(hits(run, task.splits["dev"], rows), 10).mean())
 
 
 def dev_samples(tasks: Sequence[Task], config: DevConfig, seed: int) -> Mapping[str, DevSample]:
@@ -92,10 +85,8 @@ def dev_samples(tasks: Sequence[Task], config: DevConfig, seed: int) -> Mapping[
 
 def _sample(task: Task, config: DevConfig, random: np.random.Generator) -> DevSample:
     dev = task.splits["dev"]
-    chosen = np.sort(random.permutation(len(dev.queries))[: config.queries])
-    positive = dev.scores > 0
-    owner = np.repeat(np.arange(len(dev.queries)), np.diff(dev.offsets))
-    gold = np.unique(dev.documents[positive & np.isin(owner, chosen)])
+    queries = dev.queries[np.sort(random.permutation(len(dev.queries))[: config.queries])]
+    gold = np.unique(dev.documents[(dev.scores > 0) & np.isin(dev.pair_queries(), queries)])
     others = np.setdiff1d(task.parent_rows.astype(np.int64), gold)
     drawn = random.permutation(others)
     if task.parents is None:
@@ -105,4 +96,4 @@ def _sample(task: Task, config: DevConfig, random: np.random.Generator) -> DevSa
         which, chunks = chunk_rows(task.parents, drawn)
         fitting = np.cumsum(np.bincount(which, minlength=len(drawn))) <= config.distractors
         drawn = chunks[fitting[which]]
-    return DevSample(task, dev.queries[chosen], np.sort(np.concatenate([gold, drawn])).astype(np.int32))
+    return DevSample(task, queries, np.sort(np.concatenate([gold, drawn])).astype(np.int32))

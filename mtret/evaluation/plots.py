@@ -89,12 +89,9 @@ def lines_figure(
 
 def _figure(width: float, height: float) -> "Figure":
     """An empty one, in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def _plain(name: str) -> str:

@@ -152,34 +152,33 @@ def _details(results: Results) -> str:
 
 
 def _images(results: Results) -> str:
-    """Tasks whose documents are images: nothing else reads them, so chance is what they are compared with."""
-    seen = _of_images(results)
-    if not seen:
+    """Tasks whose documents are images, where there are any."""
+    table = _of_images(results)
+    if table is None:
         return ""
+    intro = (
+        f"Documents that are images, which `{results.systems[-1]}` alone can read: these tasks count in no mean above. "
+        "By chance: recall@10 of a random order."
+    )
+    return _section("Images", intro, to_markdown(table))
+
+
+def _of_images(results: Results, title: str = "") -> Table | None:
+    """Nothing else reads them, so chance is what they are compared with."""
     evaluated, pooled = results.systems[-1], results.pooled and results.pooled.tasks
     rows = []
-    for name, task in seen:
-        row = [name, ROLE_NAMES[task.role], task.n_queries, task.n_documents]
-        row += [score(task.systems[evaluated]["recall@10"]), _chance(task), score(task.primary(evaluated))]
-        if pooled:
-            among = pooled[name].systems[evaluated]
-            row += [score(among["recall@10"]), _share(among[OWN_TASK].mean)]
-        rows.append(row)
+    for name, task in sorted(results.tasks.items()):
+        if task.images:
+            row = [name, ROLE_NAMES[task.role], task.n_queries, task.n_documents]
+            row += [score(task.systems[evaluated]["recall@10"]), f"{min(1.0, 10 / task.n_documents):.3f}"]
+            row.append(score(task.primary(evaluated)))
+            if pooled:
+                among = pooled[name].systems[evaluated]
+                row += [score(among["recall@10"]), _share(among[OWN_TASK].mean)]
+            rows.append(row)
     header = ["task", "role", "queries", "images", "recall@10", "by chance", metric_name(PRIMARY)]
     header += ["recall@10, pooled index", "own kind"] if pooled else []
-    intro = (
-        f"Documents that are images, which `{evaluated}` alone can read: these tasks count in no mean above. By "
-        "chance: recall@10 of a random order."
-    )
-    return _section("Images", intro, to_markdown(Table(header, [rows])))
-
-
-def _of_images(results: Results) -> list[tuple[str, TaskResults]]:
-    return [(name, task) for name, task in sorted(results.tasks.items()) if task.images]
-
-
-def _chance(task: TaskResults) -> str:
-    return f"{min(1.0, 10 / task.n_documents):.3f}"
+    return Table(header, [rows], title) if rows else None
 
 
 def _base_forms(results: Results) -> str:
@@ -296,16 +295,14 @@ def terminal_tables(results: Results) -> "RenderableType":
     """One line per task, scores by role and what they differ by, for a rich console."""
     from rich.console import Group
 
-    tables = [
-        _tasks_briefly(results),
-        _roles_briefly(results.roles, results, f"{metric_name(PRIMARY)} by role, mean over tasks", counted=True),
-        _differences(results),
-        _pooled_briefly(results),
-        _by_dimension(
-            results, f"{metric_name(PRIMARY)} of {results.systems[-1]} by vectors truncated to their first dimensions"
-        ),
-        _images_briefly(results),
-    ]
+    metric, pooled = metric_name(PRIMARY), results.pooled
+    tables: list[Table | None] = [_tasks_briefly(results)]
+    tables += [_roles_briefly(results.roles, results, f"{metric} by role, mean over tasks"), _differences(results)]
+    if pooled:
+        title = f"{metric} over one index of all {pooled.n_documents:,} documents, mean over tasks"
+        tables.append(_roles_briefly(pooled.roles, results, title))
+    title = f"{metric} of {results.systems[-1]} by vectors truncated to their first dimensions"
+    tables += [_by_dimension(results, title), _of_images(results, "tasks of images")]
     return Group(*(to_terminal(table) for table in tables if table))
 
 
@@ -324,13 +321,10 @@ def _tasks_briefly(results: Results) -> Table:
     return Table(header, groups, f"{metric_name(PRIMARY)} by task")
 
 
-def _roles_briefly(roles: Mapping[str, RoleResults], results: Results, title: str, counted: bool = False) -> Table:
+def _roles_briefly(roles: Mapping[str, RoleResults], results: Results, title: str) -> Table:
     shown = [(role, roles[role]) for role, _ in tasks_by_role(results.tasks)]
-    rows = [
-        [ROLE_NAMES[role], *([len(one.tasks)] if counted else []), *_means_briefly(one, results.systems)]
-        for role, one in shown
-    ]
-    return Table(["role", *(["tasks"] if counted else []), *results.systems], [rows], title)
+    rows = [[ROLE_NAMES[role], len(one.tasks), *_means_briefly(one, results.systems)] for role, one in shown]
+    return Table(["role", "tasks", *results.systems], [rows], title)
 
 
 def _differences(results: Results) -> Table | None:
@@ -343,26 +337,6 @@ def _differences(results: Results) -> Table | None:
             rows.append([ROLE_NAMES[role] * (not place), system, f"{one.mean:+.3f}", interval(one, "+"), word])
     header = ["role", "against", "difference", "95% interval", ""]
     return Table(header, [rows], f"{results.systems[-1]} against the others, by role")
-
-
-def _pooled_briefly(results: Results) -> Table | None:
-    pooled = results.pooled
-    if pooled is None:
-        return None
-    title = f"{metric_name(PRIMARY)} over one index of all {pooled.n_documents:,} documents, mean over tasks"
-    return _roles_briefly(pooled.roles, results, title)
-
-
-def _images_briefly(results: Results) -> Table | None:
-    rows = []
-    for name, task in _of_images(results):
-        recall = task.systems[results.systems[-1]]["recall@10"]
-        rows.append([name, task.n_queries, f"{recall.mean:.3f}", interval(recall), _chance(task)])
-    return (
-        Table(["task", "queries", "recall@10", "95% interval", "by chance"], [rows], "tasks of images")
-        if rows
-        else None
-    )
 
 
 def _section(title: str, intro: str, body: str) -> str:

@@ -1,7 +1,7 @@
-"""Tasks and runs -> scores per query -> one results dictionary with intervals and differences, by task and by role."""
+"""Tasks and runs -> scores per query, over a task's own documents or a pool of all; `results.py` takes them on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,14 +9,12 @@ from jaxtyping import Float64, Int32, Int64
 
 from mtret.data.chunks import parent_chunks, parent_keys
 from mtret.data.tasks import Judgements, Task
-from mtret.evaluation import metrics, statistics
+from mtret.evaluation import metrics
 from mtret.index.exact import NOTHING, Run
 
-SCHEMA = "mtret.results/2"
 PRIMARY = "ndcg@10"
 OWN_TASK = "own_task@10"
 ROLES = ("in_domain", "cross_domain", "zero_shot", "all")
-NAMED_DROPPED_QUERIES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,129 +150,3 @@ def queries_with_copies(task: Task, split: str, query_rows: Int32[np.ndarray, "q
     width = len(copies)
     found = np.isin(unsaid[0] * width + unsaid[1], judged.pair_queries()[right].astype(np.int64) * width + relevant)
     return int(np.isin(np.unique(unsaid[0][found]), query_rows).sum())
-
-
-@dataclass(frozen=True, eq=False)
-class _Resampled:
-    """Means of one task or of a role: over the queries, and over every resample of them."""
-
-    n_queries: int
-    systems: tuple[str, ...]
-    metrics: tuple[str, ...]
-    means: Float64[np.ndarray, "s c"]
-    resampled: Float64[np.ndarray, "r s c"] = field(repr=False)
-
-
-def build_results(
-    outcomes: Sequence[TaskOutcome],
-    *,
-    protocol: Mapping[str, Any],
-    seed: int,
-    resamples: int = statistics.RESAMPLES,
-    mixture: Mapping[str, Any] | None = None,
-    pooled: PooledOutcome | None = None,
-    skipped: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """The results dictionary (schema `mtret.results/2`, see docs/results.md).
-
-    Args:
-      outcomes: one per evaluated task, all with the same systems; a task of images may have the last of them alone.
-      protocol: what the numbers depend on; kept as it is.
-      seed: of the bootstrap.
-      mixture: what the model was trained on, None for a base encoder.
-      pooled: the scores over the pooled index.
-      skipped: tasks that were not evaluated, and why.
-    """
-    roles = {outcome.task.name: outcome.role or "all" for outcome in outcomes}
-    own = {outcome.task.name: _resample(outcome.task.name, outcome.scores, seed, resamples) for outcome in outcomes}
-    results: dict[str, Any] = {
-        "schema": SCHEMA,
-        "protocol": dict(protocol),
-        "bootstrap": {"seed": seed, "resamples": resamples, "level": statistics.LEVEL},
-        "systems": max((list(outcome.scores.systems) for outcome in outcomes), key=len, default=[]),
-        "mixture": None if mixture is None else dict(mixture),
-        "tasks": {outcome.task.name: _task_entry(outcome, own[outcome.task.name]) for outcome in outcomes},
-        "roles": _by_role(own, roles),
-        "pooled": None,
-        "skipped": dict(skipped or {}),
-    }
-    if pooled is not None:
-        over_pool = {name: _resample(name, scores, seed, resamples) for name, scores in pooled.scores.items()}
-        results["pooled"] = {
-            "n_documents": pooled.n_documents,
-            "scann": None if pooled.scann is None else dict(pooled.scann),
-            "tasks": {name: {"role": roles[name], **_entry(one)} for name, one in over_pool.items()},
-            "roles": _by_role(over_pool, roles),
-        }
-    return results
-
-
-def _resample(name: str, scores: TaskScores, seed: int, resamples: int) -> _Resampled:
-    systems, names = tuple(scores.systems), tuple(next(iter(scores.systems.values())))
-    values = np.stack([scores.systems[system][metric] for system in systems for metric in names], axis=1)
-    shape = (len(systems), len(names))
-    means = statistics.resampled_means(values, seed, name, resamples)
-    return _Resampled(len(values), systems, names, values.mean(axis=0).reshape(shape), means.reshape(-1, *shape))
-
-
-def _by_role(tasks: Mapping[str, _Resampled], roles: Mapping[str, str]) -> dict[str, Any]:
-    """Macro averages: every task counts the same, however many queries it has. Only metrics that all its tasks have.
-
-    Tasks that some systems cannot read are left out: those systems' means would be over other tasks.
-    """
-    entries = {}
-    systems = max((one.systems for one in tasks.values()), key=len, default=())
-    for role in ROLES:
-        members = {name: one for name, one in tasks.items() if roles[name] == role and one.systems == systems}
-        if not members:
-            continue
-        first = next(iter(members.values()))
-        common = tuple(name for name in first.metrics if all(name in one.metrics for one in members.values()))
-        columns = [[one.metrics.index(name) for name in common] for one in members.values()]
-        merged = _Resampled(
-            sum(one.n_queries for one in members.values()),
-            first.systems,
-            common,
-            np.mean([one.means[:, c] for one, c in zip(members.values(), columns, strict=True)], axis=0),
-            np.mean([one.resampled[:, :, c] for one, c in zip(members.values(), columns, strict=True)], axis=0),
-        )
-        entries[role] = {"tasks": list(members), **_entry(merged)}
-    return entries
-
-
-def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
-    card = outcome.task.card
-    return {
-        "family": card.family,
-        "domain": card.domain,
-        "images": outcome.task.images is not None,
-        "role": outcome.role or "all",
-        "data_sha256": outcome.data_sha256,
-        "n_documents": len(outcome.task.parent_rows),
-        "n_with_copies": outcome.n_with_copies,
-        "n_dropped": len(outcome.dropped_queries),
-        "dropped_queries": list(outcome.dropped_queries[:NAMED_DROPPED_QUERIES]),
-        "seen_document_share": outcome.seen_document_share,
-        "cutoffs": list(outcome.scores.cutoffs),
-        **_entry(scores),
-        "scann": None if outcome.scann is None else dict(outcome.scann),
-    }
-
-
-def _entry(scores: _Resampled) -> dict[str, Any]:
-    low, high = statistics.bounds(scores.resampled)
-    systems = {
-        system: {
-            metric: statistics.rounded(scores.means[s, c], low[s, c], high[s, c]).as_json()
-            for c, metric in enumerate(scores.metrics)
-        }
-        for s, system in enumerate(scores.systems)
-    }
-    primary = scores.metrics.index(PRIMARY)
-    gains = scores.means[-1, primary] - scores.means[:, primary]
-    low, high = statistics.bounds(scores.resampled[:, -1:, primary] - scores.resampled[:, :, primary])
-    differences = {
-        other: {"metric": PRIMARY, **statistics.paired(gains[s], low[s], high[s], scores.n_queries).as_json()}
-        for s, other in enumerate(scores.systems[:-1])
-    }
-    return {"n_queries": scores.n_queries, "systems": systems, "differences": differences}

@@ -15,7 +15,7 @@ from mtret.evaluation.statistics import Interval
 from mtret.evaluation.wording import ROLE_NAMES, count, interval, metric_name, some
 from mtret.tables import Cell, Table
 
-CSV_COLUMNS = ("run", "role", "task", "system", "metric", "mean", "low", "high", "n_queries", "std", "n_runs")
+CSV_COLUMNS = ("run", "role", "task", "system", "metric", "mean", "low", "high", "n_queries")
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,12 @@ def build(
       only_groups: runs that are in a group get no row of their own.
       intervals: show them; without, a table of many columns fits a page.
 
-    Raises UserError where runs were evaluated on different splits or data, none has the metric, or a group names a run
-    that is not there.
+    Raises UserError where runs were evaluated on different splits or data, or none has the metric.
     """
     _check_same_data(runs)
     _check_metric(runs, metric)
     keys = _columns(runs, per_task)
-    groups = all_groups(runs, groups)
+    groups = _all_groups(runs, groups)
     members = {label for labels in groups.values() for label in labels}
     every = [
         _Row(run.label, _scores(run.results, run.evaluated, keys, metric), run.label not in members) for run in runs
@@ -194,19 +193,16 @@ def _same_tasks(runs: Sequence[RunResults], role: str) -> bool:
     return all(sorted(tasks) == sorted(found[0]) for tasks in found)
 
 
-def all_groups(runs: Sequence[RunResults], named: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The groups that were asked for, and of the runs left those that are seeds of one configuration."""
-    known = [run.label for run in runs]
-    for name, labels in named.items():
-        twice = next((label for label in labels if labels.count(label) > 1), None)
-        if twice is not None:
-            raise UserError(f"--group={name}: '{twice}' stands in it twice")
-        for label in labels:
-            if label not in known:
-                raise UserError(f"--group={name}: no run '{label}', only {', '.join(known)}.{nearest(label, known)}")
+def _all_groups(runs: Sequence[RunResults], named: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Those that were named, and of the runs left those that are seeds of one configuration, by a name made of
+    theirs."""
     taken = {label for labels in named.values() for label in labels}
-    own = {name: list(labels) for name, labels in named.items()}
-    return own | _seeds([run for run in runs if run.label not in taken])
+    by_config: dict[str, dict[int, str]] = {}
+    for run in runs:
+        protocol = run.results.protocol
+        if protocol.get("training_sha256") is not None and run.label not in taken:
+            by_config.setdefault(protocol["training_sha256"], {}).setdefault(protocol["training_seed"], run.label)
+    return {**named, **{", ".join(each.values()): [*each.values()] for each in by_config.values() if len(each) > 1}}
 
 
 def _grouped(
@@ -220,70 +216,26 @@ def _grouped(
         for key, *column in zip(keys, *(by_label[label] for label in labels), strict=True):
             means = [score.mean for score in column if score is not None]
             whole = len(means) == len(labels) and (key not in ROLES or _same_tasks(own, key))
-            spreads.append(_spread(means) if whole else None)
-        yield _Row(_of_group(name, labels), tuple(spreads))
+            spreads.append(Spread(float(np.mean(means)), float(np.std(means, ddof=1))) if whole else None)
+        yield _Row(f"{name} (mean of {len(labels)})", tuple(spreads))
 
 
-def _of_group(name: str, labels: Sequence[str]) -> str:
-    return f"{name} (mean of {len(labels)})"
-
-
-def _spread(means: Sequence[float]) -> Spread:
-    return Spread(float(np.mean(means)), float(np.std(means, ddof=1)) if len(means) > 1 else 0.0)
-
-
-def _seeds(runs: Sequence[RunResults]) -> dict[str, list[str]]:
-    """Runs of one configuration that differ by their seed, by a name made of theirs."""
-    by_config: dict[str, dict[int, str]] = {}
-    for run in runs:
-        protocol = run.results.protocol
-        if protocol.get("training_sha256") is not None:
-            by_config.setdefault(protocol["training_sha256"], {}).setdefault(protocol["training_seed"], run.label)
-    return {", ".join(each.values()): list(each.values()) for each in by_config.values() if len(each) > 1}
-
-
-def long_table(runs: Sequence[RunResults], groups: Mapping[str, Sequence[str]], only_groups: bool = False) -> Table:
-    """For CSV: a line for every run, role or task, system and metric; the task is empty in a role's lines. Groups
-    follow, with a standard deviation over their runs in place of an interval."""
-    groups = all_groups(runs, groups)
-    members = {label for labels in groups.values() for label in labels}
-    by_label = {run.label: run for run in runs}
-    single = [
-        [run.label, role, task, system, metric, *score, entry.n_queries, "", 1]
+def long_table(runs: Sequence[RunResults]) -> Table:
+    """For CSV: a line for every run, role or task, system and metric; the task is empty in a role's lines."""
+    lines = [
+        [run.label, role, task, system, metric, *score, entry.n_queries]
         for run in runs
-        if not only_groups or run.label not in members
         for (role, task), entry in _every_entry(run).items()
         for system, scores in entry.systems.items()
         for metric, score in scores.items()
     ]
-    grouped = [
-        [_of_group(name, labels), *line]
-        for name, labels in groups.items()
-        for line in _group_lines([by_label[label] for label in labels])
-    ]
-    return Table(CSV_COLUMNS, [single, grouped])
+    return Table(CSV_COLUMNS, [lines])
 
 
 def _every_entry(run: RunResults) -> dict[tuple[str, str], Scores]:
     """Of roles and tasks, by role and task."""
     roles: dict[tuple[str, str], Scores] = {(role, ""): entry for role, entry in run.results.roles.items()}
     return roles | {(entry.role, name): entry for name, entry in run.results.tasks.items()}
-
-
-def _group_lines(runs: Sequence[RunResults]) -> Iterator[list[Any]]:
-    """What all runs of a group have, as lines of the long table less their first column."""
-    entries = [_every_entry(run) for run in runs]
-    for role, task in entries[0]:
-        if not all((role, task) in own for own in entries) or not (task or _same_tasks(runs, role)):
-            continue
-        each = [own[role, task] for own in entries]
-        n_queries = each[0].n_queries if len({entry.n_queries for entry in each}) == 1 else ""
-        for system, metrics in each[0].systems.items():
-            for metric in metrics:
-                scores = [entry.systems.get(system, {}).get(metric) for entry in each]
-                if all(scores):
-                    mean, deviation = _spread([score.mean for score in scores if score])
-                    yield [role, task, system, metric, mean, "", "", n_queries, deviation, len(runs)]
 
 
 def distinct_labels(names: Sequence[str], places: Sequence[str]) -> list[str]:

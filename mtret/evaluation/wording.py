@@ -6,7 +6,7 @@ from typing import get_args
 from mtret.evaluation.statistics import Difference, Interval, Verdict
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-NAMED = 5  # names in an error
+NAMED = 10  # names or places in a line
 
 ROLE_NAMES = {
     "in_domain": "In-domain",
@@ -26,7 +26,6 @@ METRIC_NAMES = {
     "capped_recall": "capped recall",
     "mrr": "MRR",
     "map": "MAP",
-    "kind": "own kind",
 }
 WORDS: Mapping[Verdict, str] = {"better": "better", "no difference": "no difference", "WORSE": "**WORSE**"}
 STYLES = {"better": "green", "no difference": "dim", "WORSE": "bold red"}
@@ -65,6 +64,6 @@ def counts(verdicts: Sequence[Verdict], markdown: bool = False) -> str:
     )
 
 
-def some(names: Sequence[str]) -> str:
-    """Names in an error: the first of many."""
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+def some(names: Sequence[str | int]) -> str:
+    """The first of many."""
+    return ", ".join(map(str, names[:NAMED])) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")

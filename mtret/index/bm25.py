@@ -8,9 +8,8 @@ from functools import cache
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Int32
 
-from mtret.index.exact import Run, queries_per_block, search_blocks
+from mtret.index.exact import Rules, Run, queries_per_block, search_blocks
 
 # Scripts written without spaces between words: Thai and Lao, Myanmar with its extensions, Khmer, kana, Han with its
 # extensions and compatibility forms. Hangul has spaces.
@@ -21,6 +20,8 @@ _UNSPACED = (
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
+_UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]+")
+_RUNS = re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")  # splits a word where a script without spaces meets another
 _IDENTIFIER_PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+")
 
 
@@ -58,25 +59,13 @@ class BM25Index:
         if self._vocabulary:
             self._scorer.index((ids, self._vocabulary), create_empty_token=False, show_progress=False)
 
-    def search(
-        self,
-        queries: Sequence[str],
-        k: int,
-        *,
-        order: Int32[np.ndarray, "m"],
-        exclude: Int32[np.ndarray, "n 2"] | None = None,
-        block: int | None = None,
-        parents: Int32[np.ndarray, "m"] | None = None,
-    ) -> Run:
+    def search(self, queries: Sequence[str], k: int, rules: Rules, block: int | None = None) -> Run:
         """The k documents of largest score; one that shares no term with the query is not a result.
 
         Args:
           queries: texts, without an instruction.
           k: columns of the run, whatever the size of the corpus.
-          order: `tie_order` of the documents.
-          exclude: pairs (row of `queries`, row of the corpus) that are never returned.
           block: queries scored at once, by default as many as bounded memory allows.
-          parents: as of exact search.
         """
         block = block or queries_per_block(len(queries), self._n_documents)
         known = [[self._vocabulary[term] for term in query if term in self._vocabulary] for query in tokenize(queries)]
@@ -86,11 +75,11 @@ class BM25Index:
             rows = np.zeros((block, self._n_documents), np.float32)
             for row, ids in zip(rows, known[start:stop], strict=False):
                 if ids:
-                    row[:] = self._scorer.get_scores_from_ids(ids)[order]
+                    row[:] = self._scorer.get_scores_from_ids(ids)[rules.order]
             rows[rows <= 0] = -np.inf
             return rows
 
-        return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block, parents=parents)
+        return search_blocks(scores, len(queries), k, rules, block)
 
 
 class _Analyser(dict[str, list[str]]):
@@ -105,8 +94,8 @@ class _Analyser(dict[str, list[str]]):
 
     def __missing__(self, word: str) -> list[str]:
         terms: list[str] = []
-        for run in _runs().findall(word):
-            if _unspaced().match(run):
+        for run in _RUNS.findall(word):
+            if _UNSPACED_RUN.match(run):
                 terms += [run[i : i + 2] for i in range(max(len(run) - 1, 1))]
             else:
                 parts = [part.lower() for part in _IDENTIFIER_PARTS.split(run) if part]
@@ -126,14 +115,3 @@ def _marks() -> str:
 def _words() -> re.Pattern[str]:
     # A word mostly ends before an ASCII character, which is known sooner than that it is none of two thousand marks.
     return re.compile(rf"\w+(?:(?![\x00-\x7f])[{_marks()}]+\w*)*")
-
-
-@cache
-def _unspaced() -> re.Pattern[str]:
-    return re.compile(rf"[{_UNSPACED}]+")
-
-
-@cache
-def _runs() -> re.Pattern[str]:
-    """Splits a word where a script without spaces meets another."""
-    return re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")

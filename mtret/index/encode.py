@@ -59,12 +59,10 @@ class Embedder:
         return [vectors[identity[end - len(part) : end]] for end, part in zip(ends, cut, strict=True)]
 
     def _distinct(self, texts: Tokens, on_progress: Progress) -> Float32[np.ndarray, "n D"]:
-        mesh = _local_mesh()
-        sharding = NamedSharding(mesh, P(None, "data"))
-        params = jax.device_put(self.params, NamedSharding(mesh, P()))
+        params, sharding, devices = _on_devices(self.params)
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         waiting: tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Array, int] | None = None
-        for where, slots, batch, n_texts, tokens in _batches(texts, self.pooling, mesh.size):
+        for where, slots, batch, n_texts, tokens in _batches(texts, self.pooling, devices):
             found = _embed(self.tower, params, jax.device_put(batch, sharding), n_texts)
             if waiting is not None:  # fetched one batch late, so that the device never waits for the host
                 _fetch(vectors, waiting, on_progress)
@@ -83,16 +81,14 @@ class ImageEmbedder:
 
     def __call__(self, images: Images, on_progress: Progress | None = None) -> Float32[np.ndarray, "n D"]:
         """A unit vector of each image."""
-        mesh = _local_mesh()
-        params = jax.device_put(self.params, NamedSharding(mesh, P()))
-        sharding = NamedSharding(mesh, P(None, "data"))
-        size = BATCH_IMAGES * mesh.size
+        params, sharding, devices = _on_devices(self.params)
+        size = BATCH_IMAGES * devices
         parts = []
         for start in range(0, len(images), size):
             rows = np.arange(start, min(start + size, len(images)))
             batch = np.zeros((size, images.size, images.size, 3), np.uint8)
             batch[: len(rows)] = images.take(rows)
-            placed = jax.device_put(batch.reshape(1, mesh.size, BATCH_IMAGES, *batch.shape[1:]), sharding)
+            placed = jax.device_put(batch.reshape(1, devices, BATCH_IMAGES, *batch.shape[1:]), sharding)
             found = np.asarray(_embed(self.tower, params, placed, BATCH_IMAGES))
             parts.append(found.reshape(size, -1)[: len(rows)])
             if on_progress:
@@ -132,10 +128,12 @@ class Embedders:
         return found
 
 
-def _local_mesh() -> jax.sharding.Mesh:
-    """Of several processes each embeds what is its own."""
+def _on_devices(params: Tree) -> tuple[Tree, NamedSharding, int]:
+    """Parameters on every device of this process, since of several each embeds what is its own; where a batch's shards
+    go; and how many devices that are."""
     devices = jax.local_devices()
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.device_put(params, NamedSharding(mesh, P())), NamedSharding(mesh, P(None, "data")), len(devices)
 
 
 def _truncated(part: Texts) -> Tokens:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int32
 
-from mtret.data.tasks import Judgements
+from mtret.data.tasks import Judgements, Task
 from mtret.errors import UserError
 from mtret.models.pooling import unit
 
@@ -52,6 +52,21 @@ def excluded_pairs(exclude: Judgements | None, query_rows: Int32[np.ndarray, "q"
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
+class Rules(NamedTuple):
+    """What every search of a corpus keeps to."""
+
+    order: Int32[np.ndarray, "m"]  # `tie_order` of the documents
+    # Pairs (row of the queries, row of the documents) that are never returned; a chunk stands for its parent.
+    exclude: Int32[np.ndarray, "n 2"] = np.zeros((0, 2), np.int32)
+    # `Task.parents` where documents are chunks: a parent is found once, by the score of its best chunk.
+    parents: Int32[np.ndarray, "m"] | None = None
+
+
+def rules_of(task: Task, query_rows: Int32[np.ndarray, "q"]) -> Rules:
+    """Of a task's own documents, for these of its queries."""
+    return Rules(tie_order(task.named_ids), excluded_pairs(task.exclude, query_rows), task.parents)
+
+
 def truncate(
     vectors: Float32[np.ndarray, "n D"], dimension: int, similarity: str = "cosine"
 ) -> Float32[np.ndarray, "n dimension"]:
@@ -64,21 +79,15 @@ def search(
     queries: Float32[np.ndarray, "q d"],
     documents: Float32[np.ndarray, "m d"],
     k: int,
-    *,
-    order: Int32[np.ndarray, "m"],
-    exclude: Int32[np.ndarray, "n 2"] | None = None,
+    rules: Rules,
     block: int | None = None,
-    parents: Int32[np.ndarray, "m"] | None = None,
 ) -> Run:
     """The k documents of largest dot product, in float32, over all documents.
 
     Args:
       queries, documents: embeddings, normalised where the score is to be the cosine.
       k: columns of the run, whatever the size of the corpus.
-      order: `tie_order` of the documents.
-      exclude: pairs (row of `queries`, row of `documents`) that are never returned; a chunk stands for its parent.
       block: queries scored at once, by default as many as bounded memory allows.
-      parents: `Task.parents` where documents are chunks: a parent is found once, by the score of its best chunk.
 
     Raises:
       UserError: an embedding is not finite.
@@ -86,7 +95,7 @@ def search(
     check_finite(queries, "query")
     check_finite(documents, "document")
     block = block or queries_per_block(len(queries), len(documents))
-    columns = jnp.asarray(documents[order])
+    columns = jnp.asarray(documents[rules.order])
 
     def scores(start: int, stop: int) -> Float[Array, "b m"]:
         # The last block is filled up, so that one shape is compiled for all.
@@ -94,7 +103,7 @@ def search(
         rows[: stop - start] = queries[start:stop]
         return _products(jnp.asarray(rows), columns)
 
-    return search_blocks(scores, len(queries), k, order=order, exclude=exclude, block=block, parents=parents)
+    return search_blocks(scores, len(queries), k, rules, block)
 
 
 def check_finite(
@@ -119,11 +128,8 @@ def search_blocks(
     scores: Callable[[int, int], Float[Array, "b m"] | Float32[np.ndarray, "b m"]],
     n_queries: int,
     k: int,
-    *,
-    order: Int32[np.ndarray, "m"],
-    exclude: Int32[np.ndarray, "n 2"] | None,
+    rules: Rules,
     block: int,
-    parents: Int32[np.ndarray, "m"] | None = None,
 ) -> Run:
     """The k best documents by any scores, block after block of queries.
 
@@ -131,13 +137,13 @@ def search_blocks(
       scores: maps the range of a block's queries to their scores, whose columns stand in tie order and whose rows may
         be more than the block has queries; -inf marks a document that is not a result.
       n_queries: how many there are.
-      k, order, exclude, block, parents: as in `search`.
+      k, rules, block: as in `search`.
     """
+    order, exclude, parents = rules
     segment = None
     if parents is not None:
         order, segment = _segments(order, parents)
-        if exclude is not None:
-            exclude = np.stack([exclude[:, 0], parents[exclude[:, 1]]], axis=1)
+        exclude = np.stack([exclude[:, 0], parents[exclude[:, 1]]], axis=1)
     run = Run(np.full((n_queries, k), NOTHING, np.int32), np.full((n_queries, k), -np.inf, np.float32))
     kept = min(k, len(order))
     starts = np.arange(0, n_queries, block)
@@ -168,14 +174,9 @@ def _segments(
 
 
 def _excluded_by_block(
-    exclude: Int32[np.ndarray, "n 2"] | None,
-    order: Int32[np.ndarray, "m"],
-    starts: np.ndarray,
-    block: int,
+    exclude: Int32[np.ndarray, "n 2"], order: Int32[np.ndarray, "m"], starts: np.ndarray, block: int
 ) -> Int32[np.ndarray, "blocks e 2"]:
     """Pairs (row of the block, column in tie order), padded with a row past every block."""
-    if exclude is None:
-        exclude = np.zeros((0, 2), np.int32)
     column = np.empty(int(order.max()) + 1, np.int32)
     column[order] = np.arange(len(order), dtype=np.int32)
     number = exclude[:, 0] // block

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int32
 
 from mtret.devices import not_importing
 from mtret.errors import UserError, first_line
-from mtret.index.exact import BLOCK_SCORES, NOTHING, Run
+from mtret.index.exact import BLOCK_SCORES, NOTHING, Rules, Run
 
 Kind = Literal["brute force", "hashing", "tree"]
 
@@ -104,55 +104,18 @@ class ScannIndex:
             leaves_searched=self._leaves_searched,
         )
 
-    def search(
-        self,
-        queries: Float32[np.ndarray, "q d"],
-        k: int,
-        *,
-        order: Int32[np.ndarray, "m"],
-        exclude: Int32[np.ndarray, "n 2"] | None = None,
-        parents: Int32[np.ndarray, "m"] | None = None,
-    ) -> Run:
+    def search(self, queries: Float32[np.ndarray, "q d"], k: int, rules: Rules) -> Run:
         """The k documents that ScaNN finds nearest. Equal scores stand in tie order; arguments as of exact search.
 
         Of chunks it is asked for twice as many as long as some query has fewer than k parents.
         """
+        m, chunks = self.n_documents, rules.parents is not None
+        parents = rules.parents if rules.parents is not None else np.arange(m, dtype=np.int32)
         run = Run(np.full((len(queries), k), NOTHING, np.int32), np.full((len(queries), k), -np.inf, np.float32))
-        if not len(queries):
-            return run
-        pairs = np.zeros((0, 2), np.int32) if exclude is None else exclude
+        position = np.argsort(rules.order)
+        banned = rules.exclude[:, 0].astype(np.int64) * m + parents[rules.exclude[:, 1]]
         # ScaNN knows no exclusions: ask for as many more as any query has.
-        spare = int(np.bincount(pairs[:, 0], minlength=1).max())
-        wanted = min(k + spare, self.n_documents)
-        if parents is not None:
-            return self._search_parents(queries, run, wanted, order, pairs, parents)
-        documents, scores = self._neighbours(queries, wanted)
-        if spare:
-            asked = np.arange(len(queries), dtype=np.int64)[:, None] * self.n_documents + documents
-            banned = np.isin(asked, pairs[:, 0].astype(np.int64) * self.n_documents + pairs[:, 1])
-            scores = np.where(banned, np.float32(-np.inf), scores)
-        position = np.empty(self.n_documents, np.int32)
-        position[order] = np.arange(self.n_documents, dtype=np.int32)
-        best = np.lexsort((position[documents], -scores), axis=1)[:, :k]
-        run.scores[:, : best.shape[1]] = np.take_along_axis(scores, best, axis=1)
-        run.documents[:, : best.shape[1]] = np.take_along_axis(documents, best, axis=1)
-        run.documents[np.isneginf(run.scores)] = NOTHING
-        return run
-
-    def _search_parents(
-        self,
-        queries: Float32[np.ndarray, "q d"],
-        run: Run,
-        wanted: int,
-        order: Int32[np.ndarray, "m"],
-        pairs: Int32[np.ndarray, "n 2"],
-        parents: Int32[np.ndarray, "m"],
-    ) -> Run:
-        """Fills `run`; `wanted`: neighbours to ask for at first."""
-        m, k = self.n_documents, run.documents.shape[1]
-        position = np.empty(m, np.int32)
-        position[order] = np.arange(m, dtype=np.int32)
-        banned = pairs[:, 0].astype(np.int64) * m + parents[pairs[:, 1]]
+        wanted = min(k + int(np.bincount(rules.exclude[:, 0], minlength=1).max()), m)
         left = np.arange(len(queries))
         while len(left):
             block = max(BLOCK_SCORES // wanted, 1)
@@ -170,7 +133,7 @@ class ScannIndex:
                 run.documents[rows[at], rank[at, column]] = found[at, column]
                 run.scores[rows[at], rank[at, column]] = scores[at, column]
             short = (run.documents[left] == NOTHING).any(axis=1)
-            left = left[short] if wanted < m else left[:0]
+            left = left[short] if chunks and wanted < m else left[:0]
             wanted = min(2 * wanted, m)
         return run
 

@@ -1,7 +1,8 @@
 """Attention within the segments of packed rows: one interface over several ways to compute it.
 
-"xla": written out in JAX, for any device. "cpu": `attention_cpu.cc`, compiled for this machine's processor. "pallas"
-and "cudnn": those of an NVIDIA GPU (docs/gpu.md).
+"xla": written out in JAX, for any device. "cpu": `attention_cpu.cc`, compiled for this machine's processor. For an
+NVIDIA GPU (docs/gpu.md): "pallas", the kernel of `attention_gpu.py`; "cudnn", NVIDIA's, through JAX's public interface,
+which has no dropout and knows segments only as a mask that lies in memory, once for all heads.
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError, nearest
-from mtret.kernels import attention_cpu, attention_gpu
+from mtret.kernels import attention_cpu
 from mtret.kernels.dense import cast_operand, materialised_transpose, product, recompute_barrier
-from mtret.kernels.masks import dropout, visible
+from mtret.kernels.masks import dropout, dropout_words, visible
 
-IMPLEMENTATIONS = ("xla", "cpu", *attention_gpu.IMPLEMENTATIONS)
+# "pallas_interpreted": the same kernel as "pallas" on any device, slowly; for tests.
+IMPLEMENTATIONS = ("xla", "cpu", "pallas", "cudnn", "pallas_interpreted")
 
 
 def choose(wanted: str | None, dropout_rate: float = 0.0) -> str:
@@ -35,9 +37,15 @@ def choose(wanted: str | None, dropout_rate: float = 0.0) -> str:
         if jax.default_backend() != "cpu":
             raise UserError("model.attention: 'cpu' is for JAX on a CPU, and here it uses another device")
         attention_cpu.require()
-    elif wanted in attention_gpu.IMPLEMENTATIONS:
-        attention_gpu.require(wanted, dropout_rate)
+    if wanted in ("pallas", "cudnn") and jax.default_backend() != "gpu":
+        raise UserError(f"model.attention: '{wanted}' needs an NVIDIA GPU, and JAX sees none here")
+    _check_dropout(wanted, dropout_rate)
     return wanted
+
+
+def _check_dropout(implementation: str, rate: float) -> None:
+    if implementation == "cudnn" and rate > 0.0:
+        raise UserError("model.attention: 'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0")
 
 
 def in_words(implementation: str) -> str:
@@ -64,16 +72,26 @@ def attend(
 
     `window`: attend to tokens at most that many positions away (None: the whole segment). `matmul_dtype`: the type of
     the products' operands, "float32" or "bfloat16"; `implementation`: one of IMPLEMENTATIONS, of which "cpu" rounds no
-    operand and those of a GPU round all to bfloat16. Every token sees itself at least, so no softmax is empty.
+    operand and those of a GPU round all to bfloat16 and sum in float32. Every token sees itself at least, so no softmax
+    is empty.
+
+    Raises UserError where the implementation has no dropout and some is wanted.
     """
-    dropping = row_keys is not None and dropout_rate > 0.0
-    masked: dict[str, Any] = {"window": window, "dropout_rate": dropout_rate if dropping else 0.0}
-    masked |= {"row_keys": row_keys if dropping else None, "dropout_site": dropout_site}
-    if implementation in attention_gpu.IMPLEMENTATIONS:
-        return attention_gpu.attend(q, k, v, segment, implementation=implementation, **masked)
-    if implementation == "cpu" and q.dtype == jnp.float32:  # float64 is for gradient checks
-        return attention_cpu.attend(q, k, v, segment, **masked)
-    return _xla(q, k, v, segment, masked["row_keys"], _Attention(window, matmul_dtype, dropout_rate, dropout_site))
+    if implementation == "xla" or (implementation == "cpu" and q.dtype != jnp.float32):  # as in gradient checks
+        return _xla(q, k, v, segment, row_keys, _Attention(window, matmul_dtype, dropout_rate, dropout_site))
+    rate = 0.0 if row_keys is None else dropout_rate
+    _check_dropout(implementation, rate)
+    words = dropout_words(row_keys, dropout_site) if row_keys is not None and rate > 0.0 else None
+    if implementation == "cpu":
+        return attention_cpu.attend(q, k, v, segment, words, window, rate)
+    narrow = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    if implementation == "cudnn":
+        mask = visible(segment, window)[:, None]
+        return jax.nn.dot_product_attention(*narrow, mask=mask, implementation="cudnn").astype(q.dtype)
+    from mtret.kernels.attention_gpu import flash
+
+    interpret = implementation == "pallas_interpreted"
+    return flash(*narrow, segment, words, window, rate, interpret=interpret).astype(q.dtype)
 
 
 @dataclass(frozen=True)

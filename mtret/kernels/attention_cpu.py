@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from mtret.devices import local_cache, processor
 from mtret.errors import UserError
-from mtret.kernels.masks import dropout_words
+from mtret.kernels.masks import dropout_threshold
 
 SOURCE = Path(__file__).with_name("attention_cpu.cc")
 COMPILERS = ("c++", "g++", "clang++")
@@ -36,36 +36,36 @@ def attend(
     k: Float[Array, "rows L heads features"],
     v: Float[Array, "rows L heads features"],
     segment: Int[Array, "rows L"],
-    *,
-    window: int | None = None,
-    row_keys: Key[Array, "rows"] | None = None,
-    dropout_rate: float = 0.0,
-    dropout_site: int = 0,
+    words: UInt32[Array, "rows 2"] | None,
+    window: int | None,
+    rate: float,
 ) -> Float[Array, "rows L heads features"]:
-    """As `attention.attend`, in float32 throughout, with the same dropout masks. Raises UserError as `require` does."""
+    """As `attention.attend`, in float32 throughout. `words`: what each row's dropout masks are drawn from; None: there
+    is no dropout. Raises UserError as `require` does."""
     require()
-    words = jnp.zeros((0, 2), jnp.uint32) if row_keys is None else dropout_words(row_keys, dropout_site)
-    threshold = min(round(dropout_rate * 2**32), 2**32 - 1)
-    known = (("window", -1 if window is None else window), ("threshold", threshold), ("rate", dropout_rate))
-    return _attend(q, k, v, segment.astype(jnp.int32), words, known)
+    if words is None:
+        words, rate = jnp.zeros((0, 2), jnp.uint32), 0.0
+    return _attend(q, k, v, segment.astype(jnp.int32), words, window, rate)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(q: Array, k: Array, v: Array, segment: Array, words: UInt32[Array, "rows 2"], known: Any) -> Array:
-    return _forward(q, k, v, segment, words, known)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(q: Array, k: Array, v: Array, segment: Array, words: Array, window: int | None, rate: float) -> Array:
+    return _forward(q, k, v, segment, words, window, rate)[0]
 
 
-def _forward(q: Array, k: Array, v: Array, segment: Array, words: Array, known: Any) -> tuple[Array, Any]:
+def _forward(
+    q: Array, k: Array, v: Array, segment: Array, words: Array, window: int | None, rate: float
+) -> tuple[Array, Any]:
     rows, length, heads, _ = q.shape
     kinds = _like(q), jax.ShapeDtypeStruct((rows, heads, length), jnp.float32)
     call = jax.ffi.ffi_call("mtret_attention_forward", kinds)
-    mixed, log_total = call(q, k, v, segment, words, **_typed(known))
+    mixed, log_total = call(q, k, v, segment, words, **_typed(window, rate))
     return mixed, (q, k, v, segment, words, mixed, log_total)
 
 
-def _backward(known: Any, saved: Any, cotangent: Array) -> tuple[Any, ...]:
+def _backward(window: int | None, rate: float, saved: Any, cotangent: Array) -> tuple[Any, ...]:
     call = jax.ffi.ffi_call("mtret_attention_backward", (_like(cotangent),) * 3)
-    return *call(*saved, cotangent, **_typed(known)), None, None
+    return *call(*saved, cotangent, **_typed(window, rate)), None, None
 
 
 _attend.defvjp(_forward, _backward)
@@ -75,9 +75,9 @@ def _like(x: Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, jnp.float32)
 
 
-def _typed(known: Any) -> dict[str, Any]:
-    given = dict(known)
-    return {name: np.int64(given[name]) for name in ("window", "threshold")} | {"rate": np.float32(given["rate"])}
+def _typed(window: int | None, rate: float) -> dict[str, Any]:
+    threshold = np.int64(dropout_threshold(rate))
+    return {"window": np.int64(-1 if window is None else window), "threshold": threshold, "rate": np.float32(rate)}
 
 
 def require() -> None:

@@ -1,10 +1,8 @@
 """Attention of packed rows on an NVIDIA GPU, without the matrix of scores in memory.
 
-"pallas" is our own kernel (FlashAttention-2: Dao, 2307.08691). It knows segments, skips the blocks of a row in which no
-text of its own lies, and draws the dropout masks of `layers.dropout`. "cudnn" is NVIDIA's, through JAX's public
-interface, which knows segments only as a mask that lies in memory, once for all heads.
-
-JAX calls the way in which the kernel reaches the GPU (Triton) deprecated since 0.12; cuDNN is what would remain.
+FlashAttention-2 (Dao, 2307.08691). The kernel knows segments, skips the blocks of a row in which no text of its own
+lies, and draws the dropout masks of `masks.dropout`. JAX calls the way in which it reaches the GPU (Triton) deprecated
+since 0.12; cuDNN is what would remain.
 """
 
 from dataclasses import dataclass
@@ -13,13 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int32, Key, UInt32
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Float, Int, Int32, UInt32
 
-from mtret.errors import UserError
-from mtret.kernels.masks import dropout_mask, dropout_words, visible
+from mtret.kernels.masks import dropout_mask, visible
 
-# "pallas_interpreted": the same kernel on any device, slowly; for tests.
-IMPLEMENTATIONS = ("pallas", "cudnn", "pallas_interpreted")
 NARROWEST = 16  # of a product on tensor cores, in every dimension
 FLOOR = -1e30  # below every score: minus infinity itself would be subtracted from itself
 LOG2_E = 1.4426950408889634
@@ -51,55 +48,6 @@ class _Kernel:
     interpret: bool
 
 
-def attend(
-    q: Float[Array, "rows L heads features"],
-    k: Float[Array, "rows L heads features"],
-    v: Float[Array, "rows L heads features"],
-    segment: Int[Array, "rows L"],
-    *,
-    window: int | None = None,
-    implementation: str = "pallas",
-    row_keys: Key[Array, "rows"] | None = None,
-    dropout_rate: float = 0.0,
-    dropout_site: int = 0,
-    blocks: Blocks | None = None,
-) -> Float[Array, "rows L heads features"]:
-    """As `attention.attend`, of bfloat16 operands; sums and softmax are float32, and so is the result if `q` is.
-
-    Dropout: "pallas" draws the masks that `attention.attend` draws. "cudnn" has none: UserError.
-    """
-    if implementation == "cudnn":
-        _check_dropout(implementation, dropout_rate if row_keys is not None else 0.0)
-        return _cudnn(q, k, v, segment, window).astype(q.dtype)
-    words = None
-    if row_keys is not None and dropout_rate > 0.0:
-        words = dropout_words(row_keys, dropout_site)
-    interpret = implementation == "pallas_interpreted"
-    narrow_q, narrow_k, narrow_v = (x.astype(jnp.bfloat16) for x in (q, k, v))
-    found = flash(
-        narrow_q, narrow_k, narrow_v, segment, words, window, dropout_rate, blocks or Blocks(), interpret=interpret
-    )
-    return found.astype(q.dtype)
-
-
-def require(implementation: str, dropout_rate: float = 0.0) -> None:
-    """Raises UserError where this machine cannot run `implementation`, or it has no dropout and some is wanted."""
-    if implementation != "pallas_interpreted" and jax.default_backend() != "gpu":
-        raise UserError(f"model.attention: '{implementation}' needs an NVIDIA GPU, and JAX sees none here")
-    _check_dropout(implementation, dropout_rate)
-
-
-def _check_dropout(implementation: str, rate: float) -> None:
-    if implementation == "cudnn" and rate > 0.0:
-        raise UserError("model.attention: 'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0")
-
-
-def _cudnn(q: Array, k: Array, v: Array, segment: Array, window: int | None) -> Array:
-    narrow = (x.astype(jnp.bfloat16) for x in (q, k, v))
-    mask = visible(segment, window)[:, None]
-    return jax.nn.dot_product_attention(*narrow, mask=mask, implementation="cudnn")
-
-
 def flash(
     q: Float[Array, "rows L heads features"],
     k: Float[Array, "rows L heads features"],
@@ -108,10 +56,11 @@ def flash(
     words: UInt32[Array, "rows 2"] | None,
     window: int | None,
     rate: float,
-    blocks: Blocks,
+    blocks: Blocks | None = None,
     interpret: bool = False,
 ) -> Float[Array, "rows L heads features"]:
-    """The kernel, in the operands' own type. `words`: what each row's dropout masks are drawn from."""
+    """As `attention.attend`, in the operands' own type. `words`: what each row's dropout masks are drawn from; None:
+    there is no dropout."""
     rows, length, _, features = q.shape
     # Products are of powers of two, at least 16. What is added is a segment of its own, and features of zeros.
     more_tokens = -length % NARROWEST
@@ -119,9 +68,9 @@ def flash(
     if more_tokens or more_features:
         q, k, v = (jnp.pad(x, ((0, 0), (0, more_tokens), (0, 0), (0, more_features))) for x in (q, k, v))
         segment = jnp.pad(segment, ((0, 0), (0, more_tokens)), constant_values=-1)
-    kernel = _Kernel(window, rate if words is not None else 0.0, length, features**-0.5, blocks, interpret)
     if words is None:
-        words = jnp.zeros((rows, 2), jnp.uint32)
+        words, rate = jnp.zeros((rows, 2), jnp.uint32), 0.0
+    kernel = _Kernel(window, rate, length, features**-0.5, blocks or Blocks(), interpret)
     found: Any = _flash(q, k, v, segment.astype(jnp.int32), words, kernel)
     return found[:, :length, :, :features]
 
@@ -134,21 +83,16 @@ def _flash(q: Array, k: Array, v: Array, segment: Array, words: Array, kernel: _
 def _flash_forward(
     q: Array, k: Array, v: Array, segment: Array, words: Array, kernel: _Kernel
 ) -> tuple[Array, tuple[Array, ...]]:
-    from jax.experimental import pallas as pl
-
     rows, length, heads, _ = q.shape
     size = _block(length, kernel.blocks.forward)
     mixed, log_total = _call(
-        partial(_forward_kernel, kernel=kernel, size=size),
+        _forward_kernel,
         kernel,
-        grid=(length // size, rows, heads),
-        inputs=[_block_of(q, size), _whole(k), _whole(v), *_relation(segment, words, kernel, size)],
+        size,
+        inputs=[_of_head(q, size), _of_head(k), _of_head(v), *_relation(segment, words, kernel, size)],
         outputs=[
-            (jax.ShapeDtypeStruct(q.shape, q.dtype), _block_of(q, size)[1]),
-            (
-                jax.ShapeDtypeStruct((rows, heads, length), jnp.float32),
-                pl.BlockSpec((None, None, size), lambda i, row, head: (row, head, i)),
-            ),
+            _of_head(jax.ShapeDtypeStruct(q.shape, q.dtype), size),
+            _of_head(jax.ShapeDtypeStruct((rows, heads, length), jnp.float32), size),
         ],
     )
     return mixed, (q, k, v, segment, words, mixed, log_total)
@@ -156,38 +100,15 @@ def _flash_forward(
 
 def _flash_backward(kernel: _Kernel, saved: tuple[Array, ...], cotangent: Array) -> tuple[Any, ...]:
     q, k, v, segment, words, mixed, log_total = saved
-    rows, length, heads, _ = q.shape
-    size = _block(length, kernel.blocks.backward)
+    size = _block(q.shape[1], kernel.blocks.backward)
     share = (cotangent.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(axis=3).transpose(0, 2, 1)
     relation = _relation(segment, words, kernel, size)
-    call = partial(_call, kernel=kernel, grid=(length // size, rows, heads))
-    like = (jax.ShapeDtypeStruct(q.shape, q.dtype), _block_of(q, size)[1])
-    (to_q,) = call(
-        partial(_to_queries, kernel=kernel, size=size),
-        inputs=[
-            _block_of(q, size),
-            _block_of(cotangent, size),
-            _block_of(log_total, size),
-            _block_of(share, size),
-            _whole(k),
-            _whole(v),
-            *relation,
-        ],
-        outputs=[like],
-    )
-    to_k, to_v = call(
-        partial(_to_keys, kernel=kernel, size=size),
-        inputs=[
-            _block_of(k, size),
-            _block_of(v, size),
-            _whole(q),
-            _whole(cotangent),
-            _whole(log_total),
-            _whole(share),
-            *relation,
-        ],
-        outputs=[like, like],
-    )
+    of_queries, of_keys = (q, cotangent, log_total, share), (k, v)
+    like = _of_head(jax.ShapeDtypeStruct(q.shape, q.dtype), size)
+    inputs = [*(_of_head(x, size) for x in of_queries), *map(_of_head, of_keys), *relation]
+    (to_q,) = _call(_to_queries, kernel, size, inputs, outputs=[like])
+    inputs = [*(_of_head(x, size) for x in of_keys), *map(_of_head, of_queries), *relation]
+    to_k, to_v = _call(_to_keys, kernel, size, inputs, outputs=[like, like])
     return to_q, to_k, to_v, None, None
 
 
@@ -199,13 +120,12 @@ def _block(length: int, wanted: int) -> int:
     return min(length & -length, wanted)
 
 
-def _call(body: Any, kernel: _Kernel, grid: tuple[int, ...], inputs: Any, outputs: Any) -> Any:
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import triton
-
+def _call(body: Any, kernel: _Kernel, size: int, inputs: Any, outputs: Any) -> Any:
+    """`body` for each block of each row and head."""
+    rows, length, heads, _ = inputs[0][0].shape
     call = pl.pallas_call(
-        body,
-        grid=grid,
+        partial(body, kernel=kernel, size=size),
+        grid=(length // size, rows, heads),
         in_specs=[spec for _, spec in inputs],
         out_specs=[spec for _, spec in outputs],
         out_shape=[shape for shape, _ in outputs],
@@ -215,28 +135,21 @@ def _call(body: Any, kernel: _Kernel, grid: tuple[int, ...], inputs: Any, output
     return call(*(array for array, _ in inputs))
 
 
-def _block_of(x: Array, size: int) -> tuple[Array, Any]:
-    """One head's block of a row: of [rows, L, heads, features], or of [rows, heads, L]."""
-    from jax.experimental import pallas as pl
+def _of_head(x: Any, size: int | None = None) -> tuple[Any, Any]:
+    """One head's row, of [rows, L, heads, features] or of [rows, heads, L]: its blocks of `size`; or (None) all of it,
+    of which the kernel reads a block at a time."""
+
+    def at(block: Any) -> Any:
+        return 0 if size is None else block
 
     if x.ndim == 3:
-        return x, pl.BlockSpec((None, None, size), lambda i, row, head: (row, head, i))
-    return x, pl.BlockSpec((None, size, None, x.shape[3]), lambda i, row, head: (row, i, head, 0))
-
-
-def _whole(x: Array) -> tuple[Array, Any]:
-    """One head's row, of which the kernel reads a block at a time."""
-    from jax.experimental import pallas as pl
-
-    if x.ndim == 3:
-        return x, pl.BlockSpec((None, None, x.shape[2]), lambda i, row, head: (row, head, 0))
-    return x, pl.BlockSpec((None, x.shape[1], None, x.shape[3]), lambda i, row, head: (row, 0, head, 0))
+        return x, pl.BlockSpec((None, None, size or x.shape[2]), lambda i, row, head: (row, head, at(i)))
+    shape = (None, size or x.shape[1], None, x.shape[3])
+    return x, pl.BlockSpec(shape, lambda i, row, head: (row, at(i), head, 0))
 
 
 def _relation(segment: Array, words: Array, kernel: _Kernel, size: int) -> list[tuple[Array, Any]]:
     """Who sees whom: each token's segment, and for each block the first and the last of those it can see."""
-    from jax.experimental import pallas as pl
-
     rows, length = segment.shape
     place = jnp.arange(length, dtype=jnp.int32)[None, None]
     seen = visible(segment, kernel.window)
@@ -264,8 +177,6 @@ def _forward_kernel(
     size: int,
 ) -> None:
     """A block of queries. `log_total`: of each softmax's sum, to base 2, as all exponentials here."""
-    from jax.experimental import pallas as pl
-
     own, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
     q = q_ref[...]
 
@@ -304,8 +215,6 @@ def _to_queries(
     size: int,
 ) -> None:
     """The gradient of a block of queries."""
-    from jax.experimental import pallas as pl
-
     own, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
     q, cotangent, log_total, share = q_ref[...], cotangent_ref[...], log_total_ref[...], share_ref[...]
 
@@ -341,8 +250,6 @@ def _to_keys(
     size: int,
 ) -> None:
     """The gradients of a block of keys and values. Scores stand as [key, query], so no weight is transposed."""
-    from jax.experimental import pallas as pl
-
     own, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
     k, v = k_ref[...], v_ref[...]
 
@@ -377,8 +284,6 @@ def _places(block: Array, size: int) -> Array:
 
 def _seen(own: Array, other: Array, size: int, segment_ref: Any, kernel: _Kernel) -> Array:
     """[own, other]: the same seen from key and from query."""
-    from jax.experimental import pallas as pl
-
     seen = segment_ref[pl.ds(own * size, size)][:, None] == segment_ref[pl.ds(other * size, size)][None, :]
     if kernel.window is None:
         return seen
@@ -386,7 +291,7 @@ def _seen(own: Array, other: Array, size: int, segment_ref: Any, kernel: _Kernel
 
 
 def _drop(x: Array, keys: Array, queries: Array, mask_of: tuple[Array, Array, Array], kernel: _Kernel) -> Array:
-    """`layers.dropout` of weights [rows, heads, key, query], for a tile of keys and queries. `mask_of`: the head, and
+    """`masks.dropout` of weights [rows, heads, key, query], for a tile of keys and queries. `mask_of`: the head, and
     its row's words."""
     if kernel.rate == 0.0:
         return x

@@ -45,7 +45,12 @@ def dropout_mask(
     They are mixed by MurmurHash3's finaliser, twice. JAX's own generator, made for more than masks, would cost several
     times the rest of the softmax.
     """
-    return _mix(_mix(number ^ first) + second) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return _mix(_mix(number ^ first) + second) >= jnp.uint32(dropout_threshold(rate))
+
+
+def dropout_threshold(rate: float) -> int:
+    """Hashed words below it are dropped."""
+    return min(round(rate * 2**32), 2**32 - 1)
 
 
 def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:

@@ -4,14 +4,15 @@ Modules are named as in the published checkpoints, so that a parameter's path is
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from mtret.kernels.dense import project
 from mtret.kernels.masks import dropout
-from mtret.models.layers import Dense, Embedding, Encoder, LayerNorm, Weights, mix
+from mtret.models.layers import Dense, Embeddings, LayerNorm, Layers, Rows, TextTower, Weights, Within, mix
 from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("bert.",)  # some checkpoints were saved from inside a larger model
@@ -44,15 +45,13 @@ class SelfAttention(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None, site: int
-    ) -> Float[Array, "tokens D"]:
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: int) -> Float[Array, "tokens D"]:
         config = self.config
         width = config.hidden_size
         kernels, biases = zip(*(Weights(width, name=name)(width) for name in ("query", "key", "value")), strict=True)
         projected = project(x, jnp.concatenate(kernels, axis=1), config.matmul_dtype) + jnp.concatenate(biases)[None, :]
-        q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
-        return mix(config, q, k, v, segment, keys, site)
+        q, k, v = (part.reshape(*rows.segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
+        return mix(config, q, k, v, rows, site)
 
 
 class AddNorm(nn.Module):
@@ -63,15 +62,11 @@ class AddNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "tokens inner"],
-        residual: Float[Array, "tokens D"],
-        keys: Key[Array, "rows"] | None,
-        site: int,
+        self, x: Float[Array, "tokens inner"], residual: Float[Array, "tokens D"], rows: Rows, site: int
     ) -> Float[Array, "tokens D"]:
         config = self.config
         x = Dense(config.hidden_size, config.matmul_dtype, self.gelu_first, name="dense")(x)
-        x = dropout(x, keys, config.hidden_dropout_prob, site)
+        x = dropout(x, rows.keys, config.hidden_dropout_prob, site)
         return LayerNorm(config.layer_norm_eps, name="LayerNorm")(x + residual)
 
 
@@ -81,21 +76,9 @@ class Attention(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None, site: int
-    ) -> Float[Array, "tokens D"]:
-        mixed = SelfAttention(self.config, name="self")(x, segment, keys, site)
-        return AddNorm(self.config, name="output")(mixed, x, keys, site + 1)
-
-
-class Intermediate(nn.Module):
-    """The feed-forward network's wide half, before its GELU."""
-
-    config: BertConfig
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens inner"]:
-        return Dense(self.config.intermediate_size, self.config.matmul_dtype, name="dense")(x)
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: int) -> Float[Array, "tokens D"]:
+        mixed = SelfAttention(self.config, name="self")(x, rows, site)
+        return AddNorm(self.config, name="output")(mixed, x, rows, site + 1)
 
 
 class Layer(nn.Module):
@@ -105,33 +88,11 @@ class Layer(nn.Module):
     number: int
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "tokens D"], segment: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
-    ) -> Float[Array, "tokens D"]:
-        site = 1 + 3 * self.number
-        x = Attention(self.config, name="attention")(x, segment, keys, site)
-        wide = Intermediate(self.config, name="intermediate")(x)
-        return AddNorm(self.config, gelu_first=True, name="output")(wide, x, keys, site + 2)
-
-
-class Embeddings(nn.Module):
-    """Word, position and type embeddings, summed and normed; every token has type 0."""
-
-    config: BertConfig
-
-    @nn.compact
-    def __call__(
-        self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], keys: Key[Array, "rows"] | None
-    ) -> Float[Array, "tokens D"]:
-        config = self.config
-        place = (places(ids, position, config.first_position) if config.first_position else position).reshape(-1)
-        x = Embedding(config.vocab_size, config.hidden_size, name="word_embeddings")(ids.reshape(-1))
-        x += Embedding(config.max_position_embeddings, config.hidden_size, name="position_embeddings")(place)
-        x += Embedding(config.type_vocab_size, config.hidden_size, name="token_type_embeddings")(
-            jnp.zeros(1, jnp.int32)
-        )
-        x = LayerNorm(config.layer_norm_eps, name="LayerNorm")(x)
-        return dropout(x, keys, config.hidden_dropout_prob, 0)
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
+        config, site = self.config, 1 + 3 * self.number
+        x = Attention(config, name="attention")(x, rows, site)
+        wide = Within(partial(Dense, config.intermediate_size, config.matmul_dtype), "dense", name="intermediate")(x)
+        return AddNorm(config, gelu_first=True, name="output")(wide, x, rows, site + 2)
 
 
 def places(ids: Int[Array, "rows L"], position: Int[Array, "rows L"], first: int) -> Int[Array, "rows L"]:
@@ -144,19 +105,11 @@ def places(ids: Int[Array, "rows L"], position: Int[Array, "rows L"], first: int
     return jnp.where(padding == 1, first - 1, first + position - earlier)
 
 
-class BertTower(nn.Module):
-    """Token states of packed rows."""
+class BertTower(TextTower):
+    """Token states; every token has type 0."""
 
-    config: BertConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        ids: Int[Array, "rows L"],
-        position: Int[Array, "rows L"],
-        segment: Int[Array, "rows L"],
-        row_keys: Key[Array, "rows"] | None = None,
-    ) -> Float[Array, "rows L D"]:
-        x = Embeddings(self.config, name="embeddings")(ids, position, row_keys)
-        x = Encoder(self.config, Layer, "layer", name="encoder")(x, segment, row_keys)
-        return x.reshape(*ids.shape, -1)
+    def states(self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows) -> Float[Array, "tokens D"]:
+        config = self.config
+        place = places(ids, position, config.first_position) if config.first_position else position
+        x = Embeddings(config, name="embeddings")(ids, place, rows.keys)
+        return Within(partial(Layers, config, Layer), "layer", name="encoder")(x, rows)

@@ -6,15 +6,15 @@ published under model_type `new`, with code of its own, and `gte`, which transfo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from mtret.errors import UserError
 from mtret.kernels.masks import dropout
-from mtret.models.layers import Embedding, Encoder, Gated, LayerNorm
+from mtret.models.layers import Embeddings, Gated, LayerNorm, Layers, Rows, TextTower, Within
 from mtret.models.rotary import RotaryAttention, Rotation, angles
 from mtret.models.tower_config import TowerConfig
 
@@ -100,16 +100,10 @@ class Layer(nn.Module):
     number: int
 
     @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "tokens D"],
-        segment: Int[Array, "rows L"],
-        turn: Float[Array, "2 rows L half"],
-        keys: Key[Array, "rows"] | None,
-    ) -> Float[Array, "tokens D"]:
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
         config, site = self.config, 1 + 4 * self.number
-        rate = config.hidden_dropout_prob
-        mixed = RotaryAttention(config, ("qkv_proj", "o_proj"), name="attention")(x, segment, turn, keys, site)
+        rate, keys = config.hidden_dropout_prob, rows.keys
+        mixed = RotaryAttention(config, ("qkv_proj", "o_proj"), name="attention")(x, rows, site)
         x = LayerNorm(config.layer_norm_eps, name="attn_ln")(x + dropout(mixed, keys, rate, site + 1))
         names = ("up_gate_proj", "down_proj")
         mlp = Gated(
@@ -120,36 +114,11 @@ class Layer(nn.Module):
         )
 
 
-class Embeddings(nn.Module):
-    """Word embeddings, and that of type 0 where there are types, normed."""
+class GteTower(TextTower):
+    """Token states."""
 
-    config: GteConfig
-
-    @nn.compact
-    def __call__(self, ids: Int[Array, "rows L"], keys: Key[Array, "rows"] | None) -> Float[Array, "tokens D"]:
+    def states(self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows) -> Float[Array, "tokens D"]:
         config = self.config
-        x = Embedding(config.vocab_size, config.hidden_size, name="word_embeddings")(ids.reshape(-1))
-        if config.type_vocab_size:
-            types = Embedding(config.type_vocab_size, config.hidden_size, name="token_type_embeddings")
-            x += types(jnp.zeros(1, jnp.int32))
-        x = LayerNorm(config.layer_norm_eps, name="LayerNorm")(x)
-        return dropout(x, keys, config.hidden_dropout_prob, 0)
-
-
-class GteTower(nn.Module):
-    """Token states of packed rows."""
-
-    config: GteConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        ids: Int[Array, "rows L"],
-        position: Int[Array, "rows L"],
-        segment: Int[Array, "rows L"],
-        row_keys: Key[Array, "rows"] | None = None,
-    ) -> Float[Array, "rows L D"]:
-        turn = angles(position, self.config.rotation, self.config.heads[1])
-        x = Embeddings(self.config, name="embeddings")(ids, row_keys)
-        x = Encoder(self.config, Layer, "layer", name="encoder")(x, segment, turn, row_keys)
-        return x.reshape(*ids.shape, -1)
+        rows = rows._replace(turns=(angles(position, config.rotation, config.heads[1]),))
+        x = Embeddings(config, name="embeddings")(ids, None, rows.keys)
+        return Within(partial(Layers, config, Layer), "layer", name="encoder")(x, rows)

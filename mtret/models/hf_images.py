@@ -12,7 +12,7 @@ import numpy as np
 from mtret.errors import UserError
 from mtret.files import AnyPath, replace_arrays, replace_json
 from mtret.models import hf, weights
-from mtret.models.siglip import LARGEST_SIDE, PREFIXES, UNUSED, SiglipConfig
+from mtret.models.siglip import DEFAULTS, LARGEST_SIDE, PREFIXES, UNUSED, SiglipConfig
 from mtret.models.vision import SCRATCH, ImageTower, VisionConfig
 from mtret.models.weights import file_sha256, read_json
 from mtret.pytrees import Tree, flatten
@@ -120,19 +120,7 @@ def write(folder: Path, images: PretrainedImages, params: Tree) -> None:
             "model_type": "siglip_vision_model",
             "hidden_act": "gelu_pytorch_tanh",
             "num_channels": 3,
-            **{
-                name: getattr(config, name)
-                for name in (
-                    "hidden_size",
-                    "num_hidden_layers",
-                    "num_attention_heads",
-                    "intermediate_size",
-                    "image_size",
-                    "patch_size",
-                    "layer_norm_eps",
-                    "attention_dropout",
-                )
-            },
+            **{name: getattr(config, name) for name in (*DEFAULTS, "attention_dropout")},
         },
     )
     replace_json(

@@ -1,7 +1,7 @@
 """Building blocks of the towers. Activations are [tokens, features]: every product is one large matrix product."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +11,34 @@ from mtret.kernels.attention import attend
 from mtret.kernels.dense import gated_project, gelu_project, layer_norm, project
 from mtret.kernels.masks import dropout
 from mtret.models.tower_config import TowerConfig
+
+
+class Rows(NamedTuple):
+    """What layers know of the rows in which their tokens stand."""
+
+    segment: Int[Array, "rows L"]
+    keys: Key[Array, "rows"] | None  # what dropout draws its masks from
+    turns: tuple[Float[Array, "2 rows L half"], ...] = ()  # of rotary positions, as `rotary.angles` makes them
+
+
+class TextTower(nn.Module):
+    """Packed rows in, the states of their tokens out."""
+
+    config: Any  # a TowerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, "rows L"],
+        position: Int[Array, "rows L"],
+        segment: Int[Array, "rows L"],
+        row_keys: Key[Array, "rows"] | None = None,
+    ) -> Float[Array, "rows L D"]:
+        return self.states(ids, position, Rows(segment, row_keys)).reshape(*ids.shape, -1)
+
+    def states(self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows) -> Float[Array, "tokens D"]:
+        """What each architecture makes of them, within `__call__`."""
+        raise NotImplementedError
 
 
 class Weights(nn.Module):
@@ -53,8 +81,7 @@ def mix(
     q: Float[Array, "rows L heads features"],
     k: Float[Array, "rows L heads features"],
     v: Float[Array, "rows L heads features"],
-    segment: Int[Array, "rows L"],
-    keys: Key[Array, "rows"] | None,
+    rows: Rows,
     site: int,
     window: int | None = None,
 ) -> Float[Array, "tokens D"]:
@@ -63,11 +90,11 @@ def mix(
         q,
         k,
         v,
-        segment,
+        rows.segment,
         window=window,
         matmul_dtype=config.matmul_dtype,
         implementation=config.attention,
-        row_keys=keys,
+        row_keys=rows.keys,
         dropout_rate=config.attention_dropout_rate,
         dropout_site=site,
     )
@@ -97,29 +124,49 @@ class Gated(nn.Module):
 
 
 class Layers(nn.Module):
-    """A tower's layers, numbered from 0; each gets what the tower gives beside the states."""
+    """A tower's layers, numbered from 0."""
 
     config: TowerConfig
     layer: Callable[..., nn.Module]  # (config, number, name)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"], *context: Any) -> Float[Array, "tokens D"]:
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
         layer = nn.remat(self.layer) if self.config.remat else self.layer  # type: ignore[arg-type]
         for number in range(self.config.num_hidden_layers):
-            x = layer(self.config, number, name=str(number))(x, *context)
+            x = layer(self.config, number, name=str(number))(x, rows)
         return x
 
 
-class Encoder(nn.Module):
-    """Holds the layers under their published name, `encoder.layer` or `encoder.layers`."""
+class Within(nn.Module):
+    """Holds a module under the name that it was published by, a level further down."""
 
-    config: TowerConfig
-    layer: Callable[..., nn.Module]  # as in Layers
+    module: Callable[..., nn.Module]  # (name)
     published: str
 
     @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"], *context: Any) -> Float[Array, "tokens D"]:
-        return Layers(self.config, self.layer, name=self.published)(x, *context)
+    def __call__(self, *inputs: Any) -> Float[Array, "tokens features"]:
+        return self.module(name=self.published)(*inputs)
+
+
+class Embeddings(nn.Module):
+    """Embeddings of words, of positions where there are learned ones, and that of type 0 where there are types, summed
+    and normed."""
+
+    config: Any  # a TowerConfig with types
+
+    @nn.compact
+    def __call__(
+        self, ids: Int[Array, "rows L"], place: Int[Array, "rows L"] | None, keys: Key[Array, "rows"] | None
+    ) -> Float[Array, "tokens D"]:
+        config, width = self.config, self.config.hidden_size
+        x = Embedding(config.vocab_size, width, name="word_embeddings")(ids.reshape(-1))
+        if place is not None:
+            x += Embedding(config.max_position_embeddings, width, name="position_embeddings")(place.reshape(-1))
+        if config.type_vocab_size:
+            types = Embedding(config.type_vocab_size, width, name="token_type_embeddings")
+            x += types(jnp.zeros(1, jnp.int32))
+        x = LayerNorm(config.layer_norm_eps, name="LayerNorm")(x)
+        return dropout(x, keys, config.hidden_dropout_prob, 0)
 
 
 class LayerNorm(nn.Module):

@@ -31,17 +31,14 @@ def initial_adapters(tower: Tree, config: LoraConfig, seed: int) -> dict[str, An
     if not shapes or any(len(shape) != 2 for shape in shapes.values()):
         wrong = next((path for path, shape in shapes.items() if len(shape) != 2), None)
         reason = f"'{wrong}' is not a kernel" if wrong else "no parameter of the tower matches"
-        raise UserError(f"model.lora.targets: '{config.targets}': {reason}; kernels are named like '{_example(tower)}'")
+        example = next(path for path in flatten(tower) if path.endswith("/kernel"))
+        raise UserError(f"model.lora.targets: '{config.targets}': {reason}; kernels are named like '{example}'")
     random = np.random.default_rng((seed, 7))
     adapters = {}
     for path, (inner, outer) in shapes.items():
         adapters[f"{path}/a"] = random.normal(0, inner**-0.5, (inner, config.rank)).astype(np.float32)
         adapters[f"{path}/b"] = np.zeros((config.rank, outer), np.float32)
     return unflatten(adapters)
-
-
-def _example(tower: Tree) -> str:
-    return next(path for path in flatten(tower) if path.endswith("/kernel"))
 
 
 def adapted(tower: Tree, adapters: Tree, config: LoraConfig) -> Tree:

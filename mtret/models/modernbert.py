@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mtret.errors import UserError
 from mtret.kernels.masks import dropout
-from mtret.models.layers import Embedding, Gated, LayerNorm, Layers
+from mtret.models.layers import Embedding, Gated, LayerNorm, Layers, Rows, TextTower
 from mtret.models.rotary import RotaryAttention, Rotation, angles
 from mtret.models.tower_config import TowerConfig
 
@@ -89,19 +89,13 @@ class Layer(nn.Module):
     number: int
 
     @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "tokens D"],
-        segment: Int[Array, "rows L"],
-        turns: tuple[Float[Array, "2 rows L half"], Float[Array, "2 rows L half"]],
-        keys: Key[Array, "rows"] | None,
-    ) -> Float[Array, "tokens D"]:
-        config, site = self.config, 1 + 3 * self.number
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
+        config, keys, site = self.config, rows.keys, 1 + 3 * self.number
         local = config.layer_types[self.number] == LOCAL
         window = config.local_attention // 2 if local else None
         normed = LayerNorm(config.norm_eps, bias=False, name="attn_norm")(x) if self.number else x
-        attention = RotaryAttention(config, ("Wqkv", "Wo"), bias=False, window=window, name="attn")
-        mixed = attention(normed, segment, turns[local], keys, site)
+        attention = RotaryAttention(config, ("Wqkv", "Wo"), bias=False, rotation=int(local), window=window, name="attn")
+        mixed = attention(normed, rows, site)
         x += dropout(mixed, keys, config.attention_dropout, site + 1)
         names, bare = ("Wi", "Wo"), (False, False)
         mlp = Gated(config.intermediate_size, config.matmul_dtype, names, gate_first=True, biases=bare, name="mlp")
@@ -120,21 +114,11 @@ class Embeddings(nn.Module):
         return dropout(LayerNorm(config.norm_eps, bias=False, name="norm")(x), keys, config.embedding_dropout, 0)
 
 
-class ModernBertTower(nn.Module):
-    """Token states of packed rows."""
+class ModernBertTower(TextTower):
+    """Token states."""
 
-    config: ModernBertConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        ids: Int[Array, "rows L"],
-        position: Int[Array, "rows L"],
-        segment: Int[Array, "rows L"],
-        row_keys: Key[Array, "rows"] | None = None,
-    ) -> Float[Array, "rows L D"]:
+    def states(self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows) -> Float[Array, "tokens D"]:
         config = self.config
-        turns = tuple(angles(position, rotation, config.heads[1]) for rotation in config.rotations)
-        x = Embeddings(config, name="embeddings")(ids, row_keys)
-        x = Layers(config, Layer, name="layers")(x, segment, turns, row_keys)
-        return LayerNorm(config.norm_eps, bias=False, name="final_norm")(x).reshape(*ids.shape, -1)
+        rows = rows._replace(turns=tuple(angles(position, each, config.heads[1]) for each in config.rotations))
+        x = Layers(config, Layer, name="layers")(Embeddings(config, name="embeddings")(ids, rows.keys), rows)
+        return LayerNorm(config.norm_eps, bias=False, name="final_norm")(x)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from mtret.models.layers import Dense, mix
+from mtret.models.layers import Dense, Rows, mix
 from mtret.models.tower_config import TowerConfig
 
 
@@ -44,19 +44,13 @@ class RotaryAttention(nn.Module):
     config: TowerConfig
     names: tuple[str, str]  # published, of the two projections
     bias: bool = True
+    rotation: int = 0  # which of the rows' turns
     window: int | None = None
 
     @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "tokens D"],
-        segment: Int[Array, "rows L"],
-        turn: Float[Array, "2 rows L half"],
-        keys: Key[Array, "rows"] | None,
-        site: int,
-    ) -> Float[Array, "tokens D"]:
-        config, (inward, outward) = self.config, self.names
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: int) -> Float[Array, "tokens D"]:
+        config, (inward, outward), turn = self.config, self.names, rows.turns[self.rotation]
         projected = Dense(3 * config.hidden_size, config.matmul_dtype, bias=self.bias, name=inward)(x)
-        q, k, v = (part.reshape(*segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
-        mixed = mix(config, rotate(q, turn), rotate(k, turn), v, segment, keys, site, self.window)
+        q, k, v = (part.reshape(*rows.segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))
+        mixed = mix(config, rotate(q, turn), rotate(k, turn), v, rows, site, self.window)
         return Dense(config.hidden_size, config.matmul_dtype, bias=self.bias, name=outward)(mixed)

@@ -5,15 +5,16 @@ Modules are named as in the published checkpoints, so that a parameter's path is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from mtret.errors import UserError
-from mtret.models.layers import Dense, Embedding, Encoder, LayerNorm, mix
+from mtret.models.layers import Dense, Embedding, LayerNorm, Layers, Rows, Within, mix
 from mtret.models.tower_config import TowerConfig
 
 PREFIXES = ("vision_model.",)
@@ -21,9 +22,9 @@ LARGEST_SIDE = 4096  # pixels
 # Of transformers' SiglipVisionConfig, which published files may leave out.
 DEFAULTS = {
     "hidden_size": 768,
-    "intermediate_size": 3072,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
+    "intermediate_size": 3072,
     "image_size": 224,
     "patch_size": 16,
     "layer_norm_eps": 1e-6,
@@ -70,14 +71,12 @@ class SelfAttention(nn.Module):
     config: SiglipConfig
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "tokens D"], segment: Int[Array, "images L"], keys: Key[Array, "images"] | None, site: int
-    ) -> Float[Array, "tokens D"]:
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: int) -> Float[Array, "tokens D"]:
         config = self.config
         names = ("q_proj", "k_proj", "v_proj")
         projected = (Dense(config.hidden_size, config.matmul_dtype, name=name)(x) for name in names)
-        q, k, v = (part.reshape(*segment.shape, *config.heads) for part in projected)
-        mixed = mix(config, q, k, v, segment, keys, site)
+        q, k, v = (part.reshape(*rows.segment.shape, *config.heads) for part in projected)
+        mixed = mix(config, q, k, v, rows, site)
         return Dense(config.hidden_size, config.matmul_dtype, name="out_proj")(mixed)
 
 
@@ -100,12 +99,10 @@ class Layer(nn.Module):
     number: int
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "tokens D"], segment: Int[Array, "images L"], keys: Key[Array, "images"] | None
-    ) -> Float[Array, "tokens D"]:
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
         epsilon = self.config.layer_norm_eps
         normed = LayerNorm(epsilon, name="layer_norm1")(x)
-        x += SelfAttention(self.config, name="self_attn")(normed, segment, keys, self.number)
+        x += SelfAttention(self.config, name="self_attn")(normed, rows, self.number)
         return x + Mlp(self.config, name="mlp")(LayerNorm(epsilon, name="layer_norm2")(x))
 
 
@@ -185,6 +182,6 @@ class SiglipTower(nn.Module):
         config = self.config
         x = Embeddings(config, name="embeddings")(images.astype(jnp.float32) / 127.5 - 1.0)
         segment = jnp.zeros((images.shape[0], config.patches), jnp.int32)
-        x = Encoder(config, Layer, "layers", name="encoder")(x, segment, keys)
+        x = Within(partial(Layers, config, Layer), "layers", name="encoder")(x, Rows(segment, keys))
         x = LayerNorm(config.layer_norm_eps, name="post_layernorm")(x)
         return Head(config, name="head")(x.reshape(images.shape[0], config.patches, -1))

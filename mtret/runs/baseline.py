@@ -44,11 +44,6 @@ def forms_of(base: RetrievalModel) -> dict[str, Templates]:
     return found
 
 
-def in_form(base: RetrievalModel, templates: Templates) -> RetrievalModel:
-    """The same encoder with other texts before its texts."""
-    return replace(base, templates=templates)
-
-
 def base_forms(
     base: RetrievalModel, tasks: Sequence[Task], dev: DevConfig, seed: int, cache: AnyPath, console: Console
 ) -> dict[str, Any]:
@@ -69,9 +64,8 @@ def base_forms(
         return {"chosen": first, "why": "no task of the mixture has dev queries here", "forms": found}
     sampled = [(sample.as_task(), sample) for sample in samples.values()]
     for name, templates in forms.items():
-        sides = embed_tasks(
-            f"base, {name}", in_form(base, templates), [(task, task.query_texts) for task, _ in sampled], cache, console
-        )
+        own, asked = replace(base, templates=templates), [(task, task.query_texts) for task, _ in sampled]
+        sides = embed_tasks(f"base, {name}", own, asked, cache, console)
         comparable = base.encoder.comparable
         scores = {
             task.name: sample.ndcg_at_10(*map(comparable, vectors))
@@ -95,10 +89,11 @@ def in_words(forms: Mapping[str, Any], chosen: str) -> str:
     return f"the base is evaluated in the form '{chosen}' (nDCG@10 on the mixture's dev samples: {scores})"
 
 
-def chosen_templates(block: Mapping[str, Any], base: RetrievalModel) -> Templates:
-    """Of the form that was chosen."""
-    form = block["forms"][block["chosen"]]
-    return replace(base.templates, query=form["query_template"], document=form["document_template"])
+def in_form(base: RetrievalModel, block: Mapping[str, Any], name: str) -> RetrievalModel:
+    """The same encoder with the texts of a form before its texts."""
+    form = block["forms"][name]
+    own = replace(base.templates, query=form["query_template"], document=form["document_template"])
+    return replace(base, templates=own)
 
 
 def base_of_model(model: RetrievalModel, matmul_dtype: str, console: Console) -> RetrievalModel:

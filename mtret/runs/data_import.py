@@ -17,7 +17,7 @@ from mtret.data.tasks import SPLITS, TaskCard
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError, nearest_folder
-from mtret.files import AnyPath, check_writable, inside, locate, size_of
+from mtret.files import AnyPath, check_new, check_writable, inside, locate, size_of
 from mtret.models import hf
 from mtret.runs.import_report import report
 
@@ -59,8 +59,7 @@ def run_import(config: ImportConfig, out: AnyPath, console: Console) -> None:
     Raises UserError where something is missing or wrong; then nothing is written.
     """
     check_writable(out, "--out")
-    if out.exists():
-        raise UserError(f"{out}: exists already and is never overwritten; give another --out, or delete it first")
+    check_new(out, "--out")
     source, columns, unread = _source(config)
     cut = _cut(config)
     for path in source.files:

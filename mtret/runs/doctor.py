@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtret.errors import UserError
+from mtret.errors import UserError, first_line
 
 DISK_NEEDED = 2**30  # bytes: caches and a small run
 MEMORY_NEEDED = 2 * 2**30  # bytes: a MiniLM's training in small batches
@@ -65,12 +65,8 @@ def _guarded(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
         return look()
     except Exception as error:
         state = "missing" if name in ("devices", "versions") else "note"
-        return [Finding(name, state, f"could not be looked at ({_reason(error)})")]
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+        reason = f"{type(error).__name__}: {first_line(error)[:200]}"
+        return [Finding(name, state, f"could not be looked at ({reason})")]
 
 
 def _python() -> list[Finding]:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -27,26 +26,12 @@ from mtret.train.step import TrainState, compile_steps, create_state
 PLANNED = 300  # steps, to tell what batches are like
 TIMED = 3  # steps of the largest shape
 BACKWARD = 3.0  # a step's work, in passes forward
+COLUMNS = ("task", "queries", "pairs", "steps", "tokens", "cut off", "document\ntokens", "cut off", "fill")
 
 
-@dataclass(frozen=True)
-class TaskPlan:
-    """What a training would see of one task."""
-
-    name: str
-    queries: int  # distinct
-    pairs: int
-    steps: int
-    query_tokens: float  # of a query with its prompt, on average
-    document_tokens: float  # nan: images
-    cut_queries: float  # share longer than is read
-    cut_documents: float
-    fill: float  # of the places of its batches; nan: not among the planned ones
-
-
-def dry_run(config: RunConfig, console: Console) -> list[TaskPlan]:
-    """Prints the plan of a training, task by task, the memory of a step and how long all would take: the largest shape
-    is compiled and run a few times.
+def dry_run(config: RunConfig, console: Console) -> None:
+    """Prints the plan of a training, what it would see of each task, the memory of a step and how long all would take:
+    the largest shape is compiled and run a few times.
 
     Raises UserError for what `train` would raise it for, but for its workdir.
     """
@@ -54,47 +39,31 @@ def dry_run(config: RunConfig, console: Console) -> list[TaskPlan]:
     config, _, tasks, model = load_inputs(config, console)
     run = prepare(config, tasks, model, cache, console)
     planned = [run.planner.plan(step) for step in range(min(run.planner.steps, PLANNED))]
-    found = [_of_task(run.planner, index, task, planned) for index, task in enumerate(run.planner.tasks)]
-    console.print(to_terminal(_table(found)))
+    rows = [_row(run.planner, index, task, planned) for index, task in enumerate(run.planner.tasks)]
+    console.print(to_terminal(Table(COLUMNS, [rows])))
     if undrawn := run.planner.without_steps():
         say(console, f"no step of these, so they are not trained on: {', '.join(undrawn)}", style="yellow")
     tokens = sum(plan.tokens for plan in planned) / len(planned) * run.planner.steps
     places = sum(plan.slots for plan in planned) / len(planned)
     say(console, f"{run.planner.steps:,} steps, {tokens:,.0f} tokens, fill {tokens / places / run.planner.steps:.0%}")
     _say_costs(run, config, tasks, places, console)
-    return found
 
 
-def _of_task(planner: Planner, index: int, task: TrainingTask, planned: Sequence[Plan]) -> TaskPlan:
-    own = [plan for plan in planned if plan.task == index]
-    texts = task.documents if isinstance(task.documents, Tokens) else None
-    queries = task.queries.lengths(10**9)
-    documents = texts.lengths(10**9) if texts else np.array([np.nan])
+def _row(planner: Planner, index: int, task: TrainingTask, planned: Sequence[Plan]) -> list[str]:
+    """Distinct queries, pairs and steps of a task; mean tokens of a query with its prompt and of a document, and the
+    share that is longer than is read; and what of the places of its planned batches is filled."""
+    counts = len(task.queries), len(task.positives.documents), int((planner.task_at == index).sum())
+    cells = [task.name, *(f"{count:,}" for count in counts)]
     limits = task.config.query_length, task.config.document_length
-    return TaskPlan(
-        name=task.name,
-        queries=len(task.queries),
-        pairs=len(task.positives.documents),
-        steps=int((planner.task_at == index).sum()),
-        query_tokens=float(np.minimum(queries, limits[0]).mean()),
-        document_tokens=float(np.minimum(documents, limits[1]).mean()),
-        cut_queries=float((queries > limits[0]).mean()),
-        cut_documents=float((documents > limits[1]).mean()),
-        fill=sum(plan.tokens for plan in own) / sum(plan.slots for plan in own) if own else float("nan"),
-    )
-
-
-def _table(found: Sequence[TaskPlan]) -> Table:
-    header = ("task", "queries", "pairs", "steps", "tokens", "cut off", "document\ntokens", "cut off", "fill")
-
-    def row(one: TaskPlan) -> list[str]:
-        images = np.isnan(one.document_tokens)
-        counts = [f"{count:,}" for count in (one.queries, one.pairs, one.steps)]
-        documents = ["image", ""] if images else [f"{one.document_tokens:.0f}", f"{one.cut_documents:.1%}"]
-        fill = "" if np.isnan(one.fill) else f"{one.fill:.0%}"
-        return [one.name, *counts, f"{one.query_tokens:.0f}", f"{one.cut_queries:.1%}", *documents, fill]
-
-    return Table(header, [[*map(row, found)]])
+    for texts, limit in zip((task.queries, task.documents), limits, strict=True):
+        if not isinstance(texts, Tokens):
+            cells += ["image", ""]
+            continue
+        lengths = texts.lengths(10**9)
+        cells += [f"{np.minimum(lengths, limit).mean():.0f}", f"{(lengths > limit).mean():.1%}"]
+    own = [plan for plan in planned if plan.task == index]
+    fill = f"{sum(plan.tokens for plan in own) / sum(plan.slots for plan in own):.0%}" if own else ""
+    return [*cells, fill]
 
 
 def _say_costs(run: Prepared, config: RunConfig, tasks: Sequence[Task], places: float, console: Console) -> None:

@@ -2,10 +2,9 @@
 
 import json
 import os
-import secrets
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,7 +19,7 @@ from mtret.data.json_objects import each_key_once, half_a_pair
 from mtret.data.templates import render_document
 from mtret.data.tokenize import Tokenizer, Tokens
 from mtret.errors import UserError, nearest
-from mtret.files import AnyPath, check_new, check_writable, locate, parents_of, replace_bytes
+from mtret.files import AnyPath, check_new, check_writable, folder_draft, locate, replace_bytes
 from mtret.index.encode import Texts
 from mtret.index.exact import check_finite, truncate
 from mtret.model_folder.folder import RetrievalModel
@@ -32,7 +31,7 @@ from mtret.runs.embedding import NEEDS_TOWER, embed_tasks, reads, unreadable
 from mtret.runs.export import load_suite_of, open_model
 
 BLOCK = 4096  # texts embedded between two writes
-SUFFIXES = (".parquet", ".jsonl", ".npz")
+SUFFIXES = (".parquet", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,7 @@ class Encoded:
     length: str = "length 1"  # of each vector, in words
 
 
-@dataclass
-class _Seen:
-    """What `Encoded` tells of texts, counted as they pass."""
-
-    truncated: int = 0
-    empty: int = 0
-
-
+Seen = Counter[str]  # "truncated", "empty": what `Encoded` tells of texts, counted as they pass
 Write = Callable[[Sequence[str], np.ndarray], None]
 Blocks = Iterator[tuple[Sequence[str], Float32[np.ndarray, "n D"]]]
 
@@ -90,7 +82,7 @@ def encode_to_file(
     dimension = config.dimensions or whole
     if dimension > whole:
         raise UserError(f"--dimensions={dimension}: this model's vectors have {whole} dimensions")
-    seen = _Seen()
+    seen = Seen()
     if texts is None:
         prompt, blocks = _task_blocks(model, config, cache, console, seen)
     else:
@@ -108,7 +100,7 @@ def encode_to_file(
     encoder = model.encoder
     ones = encoder.normalises or (dimension < whole and encoder.similarity == "cosine")
     length = "length 1" if ones else f"not of length 1, to be compared by {encoder.similarity}"
-    return Encoded(count, dimension, prompt, seen.truncated, seen.empty, length)
+    return Encoded(count, dimension, prompt, seen["truncated"], seen["empty"], length)
 
 
 def check_out(out: AnyPath) -> None:
@@ -122,7 +114,7 @@ def check_out(out: AnyPath) -> None:
 
 
 def _task_blocks(
-    model: RetrievalModel, config: EncodeConfig, cache: AnyPath, console: Console, seen: _Seen
+    model: RetrievalModel, config: EncodeConfig, cache: AnyPath, console: Console, seen: Seen
 ) -> tuple[str, Blocks]:
     """By the same function as `search` and `evaluate`, through the same cache."""
     suite = load_suite_of(model, config.suite)
@@ -135,19 +127,15 @@ def _task_blocks(
         raise UserError(f"'{config.task}' cannot be encoded: {NEEDS_TOWER}")
     if config.prompt:
         raise UserError("--prompt: a task has its own; it is for --texts")
+    encoder, prompt, texts = model.encoder, model.templates.query_prefix(task.card.instruction), task.query_texts
+    if config.side == "documents":
+        encoder, prompt, texts = model.towers.documents or encoder, model.templates.document_prefix, task.document_texts
+    tokens = Tokenizer(encoder.folder, cache, encoder.pools_prompt).after(prompt, texts)
     if config.side == "queries":
-        prompt = model.templates.query_prefix(task.card.instruction)
-        tokenizer = Tokenizer(model.encoder.folder, cache, model.encoder.pools_prompt)
-        tokens = tokenizer.after(prompt, task.query_texts)
-        return prompt, _embedded(model.encoder, [(task.query_ids, tokens)], len(task.query_ids), console, seen)
+        return prompt, _embedded(encoder, [(task.query_ids, tokens)], len(task.query_ids), console, seen)
+    seen["truncated"] = 0 if task.images else _longer(tokens, encoder)
     vectors = embed_tasks("documents", model, [(task, ())], cache, console)[0][1]
-    if not task.images:
-        encoder = model.towers.documents or model.encoder
-        tokens = Tokenizer(encoder.folder, cache, encoder.pools_prompt).after(
-            model.templates.document_prefix, task.document_texts
-        )
-        seen.truncated = _longer(tokens, encoder)
-    return model.templates.document_prefix, iter([(task.document_ids, vectors)])
+    return prompt, iter([(task.document_ids, vectors)])
 
 
 def _text_blocks(
@@ -156,7 +144,7 @@ def _text_blocks(
     texts: Iterator[tuple[str, str]],
     total: int,
     console: Console,
-    seen: _Seen,
+    seen: Seen,
 ) -> tuple[str, Blocks]:
     """Block by block, so that memory holds one block of texts."""
     encoder = model.encoder
@@ -170,7 +158,7 @@ def _text_blocks(
     def tokenised() -> Iterator[tuple[Sequence[str], Tokens]]:
         while block := list(islice(texts, BLOCK)):
             filled = [(name, text) for name, text in block if text.strip()]
-            seen.empty += len(block) - len(filled)
+            seen["empty"] += len(block) - len(filled)
             yield tuple(name for name, _ in filled), tokenizer.after(prompt, [text for _, text in filled])
 
     return prompt, _embedded(encoder, tokenised(), total, console, seen)
@@ -200,13 +188,17 @@ def _longer(tokens: Tokens, encoder: Pretrained) -> int:
 
 
 def _embedded(
-    encoder: Pretrained, blocks: Iterable[tuple[Sequence[str], Tokens]], total: int, console: Console, seen: _Seen
+    encoder: Pretrained,
+    blocks: Iterable[tuple[Sequence[str], Tokens]],
+    total: int,
+    console: Console,
+    seen: Seen,
 ) -> Blocks:
     """One block after the other; a bar where the total is known."""
     embed = embedder(encoder)
     with Bar(console if total else Console(quiet=True), "encoding, texts", total) as bar:
         for ids, tokens in blocks:
-            seen.truncated += _longer(tokens, encoder)
+            seen["truncated"] += _longer(tokens, encoder)
             yield ids, embed([Texts(tokens, encoder.max_length)])[0]
             bar.advance(len(ids))
         bar.finish()
@@ -271,32 +263,17 @@ def count_lines(path: AnyPath) -> int:
 
 
 @contextmanager
-def _draft(out: AnyPath) -> Iterator[Path]:
-    """A local file, moved to `out` in the end; nothing is left of it after an error."""
-    if isinstance(out, Path):
-        draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
-    else:
-        draft = Path(tempfile.mkdtemp()) / out.name
-    try:
-        with parents_of(draft) if isinstance(out, Path) else nullcontext():
-            yield draft
+def _writer(out: AnyPath, dimension: int, about: Mapping[str, Any]) -> Iterator[Write]:
+    """A function that takes ids and vectors, block by block; the file is there in the end, or nothing of it."""
+    with folder_draft(out) as draft:
+        path = draft / out.name
+        with _parquet(path, dimension, about) if out.suffix == ".parquet" else _jsonl(path) as write:
+            yield write
         check_out(out)  # somebody else may have written it meanwhile
         if isinstance(out, Path):
-            os.replace(draft, out)
+            os.replace(path, out)
         else:
-            replace_bytes(out, draft.read_bytes())
-    finally:
-        draft.unlink(missing_ok=True)
-        if not isinstance(out, Path):
-            draft.parent.rmdir()
-
-
-@contextmanager
-def _writer(out: AnyPath, dimension: int, about: Mapping[str, Any]) -> Iterator[Write]:
-    """A function that takes ids and vectors, block by block."""
-    writers = {".parquet": _parquet, ".jsonl": _jsonl, ".npz": _npz}
-    with _draft(out) as draft, writers[out.suffix](draft, dimension, about) as write:
-        yield write
+            replace_bytes(out, path.read_bytes())
 
 
 @contextmanager
@@ -316,7 +293,7 @@ def _parquet(path: Path, dimension: int, about: Mapping[str, Any]) -> Iterator[W
 
 
 @contextmanager
-def _jsonl(path: Path, dimension: int, about: Mapping[str, Any]) -> Iterator[Write]:
+def _jsonl(path: Path) -> Iterator[Write]:
     """`{"id": ..., "vector": [...]}` a line, with as many digits as float32 needs."""
     with path.open("w", encoding="utf-8") as file:
 
@@ -328,29 +305,12 @@ def _jsonl(path: Path, dimension: int, about: Mapping[str, Any]) -> Iterator[Wri
         yield write
 
 
-@contextmanager
-def _npz(path: Path, dimension: int, about: Mapping[str, Any]) -> Iterator[Write]:
-    """Arrays `ids` and `vectors`; held in memory until the end."""
-    names: list[str] = []
-    parts: list[np.ndarray] = []
-
-    def write(ids: Sequence[str], vectors: np.ndarray) -> None:
-        names.extend(ids)
-        parts.append(vectors)
-
-    yield write
-    if parts:
-        with path.open("wb") as file:
-            np.savez(file, ids=np.array(names), vectors=np.concatenate(parts), about=np.array(json.dumps(about)))
-
-
 def _import_pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise UserError(
-            "--out: .parquet needs pyarrow, which is not installed; pip install 'mtret[parquet]', or write .jsonl or "
-            ".npz"
+            "--out: .parquet needs pyarrow, which is not installed; pip install 'mtret[parquet]', or write .jsonl"
         ) from error
     return pyarrow, parquet

@@ -22,19 +22,19 @@ from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.findings import findings
 from mtret.evaluation.query_scores import data_sha256, with_query_scores
 from mtret.evaluation.report import terminal_tables, write_report
+from mtret.evaluation.results import build_results
 from mtret.evaluation.retrieval import (
     PRIMARY,
     Pool,
     PooledOutcome,
     TaskOutcome,
-    build_results,
     evaluate_task,
     pool,
     queries_with_copies,
 )
 from mtret.files import AnyPath, check_writable, read_arrays, replace_arrays
 from mtret.index import bm25, exact
-from mtret.index.exact import NOTHING, Run, excluded_pairs, search, tie_order, truncate
+from mtret.index.exact import NOTHING, Rules, Run, excluded_pairs, rules_of, search, tie_order, truncate
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.model_folder.folder import RetrievalModel, load_model
@@ -42,7 +42,7 @@ from mtret.models.dual_encoder import ModelConfig
 from mtret.models.weights import file_sha256
 from mtret.run_config import RunConfig
 from mtret.runs import session
-from mtret.runs.baseline import base_of_model, chosen_templates, forms_of_model, in_form
+from mtret.runs.baseline import base_of_model, forms_of_model, in_form
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.export import load_suite_of, open_model
 from mtret.runs.protocol import DEPTH, EvaluationConfig, mixture_of, protocol
@@ -93,7 +93,7 @@ def evaluate(
     _say_size(asked, config, sample, console)
     base = base_of_model(loaded, config.matmul_dtype, console)
     forms = forms_of_model(loaded, base, suite, cache, console)
-    encoders = {"base": in_form(base, chosen_templates(forms, base))}
+    encoders = {"base": in_form(base, forms, forms["chosen"])}
     encoders |= {} if loaded.record is None else {"finetuned": loaded}
     say_once(console, (line for each in encoders.values() for line in each.remarks))
     vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
@@ -217,8 +217,7 @@ def _score_forms(
     for name, form in forms["forms"].items():
         vectors = chosen
         if name != forms["chosen"]:
-            other = in_form(base, chosen_templates({**forms, "chosen": name}, base))
-            vectors = _embed(f"base, {name}", other, asked, cache, console)
+            vectors = _embed(f"base, {name}", in_form(base, forms, name), asked, cache, console)
         form["split"] = config.split
         form["tasks"] = {
             one.task.name: round(_dense_score(one, vectors[one.task.name], config), 6)
@@ -229,8 +228,7 @@ def _score_forms(
 
 def _dense_score(one: _Asked, sides: tuple[np.ndarray, np.ndarray], config: EvaluationConfig) -> float:
     """The primary metric of exact search."""
-    pairs, order = excluded_pairs(one.task.exclude, one.rows), tie_order(one.task.named_ids)
-    run = search(*sides, DEPTH, order=order, exclude=pairs, parents=one.task.parents)
+    run = search(*sides, DEPTH, rules_of(one.task, one.rows))
     return float(evaluate_task(one.task, config.split, one.rows, {"one": run}).systems["one"][PRIMARY].mean())
 
 
@@ -245,13 +243,8 @@ def _embed(name: str, loaded: RetrievalModel, asked: Sequence[_Asked], cache: An
 
 
 def _lexical(one: _Asked, config: EvaluationConfig, cache: AnyPath) -> Run:
-    task = one.task
-
     def run() -> Run:
-        order = tie_order(task.named_ids)
-        pairs = excluded_pairs(task.exclude, one.rows)
-        index = bm25.BM25Index(task.document_texts)
-        return index.search(one.texts, DEPTH, order=order, exclude=pairs, parents=task.parents)
+        return bm25.BM25Index(one.task.document_texts).search(one.texts, DEPTH, rules_of(one.task, one.rows))
 
     return _cached_run(cache, [one.sha256, config.split, *map(str, one.rows.tolist())], run)
 
@@ -282,20 +275,17 @@ def _outcome(
 ) -> TaskOutcome:
     """`lexical`: None where documents are images, in which case the evaluated model alone can read them."""
     task = one.task
-    order, parents = tie_order(task.named_ids), task.parents
-    pairs = excluded_pairs(task.exclude, one.rows)
+    rules = rules_of(task, one.rows)
     evaluated, approximate = list(vectors)[-1], None
     readers = [evaluated] if task.images else list(vectors)
-    dense = {
-        name: search(*vectors[name][task.name], DEPTH, order=order, exclude=pairs, parents=parents) for name in readers
-    }
+    dense = {name: search(*vectors[name][task.name], DEPTH, rules) for name in readers}
     if config.scann:
-        run, approximate = _approximate(*vectors[evaluated][task.name], dense[evaluated], order, pairs, parents)
+        run, approximate = _approximate(*vectors[evaluated][task.name], dense[evaluated], rules)
         found = evaluate_task(task, config.split, one.rows, {"scann": run}).systems["scann"]
         approximate |= {PRIMARY: float(found[PRIMARY].mean())}
     return TaskOutcome(
         task=task,
-        scores=evaluate_task(task, config.split, one.rows, _systems(lexical, dense, order) if lexical else dense),
+        scores=evaluate_task(task, config.split, one.rows, _systems(lexical, dense, rules.order) if lexical else dense),
         role=role_of(task, loaded.record) if loaded.record else None,
         dropped_queries=one.dropped,
         seen_document_share=seen_document_share(task, config.split, loaded.record) if loaded.record else None,
@@ -325,15 +315,13 @@ def _approximate(
     queries: Float32[np.ndarray, "q D"],
     documents: Float32[np.ndarray, "m D"],
     exact: Run,
-    order: Int32[np.ndarray, "m"],
-    pairs: Int32[np.ndarray, "n 2"],
-    parents: Int32[np.ndarray, "m"] | None,
+    rules: Rules,
 ) -> tuple[Run, dict[str, Any]]:
     """ScaNN's run of the same search, and what it cost and missed."""
     index = ScannIndex(documents, depth=DEPTH)
-    another = len(pairs) or parents is not None  # it is tuned on what lies in it
-    measured = index.tune(queries, search(queries, documents, DEPTH, order=order) if another else exact)
-    run = index.search(queries, DEPTH, order=order, exclude=pairs, parents=parents)
+    another = len(rules.exclude) or rules.parents is not None  # it is tuned on what lies in it
+    measured = index.tune(queries, search(queries, documents, DEPTH, Rules(rules.order)) if another else exact)
+    run = index.search(queries, DEPTH, rules)
     return run, {**asdict(measured), "recall": agreement(run, exact)}
 
 
@@ -342,14 +330,12 @@ def _pooled(
 ) -> PooledOutcome:
     """Every task's queries over the documents of all."""
     pooled = pool([one.task for one in asked])
-    order = tie_order(pooled.document_ids)
-    pairs = _pooled_exclusions(asked, pooled)
+    rules = Rules(tie_order(pooled.document_ids), _pooled_exclusions(asked, pooled), pooled.parents)
 
     def lexical() -> Run:
         texts = [text for one in asked for text in one.task.document_texts]
         index = bm25.BM25Index([texts[row] for row in pooled.kept])
-        texts = [text for one in asked for text in one.texts]
-        return index.search(texts, DEPTH, order=order, exclude=pairs, parents=pooled.parents)
+        return index.search([text for one in asked for text in one.texts], DEPTH, rules)
 
     key = ["pooled", config.split]
     for one in asked:
@@ -366,11 +352,9 @@ def _pooled(
         sides = [each.get(one.task.name) or _unread(one, dimension) for one in asked]
         queries = np.concatenate([queries for queries, _ in sides])
         corpus = np.concatenate([documents for _, documents in sides])[pooled.kept]
-        dense[name] = _search_some(queries, corpus, read, order, pairs, pooled.parents)
-    systems = _systems(_cached_run(cache, key, lexical), dense, order) if "base" in dense else dense
-    approximate = None
-    if config.scann:
-        approximate = _approximate(queries, corpus, dense[evaluated], order, pairs, pooled.parents)[1]
+        dense[name] = _search_some(queries, corpus, read, rules)
+    systems = _systems(_cached_run(cache, key, lexical), dense, rules.order) if "base" in dense else dense
+    approximate = _approximate(queries, corpus, dense[evaluated], rules)[1] if config.scann else None
     scores, start = {}, 0
     for one in asked:
         stop = start + len(one.rows)
@@ -385,19 +369,18 @@ def _search_some(
     queries: Float32[np.ndarray, "q D"],
     corpus: Float32[np.ndarray, "m D"],
     read: Bool[np.ndarray, "m"],
-    order: Int32[np.ndarray, "m"],
-    pairs: Int32[np.ndarray, "n 2"],
-    parents: Int32[np.ndarray, "m"] | None,
+    rules: Rules,
 ) -> Run:
     """As `search`, of those documents that a system can read; the others are not there for it."""
     if read.all():
-        return search(queries, corpus, DEPTH, order=order, exclude=pairs, parents=parents)
+        return search(queries, corpus, DEPTH, rules)
+    order, pairs, parents = rules
     rows, place = np.flatnonzero(read), np.cumsum(read) - 1
     kept = pairs[read[pairs[:, 1]]]
     kept = np.stack([kept[:, 0], place[kept[:, 1]]], axis=1).astype(np.int32)
     own = None if parents is None else place[parents[rows]].astype(np.int32)
     own_order = place[order[read[order]]].astype(np.int32)
-    run = search(queries, corpus[rows], DEPTH, order=own_order, exclude=kept, parents=own)
+    run = search(queries, corpus[rows], DEPTH, Rules(own_order, kept, own))
     found = np.where(run.documents == NOTHING, NOTHING, rows[run.documents]).astype(np.int32)
     return Run(found, run.scores)
 

@@ -16,7 +16,7 @@ from mtret.devices import cache_folder
 from mtret.errors import UserError
 from mtret.evaluation.report import role_tables
 from mtret.evaluation.results import read_results
-from mtret.files import AnyPath, check_writable, locate, read_arrays, read_metadata
+from mtret.files import AnyPath, check_new, check_writable, locate, read_arrays, read_metadata
 from mtret.model_folder.fingerprint import fingerprint, parts_of
 from mtret.model_folder.folder import (
     DOCUMENTS,
@@ -99,8 +99,7 @@ def export(source: AnyPath, out: AnyPath, step: int | None = None, target: str =
     could not serve the model.
     """
     check_writable(out, "--out")
-    if out.exists():
-        raise UserError(f"{out}: exists already; export never overwrites, give another --out")
+    check_new(out, "--out")
     given = source.suffix == PARAMETERS
     if given and step is not None:
         raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from mtret.data.imported import MERGED, NOTED, REJECTED, Counts
 from mtret.data.tasks import SPLITS
+from mtret.evaluation.wording import some
 from mtret.files import AnyPath
 
 Line = tuple[str, str | None]  # and its style
@@ -13,7 +14,6 @@ CAUTION = "yellow"
 # Standard deviation of the difference of two systems' nDCG@10 on one query: the median over tasks and pairs of systems
 # of the public suite (experiments/001_public_suite, 0.13 to 0.45).
 PAIRED_DEVIATION = 0.27
-LISTED = 10  # names or places in a line
 
 
 def report(counts: Counts, out: AnyPath, unread_files: Sequence[str] = ()) -> Iterator[Line]:
@@ -57,12 +57,12 @@ def _ledger(counts: Counts) -> str:
 
 def _doubts(counts: Counts) -> Iterator[Line]:
     if counts.missing_words:
-        found = _some([f"'{word}' in {name} ({n:,})" for (name, word), n in counts.missing_words.most_common()])
+        found = some([f"'{word}' in {name} ({n:,})" for (name, word), n in counts.missing_words.most_common()])
         flag = shlex.quote(f"--missing={','.join(dict.fromkeys(word for _, word in counts.missing_words))}")
         yield f"texts that look like a missing value: {found}; {flag} makes them one", CAUTION
     for path, lines in counts.swallowing.items():
         yield (
-            f"{path}: a quoted cell has line breaks and delimiters in it, in the row from line {_some(lines)}; if a "
+            f"{path}: a quoted cell has line breaks and delimiters in it, in the row from line {some(lines)}; if a "
             "stray quote swallowed these lines, give --quotes=none",
             CAUTION,
         )
@@ -71,11 +71,6 @@ def _doubts(counts: Counts) -> Iterator[Line]:
 def _unread(counts: Counts, files: Sequence[str]) -> Iterator[Line]:
     for path, columns in counts.unread.items():
         if columns:
-            yield f"not read of {path}: {_some([f'{name} ({rows:,} rows)' for name, rows in columns.items()])}", None
+            yield f"not read of {path}: {some([f'{name} ({rows:,} rows)' for name, rows in columns.items()])}", None
     if files:
-        yield f"files that are not read: {_some(files)}", CAUTION
-
-
-def _some(names: Sequence[str | int]) -> str:
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return ", ".join(map(str, names[:LISTED])) + more
+        yield f"files that are not read: {some(files)}", CAUTION

@@ -19,9 +19,10 @@ from mtret.files import AnyPath, replace_text
 from mtret.model_folder.folder import load_model
 from mtret.models.hf import Pretrained
 from mtret.pytrees import flatten
-from mtret.run_config import RunConfig, as_json, build, read_config, with_overrides
+from mtret.run_config import RunConfig, build, read_config, with_overrides
 from mtret.runs.identity import RUN_FILE, read_identity
 from mtret.runs.setup import mixture_tasks, with_templates
+from mtret.schema import to_json
 
 SMALLEST, LARGEST = 16, 1024  # queries of a batch
 CPU_LARGEST = 64  # a CPU is no faster with more, and learns less from as many texts
@@ -151,11 +152,11 @@ def write_config(config: RunConfig, path: AnyPath) -> None:
 
 def source_of(config: RunConfig) -> str:
     """The Python source of a configuration file that gives `config`."""
-    body = "\n".join(_entries(config, as_json(config), 12))
+    body = "\n".join(_entries(config, 12))
     return f"{HEAD}        {{\n{body}\n        }}\n    )\n"
 
 
-def _entries(settings: Any, values: Mapping[str, Any], indent: int) -> Iterator[str]:
+def _entries(settings: Any, indent: int) -> Iterator[str]:
     """A line for each key, with its meaning behind it, or above where that would be too long."""
     pad = " " * indent
     for each in fields(settings):
@@ -163,10 +164,10 @@ def _entries(settings: Any, values: Mapping[str, Any], indent: int) -> Iterator[
         remark = f"# {meaning}" if meaning else ""
         if is_dataclass(value):
             yield f'{pad}"{each.name}": {{  {remark}'.rstrip()
-            yield from _entries(value, values[each.name], indent + 4)
+            yield from _entries(value, indent + 4)
             yield f"{pad}}},"
             continue
-        lines = _literal(_tuples(values[each.name]), f'{pad}"{each.name}": ')
+        lines = _literal(to_json(value) if isinstance(value, Mapping) else value, f'{pad}"{each.name}": ')
         if remark and len(lines[-1]) + 2 + len(remark) <= WIDTH and len(lines) == 1:
             yield f"{lines[0]}  {remark}"
             continue
@@ -181,7 +182,3 @@ def _literal(value: Any, before: str) -> list[str]:
         return [f"{before}{shown},"]
     pad = " " * (len(before) - len(before.lstrip()))
     return [f"{before}(", *(f"{pad}    {entry!r}," for entry in value), f"{pad}),"]
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

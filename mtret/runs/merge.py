@@ -7,6 +7,7 @@ mixtures that started from the same encoder.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from mtret.data.roles import joined
@@ -17,7 +18,7 @@ from mtret.model_folder.golden import Agreement
 from mtret.models import hf
 from mtret.models.weights import read_json
 from mtret.provenance import versions
-from mtret.pytrees import Tree, flatten, unflatten
+from mtret.pytrees import Tree
 from mtret.runs.export import open_model
 
 
@@ -97,15 +98,10 @@ def _vocabulary(encoder: hf.Pretrained) -> Any:
 
 
 def _mean(trees: Sequence[Tree], shares: np.ndarray) -> Tree:
-    leaves = [flatten(tree) for tree in trees]
-    return unflatten(
-        {
-            path: np.tensordot(shares, np.stack([np.asarray(each[path], np.float64) for each in leaves]), 1).astype(
-                np.float32
-            )
-            for path in leaves[0]
-        }
-    )
+    def mean(*leaves: Any) -> np.ndarray:
+        return np.tensordot(shares, np.stack([np.asarray(each, np.float64) for each in leaves]), 1).astype(np.float32)
+
+    return jax.tree.map(mean, *trees)
 
 
 def _prompts(models: Mapping[str, RetrievalModel]) -> dict[str, str]:

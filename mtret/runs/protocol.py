@@ -12,7 +12,7 @@ from mtret.devices import device_line
 from mtret.files import locate
 from mtret.model_folder.folder import RetrievalModel
 from mtret.names import config_before
-from mtret.provenance import versions
+from mtret.provenance import git_state, versions
 
 DEPTH = 100  # results of every search
 
@@ -91,4 +91,5 @@ def protocol(
         "seconds": round(seconds, 1),
         "device": device_line(),
         "versions": versions(),
+        "git": git_state(),
     }

@@ -10,16 +10,7 @@ from mtret.evaluation.query_scores import QUERIES_FILE, results_file
 from mtret.evaluation.report import write_views
 from mtret.evaluation.results import Results, read_results
 from mtret.evaluation.run_tables import RunResults, distinct_labels
-from mtret.files import (
-    AnyPath,
-    at_home,
-    check_new,
-    check_writable,
-    locate,
-    replace_bytes,
-    replace_text,
-    split_places,
-)
+from mtret.files import AnyPath, at_home, check_writable, locate, replace_bytes, split_places
 from mtret.tables import Form, to_text
 
 
@@ -81,18 +72,13 @@ def table_text(
     **asked: Any,
 ) -> str:
     """Several runs in one format; `asked` is what `run_tables.build` can be asked for. CSV has every metric of roles
-    and tasks in any case. Raises UserError where they do not belong into one table."""
+    and tasks of every run in any case. Raises UserError where they do not belong into one table."""
     table = run_tables.build(runs, groups, **asked)
     if form == "csv":
-        table = run_tables.long_table(runs, groups, asked.get("only_groups", False))
+        if asked.get("only_groups"):
+            raise UserError("--only_groups: CSV has lines of runs, and no means of groups; leave it out")
+        table = run_tables.long_table(runs)
     return to_text(table, form)
-
-
-def write_table(text: str, path: AnyPath) -> None:
-    """Raises UserError where something is there."""
-    check_writable(path.parent, "--out")
-    check_new(path, "--out")
-    replace_text(path, text)
 
 
 def rebuild_report(name: str, out: AnyPath | None) -> tuple[Results, AnyPath]:

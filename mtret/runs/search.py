@@ -14,7 +14,7 @@ from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError, nearest
 from mtret.evaluation.retrieval import pool
 from mtret.index.encode import Texts
-from mtret.index.exact import NOTHING, search, tie_order
+from mtret.index.exact import NOTHING, Rules, search, tie_order
 from mtret.model_folder.towers import embedder
 from mtret.models.dual_encoder import ModelConfig
 from mtret.runs import session
@@ -69,8 +69,9 @@ def answer(
     vectors = encoder.comparable(embedder(encoder)([Texts(tokens, encoder.max_length)])[0])
     together = pool(tasks)
     documents = encoder.comparable(np.concatenate([each for _, each in sides])[together.kept])
-    order, parents = tie_order(together.document_ids), together.parents
-    run = search(vectors, documents, min(top, together.n_documents), order=order, parents=parents)
+    parents = together.parents
+    rules = Rules(tie_order(together.document_ids), parents=parents)
+    run = search(vectors, documents, min(top, together.n_documents), rules)
     shown = [(task, row) for task in tasks for row in range(len(task.document_ids))]
     found = []
     for vector, rows, scores in zip(vectors, run.documents, run.scores, strict=True):

@@ -1,27 +1,21 @@
 """What a training cost: speed, waiting, memory, and how near it came to what the device can do."""
 
 import functools
-import hashlib
-import json
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import jax
 
 from mtret.console import duration
-from mtret.devices import local_cache, processor
-from mtret.files import replace_json
 from mtret.kernels.dense import MATMUL_DTYPES, project
 from mtret.pytrees import Tree, flatten
 from mtret.train.loop import Totals
 
-# A run of this many seconds measures the rates again, which takes one or two.
-LONG_RUN_S = 60.0
+LONG_RUN_S = 60.0  # a run of as many seconds is worth the one or two in which the rates are measured
 
 
 def summary(
@@ -35,11 +29,9 @@ def summary(
     # Forward and backward are three products of two operations each; attention's own products are left out.
     kernels = sum(leaf.size for path, leaf in flatten(params or {}).items() if path.endswith("/kernel"))
     reached = 6 * kernels * totals.tokens / seconds if params else None
-    measured = matrix_rates()
-    if seconds >= LONG_RUN_S or (reached or 0) > measured["rates"][matmul_dtype] * jax.device_count():
-        measured = matrix_rates(again=True)
-    rates = {name: rate * jax.device_count() for name, rate in measured["rates"].items()}
-    possible = rates[matmul_dtype]
+    rates = None
+    if seconds >= LONG_RUN_S:
+        rates = {name: matrix_rate(name) * jax.device_count() for name in MATMUL_DTYPES}
     return {
         "steps": totals.steps,
         "seconds": round(seconds, 2),
@@ -52,29 +44,27 @@ def summary(
         "peak_memory_bytes": peak_memory(),
         "flops_per_s": reached,
         "matrix_flops_per_s": rates,
-        "matrix_flops_measured": measured["time"],
         "matmul_dtype": matmul_dtype,
-        "utilisation": reached / possible if reached else None,
+        "utilisation": reached / rates[matmul_dtype] if reached and rates else None,
     }
 
 
-class _Compilations:
+@functools.cache  # one for the process: listeners stay
+def _compilations() -> Counter[str]:
     """What JAX says of every program that this process has compiled, or read from the cache on disk."""
+    seen: Counter[str] = Counter()
 
-    def __init__(self) -> None:
-        self.count, self.cached, self.seconds = 0, 0, 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._compiled)
-        jax.monitoring.register_event_listener(self._found)
-
-    def _compiled(self, event: str, duration_secs: float, **_: Any) -> None:
+    def compiled(event: str, duration_secs: float, **_: Any) -> None:
         if event.endswith("/backend_compile_duration"):
-            self.count, self.seconds = self.count + 1, self.seconds + duration_secs
+            seen["count"] += 1
+            seen["seconds"] += duration_secs  # pyright: ignore[reportArgumentType]
 
-    def _found(self, event: str, **_: Any) -> None:
-        self.cached += event.endswith("/compilation_cache/cache_hits")
+    def found(event: str, **_: Any) -> None:
+        seen["cached"] += event.endswith("/compilation_cache/cache_hits")
 
-
-_compilations = functools.cache(_Compilations)  # one for the process: listeners stay
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    jax.monitoring.register_event_listener(found)
+    return seen
 
 
 def count_compilations() -> Callable[[], dict[str, Any]]:
@@ -82,26 +72,17 @@ def count_compilations() -> Callable[[], dict[str, Any]]:
 
     Those that were read from the cache on disk count among them, and apart.
     """
-    seen = _compilations()
-    count, cached, seconds = seen.count, seen.cached, seen.seconds
-
-    def since() -> dict[str, Any]:
-        return {
-            "count": seen.count - count,
-            "cached": seen.cached - cached,
-            "seconds": round(seen.seconds - seconds, 2),
-        }
-
-    return since
+    before = _compilations().copy()
+    return lambda: {name: round(_compilations()[name] - before[name], 2) for name in ("count", "cached", "seconds")}
 
 
 def in_words(numbers: dict[str, Any]) -> str:
     """One line of it."""
-    rates, own = numbers["matrix_flops_per_s"], numbers["matmul_dtype"]
-    fastest = max(rates, key=lambda name: rates[name])
-    ratio = rates[fastest] / rates[own]
-    hint = f"; model.matmul_dtype='{fastest}' would multiply {ratio:.1f} times as fast here" if ratio > 1.25 else ""
-    computed = ""
+    computed = hint = ""
+    if rates := numbers["matrix_flops_per_s"]:
+        fastest = max(rates, key=lambda name: rates[name])
+        ratio = rates[fastest] / rates[numbers["matmul_dtype"]]
+        hint = f"; model.matmul_dtype='{fastest}' would multiply {ratio:.1f} times as fast here" if ratio > 1.25 else ""
     if numbers["utilisation"] is not None:
         share = f"{numbers['utilisation']:.0%} of a large matrix product here"
         computed = f"; {numbers['flops_per_s'] / 1e12:.2f} TFLOP/s, {share}"
@@ -110,30 +91,6 @@ def in_words(numbers: dict[str, Any]) -> str:
         f"{numbers['tokens_per_s']:,.0f} tokens/s, fill {numbers['fill']:.0%}, waiting for data {numbers['wait']:.1%}; "
         f"peak memory {numbers['peak_memory_bytes'] / 2**30:.1f} GiB{computed}{hint}"
     )
-
-
-def matrix_rates(again: bool = False) -> dict[str, Any]:
-    """`rates`: operations a second of one device in a large product, by its operands' type; `time`: when measured.
-
-    They are kept in `local_cache`, by processor, device and versions. What was measured while the machine did something
-    else is too low, so with `again` they are measured once more and the highest stay.
-    """
-    device = jax.devices()[0]
-    depends = [processor(), device.platform, device.device_kind, jax.__version__, device.client.platform_version]
-    key = hashlib.sha256("\n".join([*depends, *MATMUL_DTYPES]).encode()).hexdigest()[:16]
-    path = local_cache() / "rates" / f"{key}.json"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        rates = {name: float(kept["rates"][name]) for name in MATMUL_DTYPES}
-        if not again:
-            return {"rates": rates, "time": str(kept["time"])}
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
-        rates = dict.fromkeys(MATMUL_DTYPES, 0.0)
-    rates = {name: max(rate, matrix_rate(name)) for name, rate in rates.items()}
-    found = {"rates": rates, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-    with suppress(OSError):  # no reason to lose what was trained
-        replace_json(path, found)
-    return found
 
 
 def matrix_rate(matmul_dtype: str) -> float:

@@ -39,7 +39,7 @@ from mtret.runs.setup import Inputs, Prepared, bytes_of, load_inputs, prepare, s
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
-from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, Nowhere, Sinks, Totals
+from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, Sinks, Totals
 from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import batch_sharding, layout, layout_lines
 from mtret.train.step import Step, TrainState, compile_steps, create_state, deployed_of
@@ -88,10 +88,15 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     if is_first():
         claim(workdir, {**identity, UNDRAWN: undrawn}, write=True)
     check_shared(workdir)
-    with closing(_checkpoints(workdir / "checkpoints", config.loop.keep_checkpoints)) as checkpoints:
+    folder, keep = workdir / "checkpoints", config.loop.keep_checkpoints
+    kept = Checkpoints(folder, keep) if isinstance(folder, Path) else ObjectCheckpoints(folder, keep)
+    with closing(kept) as checkpoints:
         state, best = _start(run, config, checkpoints, workdir, console)
         if (first := int(state.step)) < config.loop.steps:
-            steps, seconds = _compile(run, state, here.programs, console)
+            number = len(run.planner.shapes)
+            say(console, f"compiling {number} shapes, which takes a minute or more the first time ...")
+            steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
+            say(console, f"compiled {number} shapes in {duration(seconds)} (kept in {here.programs})")
             state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile)
             if is_first():
                 numbers = _numbers(run, config, state, totals, first, len(steps), seconds)
@@ -103,21 +108,13 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     return workdir / "model"
 
 
-def _compile(run: Prepared, state: TrainState, programs: str, console: Console) -> tuple[Mapping[Shape, Step], float]:
-    """An executable for each shape, and the seconds that took."""
-    say(console, f"compiling {len(run.planner.shapes)} shapes, which takes a minute or more the first time ...")
-    steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
-    say(console, f"compiled {len(steps)} shapes in {duration(seconds)} (kept in {programs})")
-    return steps, seconds
-
-
 def _run(
     run: Prepared,
     inputs: Inputs,
     steps: Mapping[Shape, Step],
     state: TrainState,
     best: Best,
-    checkpoints: Checkpoints | ObjectCheckpoints,
+    checkpoints: Checkpoints,
     workdir: AnyPath,
     console: Console,
     profile: bool,
@@ -182,14 +179,10 @@ def _write_model(
         write_curves({workdir.name: read_curves(workdir)}, workdir / CURVES)
 
 
-def _checkpoints(folder: AnyPath, keep: int) -> Checkpoints | ObjectCheckpoints:
-    return Checkpoints(folder, keep) if isinstance(folder, Path) else ObjectCheckpoints(folder, keep)
-
-
 def _start(
     run: Prepared,
     config: RunConfig,
-    checkpoints: Checkpoints | ObjectCheckpoints,
+    checkpoints: Checkpoints,
     workdir: AnyPath,
     console: Console,
 ) -> tuple[TrainState, Best]:
@@ -228,17 +221,16 @@ def _there(path: AnyPath) -> bool:
 
 
 @contextmanager
-def _sinks(run: Prepared, workdir: AnyPath, first: int, console: Console) -> Iterator[Sinks]:
-    names = tuple(task.name for task in run.planner.tasks)
+def _sinks(run: Prepared, workdir: AnyPath, first: int, console: Console) -> Iterator[Sinks | None]:
     if not is_first():
-        yield Sinks(Nowhere(), Nowhere(), Nowhere(), names)
+        yield None
         return
     file = MetricsFile(workdir / "metrics.jsonl", first)
     events = EventWriter(workdir / "events", purge_step=first + 1 if first else 0)
     try:
         bar = TrainingBar(console, "training", run.planner.steps, first)
         with bar:
-            yield Sinks(file, events, bar, names)
+            yield Sinks(file, events, bar, tuple(task.name for task in run.planner.tasks))
     finally:
         file.close()
         events.close()

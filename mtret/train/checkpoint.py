@@ -10,19 +10,23 @@ from typing import Any
 import jax
 
 from mtret.errors import UserError, first_line
+from mtret.files import AnyPath
 from mtret.train.step import TrainState
 
 
 class Checkpoints:
     """The checkpoints of a run, `keep` of them at most."""
 
+    damage: tuple[type[Exception], ...] = (Exception,)  # what reading a damaged one raises: here of many kinds
+
     def __init__(self, folder: Path, keep: int = 2):
         import orbax.checkpoint as ocp
 
+        self._folder: AnyPath = folder.absolute()
         logging.getLogger("absl").addFilter(_worth_saying)
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
-            folder.absolute(),
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
             ),
@@ -45,31 +49,40 @@ class Checkpoints:
         """The newest state that can be read, with its record; None where there is no checkpoint at all.
 
         Damaged ones are named through `complain` and removed, so that their steps can be saved again. Raises UserError
-        where there are checkpoints and none can be read.
+        where there are checkpoints and none can be read, and what a store raises where it cannot be reached.
         """
         steps = self.steps()
-        if not steps:
-            return None
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like._asdict())
-        args, unhush = self._ocp.args, _hush_failing_reads()
         for step in reversed(steps):
             try:
-                found = self._manager.restore(
-                    step, args=args.Composite(state=args.StandardRestore(target), record=args.JsonRestore())
-                )
-            except Exception as error:  # damage shows itself in many kinds of exception
-                warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+                found = self._read(step, like)
+            except self.damage as error:
                 complain(f"checkpoint {step} is damaged ({first_line(error)[:160]}); falling back to the one before")
                 continue
-            if step == steps[-1]:
-                unhush()
             for damaged in (later for later in steps if later > step):
-                self._manager.delete(damaged)
-            return TrainState(**found["state"]), found["record"]
-        raise UserError(f"{self._manager.directory}: none of the checkpoints {steps} can be read; use a new workdir")
+                self._remove(damaged)
+            return found
+        if steps:
+            raise UserError(f"{self._folder}: none of the checkpoints {steps} can be read; use a new workdir")
+        return None
+
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like._asdict())
+        args, unhush = self._ocp.args, _hush_failing_reads()
+        try:
+            found = self._manager.restore(
+                step, args=args.Composite(state=args.StandardRestore(target), record=args.JsonRestore())
+            )
+        except Exception:
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            raise
+        unhush()
+        return TrainState(**found["state"]), found["record"]
+
+    def _remove(self, step: int) -> None:
+        self._manager.delete(step)
 
     def wait(self) -> None:
-        """Until everything is on disk. Raises what the writing raised."""
+        """Until everything is written. Raises what the writing raised."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:

@@ -49,10 +49,8 @@ def _one(tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, firs
     return pooled(tower, params, part, slots, key, first_shard, chunk)
 
 
-def _forward(
-    tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_shard: Array, chunks: Array
-) -> tuple[Array, Any]:
-    return _pooled(tower, slots, params, inputs, key, first_shard, chunks), (params, inputs, key, first_shard, chunks)
+def _forward(tower: nn.Module, slots: int, *given: Any) -> tuple[Array, Any]:
+    return _pooled(tower, slots, *given), given
 
 
 def _backward(tower: nn.Module, slots: int, saved: Any, cotangent: Array) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +24,6 @@ from mtret.processes import stop_together
 from mtret.pytrees import Tree, flatten
 from mtret.schema import AT_LEAST_0, AT_LEAST_1, setting
 from mtret.train.checkpoint import Checkpoints
-from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import whole
 from mtret.train.step import METRICS, Step, TrainState
 
@@ -90,14 +89,6 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-@runtime_checkable
-class Observer(Protocol):
-    """Is shown what happens: a progress bar, a log."""
-
-    def step(self, values: Mapping[str, Any]) -> None: ...
-    def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None: ...
-
-
 class MetricsFile:
     """One JSON object a line: steps and dev scores. A resumed run drops the lines that it will write again.
 
@@ -105,16 +96,11 @@ class MetricsFile:
     """
 
     def __init__(self, path: AnyPath, first_step: int):
-        kept = ""
-        if path.exists() and not first_step:
-            remove(path)
-        elif path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = "".join(f"{line}\n" for line in lines if _step_of(line) <= first_step)
-            replace_text(path, kept)
+        lines = path.read_text(encoding="utf-8").splitlines() if first_step and path.exists() else []
+        kept = "".join(f"{line}\n" for line in lines if _step_of(line) <= first_step)
+        replace_text(path, kept)
         self._path = path
         if isinstance(path, Path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8")
         else:
             self._file = io.StringIO()
@@ -132,18 +118,6 @@ class MetricsFile:
     def close(self) -> None:
         self.save()
         self._file.close()
-
-
-class Nowhere:
-    """Takes all that a run writes and shows, and keeps nothing: of several processes one is enough to do so."""
-
-    def write(self, values: Mapping[str, Any]) -> None: ...
-    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
-    def step(self, values: Mapping[str, Any]) -> None: ...
-    def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None: ...
-    def flush(self) -> None: ...
-    def save(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def _step_of(line: str) -> float:
@@ -213,9 +187,9 @@ def _host_arrays(params: Tree) -> dict[str, np.ndarray]:
 class Sinks:
     """Where a run's numbers go."""
 
-    file: MetricsFile | Nowhere
-    events: Any  # an EventWriter, or Nowhere
-    observer: Observer
+    file: MetricsFile
+    events: Any  # an EventWriter
+    observer: Any  # a TrainingBar: is shown what happens
     task_names: tuple[str, ...]
     fetches: int = field(default=0)  # of metrics from the devices, to be counted in tests
 
@@ -242,9 +216,9 @@ class Loop:
     config: LoopConfig
     steps: Mapping[Shape, Step]
     batches: Callable[[int], Iterator[Loaded]]
-    checkpoints: Checkpoints | ObjectCheckpoints
+    checkpoints: Checkpoints
     best: Best
-    sinks: Sinks
+    sinks: Sinks | None  # of several processes one has some
     evaluate: Evaluate | None  # None where no task has a dev split; the latest parameters are the best then
     on_skipped: Callable[[Plan], None] = lambda plan: None  # is shown the plan of each step that was left out
     totals: Totals = field(default_factory=Totals)
@@ -310,8 +284,9 @@ class Loop:
     def _save(self, state: TrainState) -> None:
         step = int(state.step)
         # Before the checkpoint, or a kill would lose what a resumed run does not write again.
-        self.sinks.events.flush()
-        self.sinks.file.save()
+        if self.sinks:
+            self.sinks.events.flush()
+            self.sinks.file.save()
         if self.evaluate is None:
             self.best.keep(-np.inf, step, self.deployed(state))
         if step not in self.checkpoints.steps():
@@ -325,8 +300,10 @@ class Loop:
         if (plan.step + 1) % self.config.log_every:
             return
         values = dict(zip(METRICS, (float(x) for x in np.asarray(metrics)), strict=True))
-        self.sinks.fetches += 1
         skips.look(int(values["skipped"]))
+        if self.sinks is None:
+            return
+        self.sinks.fetches += 1
         line = {
             "step": plan.step + 1,
             "task": self.sinks.task_names[plan.task],
@@ -346,6 +323,8 @@ class Loop:
         params = self.deployed(state)
         scores = self.evaluate(params)
         is_best = self.best.offer(scores["mean"], step, params)
+        if self.sinks is None:
+            return
         self.sinks.file.write({"step": step, "dev": dict(scores), "best": is_best})
         for name, score in scores.items():
             self.sinks.events.add_scalar(f"dev/{name}", score, step)

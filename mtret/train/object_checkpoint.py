@@ -5,7 +5,6 @@ needs neither, and reads the same in every store and on every mesh.
 """
 
 import json
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -15,16 +14,18 @@ from etils import epath
 from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 
-from mtret.errors import UserError, first_line
 from mtret.files import inside, load_arrays, read_metadata, remove, replace_arrays
+from mtret.train.checkpoint import Checkpoints
 from mtret.train.step import TrainState
 
 SUFFIX = ".safetensors"
 RECORD = "record"
 
 
-class ObjectCheckpoints:
-    """As `Checkpoints`, in `gs://` or `s3://`. The whole state passes through the memory of the machine."""
+class ObjectCheckpoints(Checkpoints):
+    """In `gs://` or `s3://`. The whole state passes through the memory of the machine."""
+
+    damage = (SafetensorError, ValueError, KeyError, FileNotFoundError)
 
     def __init__(self, folder: epath.Path, keep: int = 2):
         self._folder, self._keep = folder, keep
@@ -36,7 +37,6 @@ class ObjectCheckpoints:
         self._writing: Future[None] | None = None
 
     def save(self, state: TrainState, record: dict[str, Any]) -> None:
-        """Copies the state off the devices and returns; the writing goes on behind. `record` must be JSON."""
         self.wait()
         step = int(state.step)
         arrays = {name: _whole(value) for name, value in _named(state).items()}
@@ -50,40 +50,23 @@ class ObjectCheckpoints:
             remove(self._path(self._steps.pop(0)))
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, in order."""
         return sorted(self._steps)
 
-    def restore(self, like: TrainState, complain: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest state that can be read, with its record; None where there is no checkpoint at all.
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        path = self._path(step)
+        return _placed(load_arrays(path), like), json.loads(read_metadata(path)[RECORD])
 
-        Damaged ones are named through `complain` and removed, so that their steps can be saved again. Raises UserError
-        where there are checkpoints and none can be read, and what the store raises where it cannot be reached.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
-            try:
-                found = _placed(load_arrays(self._path(step)), like)
-                record = json.loads(read_metadata(self._path(step))[RECORD])
-            except (SafetensorError, ValueError, KeyError, FileNotFoundError) as error:
-                complain(f"checkpoint {step} is damaged ({first_line(error)[:160]}); falling back to the one before")
-                continue
-            for damaged in (later for later in steps if later > step):
-                if jax.process_index() == 0:
-                    remove(self._path(damaged))
-                self._steps.remove(damaged)
-            return found, record
-        if steps:
-            raise UserError(f"{self._folder}: none of the checkpoints {steps} can be read; use a new workdir")
-        return None
+    def _remove(self, step: int) -> None:
+        if jax.process_index() == 0:
+            remove(self._path(step))
+        self._steps.remove(step)
 
     def wait(self) -> None:
-        """Until everything is in the store. Raises what the writing raised."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
 
     def close(self) -> None:
-        """Waits, and stops the writer."""
         try:
             self.wait()
         finally:

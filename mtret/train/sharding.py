@@ -93,8 +93,7 @@ def gathered(params: Tree, specs: Tree) -> Tree:
     def gather(param: jax.Array, spec: P) -> jax.Array:
         return jax.lax.all_gather(param, "state", axis=spec.index("state"), tiled=True) if "state" in spec else param
 
-    of = flatten(specs)
-    return unflatten({path: gather(leaf, of[path]) for path, leaf in flatten(params).items()})
+    return jax.tree.map(gather, params, specs)
 
 
 def summed(gradients: Tree, specs: Tree, zero: Collection[str] = ()) -> Tree:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
@@ -90,7 +90,7 @@ def deployed_of(state: TrainState, lora: LoraConfig) -> Tree:
 
 
 def batch_loss(
-    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, axes: Sequence[str] = ()
+    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, axes: tuple[str, ...] = ()
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean nats per query, and the accuracy in the batch.
 
@@ -116,12 +116,12 @@ def batch_loss(
 
 
 def _vectors(
-    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, axes: Sequence[str]
+    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, axes: tuple[str, ...]
 ) -> tuple[Float[Array, "S Nq D"], Float[Array, "S Nd D"]]:
     """Of queries and documents, each read by its tower."""
     params = deployed(params, config.lora)
     key = jax.random.fold_in(jax.random.key(config.seed), step) if config.dropout else None
-    first_shard = jax.lax.axis_index(tuple(axes)) * batch.texts.ids.shape[1] if axes else 0
+    first_shard = jax.lax.axis_index(axes) * batch.texts.ids.shape[1]
 
     def read(tower: nn.Module | None, part: str, inputs: Any, slots: int, key: Any, chunks: Array) -> Array:
         assert tower is not None

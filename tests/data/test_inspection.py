@@ -72,6 +72,8 @@ def test_figures_of_a_task(suite: Suite):
 
 def test_the_check_names_what_deserves_a_look_and_ends_in_a_verdict(suite: Suite):
     assert check(suite, long_characters=100) == [
+        "clean: no train query has a negative in a batch of 64, a document that is not a right answer of its own; "
+        "training on it teaches only with hard negatives (negatives/train.tsv and batch.negatives) or more documents.",
         "icons: 1 test query has every document as a right answer: whatever a model finds is right.",
         "icons: 2 queries without a positive in any split, left out.",
         "icons: its documents are images, which only a model with an image tower (model.vision) can read.",
@@ -81,7 +83,7 @@ def test_the_check_names_what_deserves_a_look_and_ends_in_a_verdict(suite: Suite
         "odd: 2 queries without a positive in any split, left out.",
         "odd: 25% of the documents are longer than 100 characters.",
         "odd: no train and no dev queries, so it can only be evaluated and it cannot guide training.",
-        f"OK: 3 tasks, 8 documents, 1 / 1 / 5 train / dev / test queries; no error, 9 remarks; "
+        f"OK: 3 tasks, 8 documents, 1 / 1 / 5 train / dev / test queries; no error, 10 remarks; "
         f"content {suite.sha256[:12]}.",
     ]
 

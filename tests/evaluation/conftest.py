@@ -9,7 +9,8 @@ import pytest
 
 from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.evaluation.query_scores import data_sha256
-from mtret.evaluation.retrieval import PooledOutcome, TaskOutcome, TaskScores, build_results
+from mtret.evaluation.results import build_results
+from mtret.evaluation.retrieval import PooledOutcome, TaskOutcome, TaskScores
 
 SYSTEMS = ("bm25", "base", "hybrid", "finetuned")
 

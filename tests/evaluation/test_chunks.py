@@ -8,7 +8,7 @@ import pytest
 from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.evaluation.dev_sample import DevConfig, dev_samples
 from mtret.evaluation.retrieval import evaluate_task, pool
-from mtret.index.exact import search, tie_order
+from mtret.index.exact import Rules, search, tie_order
 
 PARENTS, QUERIES = 40, 15
 
@@ -86,7 +86,7 @@ def test_a_sample_is_scored_by_parents_and_holds_all_their_chunks(config: DevCon
     own = sample.as_task()
     order = tie_order(own.named_ids)
     assert own.parents is not None
-    run = search(queries, documents, 100, order=order, parents=own.parents)
+    run = search(queries, documents, 100, Rules(order, parents=own.parents))
     for found, expected in zip(run.documents, scores, strict=True):
         best = {one: max(expected[i] for i, name in enumerate(own.named_ids) if name == one) for one in inside}
         assert [own.named_ids[row] for row in found[found >= 0]] == sorted(best, key=lambda one: -best[one])
@@ -133,10 +133,10 @@ def test_over_the_pool_parents_are_scored_as_over_their_own_corpus() -> None:
     )
     queries = np.abs(queries)  # so that no document of the other task is near to any
     own = search(
-        queries, documents[: len(task.document_ids)], 10, order=tie_order(task.named_ids), parents=task.parents
+        queries, documents[: len(task.document_ids)], 10, Rules(tie_order(task.named_ids), parents=task.parents)
     )
     order = tie_order(pooled.document_ids)
-    run = search(queries, documents[pooled.kept], 10, order=order, parents=pooled.parents)
+    run = search(queries, documents[pooled.kept], 10, Rules(order, parents=pooled.parents))
     every = np.arange(QUERIES, dtype=np.int32)
     alone = evaluate_task(task, "test", every, {"x": own}).systems["x"]
     among = evaluate_task(task, "test", every, {"x": run}, pooled.rows["alpha"]).systems["x"]

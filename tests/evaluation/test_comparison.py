@@ -10,12 +10,13 @@ import pytest
 
 from mtret.data.tasks import Judgements
 from mtret.errors import UserError
-from mtret.evaluation.comparison import OF_MODELS, Comparison, Side, markdown, role_words, summary, terminal_tables
+from mtret.evaluation.comparison import OF_MODELS, Comparison, Side, markdown, role_words, summary, tables
 from mtret.evaluation.comparison import compare as compare_sides
 from mtret.evaluation.query_scores import QueryScores, data_sha256, read_query_scores, with_query_scores
-from mtret.evaluation.results import write_results
-from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results
+from mtret.evaluation.results import build_results, write_results
+from mtret.evaluation.retrieval import TaskOutcome, TaskScores
 from mtret.evaluation.statistics import Difference, bounds, resampled_means
+from mtret.tables import to_terminal
 
 Make = Callable[..., list[TaskOutcome]]
 Keep = Callable[..., QueryScores]
@@ -155,11 +156,11 @@ def test_tables_show_every_task_and_role(outcomes_of: Make, keep: Keep) -> None:
     found = compare(keep(outcomes_of()), keep(outcomes_of(seed=1)), ("runs/[a]", "b"))
     text = markdown(found)
     one = found.tasks["alpha"]
-    assert f"| alpha | In-domain | 200 | {one.a.interval.mean:.3f} [" in text
+    assert f"| alpha | In-domain | 200 | {one.a.interval.mean:.3f} | " in text
     assert "| In-domain | 2 | 350 |" in text and text.startswith("# `b` against `runs/[a]`\n")
     page = Console(width=120)
     with page.capture() as capture:
-        page.print(terminal_tables(found))
+        page.print(*map(to_terminal, tables(found)))
     assert "runs/[a]" in capture.get() and f"{one.difference.mean:+.3f}" in capture.get()
 
 
@@ -185,7 +186,7 @@ def test_several_trainings_of_a_side_count_as_their_mean_and_widen_the_intervals
     unequal = summary(compare_sides(Side("a", runs[:1]), Side("b", runs[1:])))[-1]
     assert "`a`, a single one, is taken to spread as the others do" in unequal
     assert "hardly known" in summary(found)[-1] and summary(found)[1] == "200 queries were evaluated in all."
-    assert f"] ± {np.std(means[2:], ddof=1):.3f} |" in markdown(found)
+    assert f" ± {np.std(means[2:], ddof=1):.3f} |" in markdown(found)
 
 
 def test_one_training_is_taken_to_spread_as_the_others_do(outcomes_of: Make, keep: Keep) -> None:

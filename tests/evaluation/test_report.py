@@ -115,7 +115,7 @@ def test_the_terminal_shows_the_pooled_index_and_cut_vectors(results: dict[str, 
     pooled = results["pooled"]["roles"]["in_domain"]["systems"]
     means = [f"{scores['ndcg@10']['mean']:.3f}" for scores in pooled.values()]
     after = text[text.index(f"over one index of all {results['pooled']['n_documents']:,} documents") :]
-    assert re.search(r"In-domain +" + " +".join(map(re.escape, means)) + r" \[", after)
+    assert re.search(r"In-domain +2 +" + " +".join(map(re.escape, means)) + r" \[", after)
     assert re.search(
         r"truncated to their first dimensions\s+role +8 *\n.*\n *In-domain +0\.400 *\n *Zero-shot +0\.100", after
     )

@@ -6,8 +6,8 @@ import pytest
 
 from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.errors import UserError
-from mtret.evaluation.results import parse_results
-from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results, evaluate_task, pool, queries_with_copies
+from mtret.evaluation.results import build_results, parse_results
+from mtret.evaluation.retrieval import TaskOutcome, TaskScores, evaluate_task, pool, queries_with_copies
 from mtret.evaluation.statistics import bounds, resampled_means
 from mtret.index.exact import NOTHING, Run
 

@@ -17,4 +17,4 @@ def test_what_is_counted():
     assert count(2, "query", "queries") == "2 queries"
     assert counts(["WORSE", "better", "WORSE"]) == "better on 1, WORSE on 2"
     assert counts(["WORSE", "no difference"], markdown=True) == "no difference on 1, **WORSE** on 1"
-    assert some("abcde") == "a, b, c, d, e" and some("abcdefg") == "a, b, c, d, e and 2 more"
+    assert some("abcdefghij").endswith("i, j") and some("abcdefghijkl").endswith("i, j and 2 more")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtret.index.bm25 import BM25Index, tokenize
-from mtret.index.exact import NOTHING, tie_order
+from mtret.index.exact import NOTHING, Rules, tie_order
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def lucene(query: list[str], document: list[str], corpus: list[list[str]]) -> fl
 
 
 def test_scores_are_lucenes_bm25_with_repeated_query_terms_counted():
-    run = BM25Index(DOCUMENTS).search(["red car", "car car red"], 4, order=ORDER)
+    run = BM25Index(DOCUMENTS).search(["red car", "car car red"], 4, Rules(ORDER))
     corpus = tokenize(DOCUMENTS)
     for row, query in enumerate((["red", "car"], ["car", "car", "red"])):
         expected = [lucene(query, document, corpus) for document in corpus]
@@ -66,7 +66,7 @@ def test_scores_are_lucenes_bm25_with_repeated_query_terms_counted():
 
 
 def test_a_document_without_a_common_term_is_no_result():
-    run = BM25Index(DOCUMENTS).search(["grass", "nothing of the kind", "the of"], 3, order=ORDER)
+    run = BM25Index(DOCUMENTS).search(["grass", "nothing of the kind", "the of"], 3, Rules(ORDER))
     assert run.documents.tolist() == [[3, NOTHING, NOTHING], [NOTHING] * 3, [NOTHING] * 3]
     assert np.isneginf(run.scores[1:]).all()
 
@@ -74,24 +74,24 @@ def test_a_document_without_a_common_term_is_no_result():
 def test_ties_follow_the_tie_order():
     documents = ["same words here"] * 50
     order = tie_order([f"d{i}" for i in range(50)])
-    run = BM25Index(documents).search(["words"], 10, order=order)
+    run = BM25Index(documents).search(["words"], 10, Rules(order))
     np.testing.assert_array_equal(run.documents[0], order[:10])
 
 
 def test_excluded_pairs_are_never_returned():
-    run = BM25Index(DOCUMENTS).search(["red", "red"], 2, order=ORDER, exclude=np.array([(1, 1)], np.int32), block=1)
+    run = BM25Index(DOCUMENTS).search(["red", "red"], 2, Rules(ORDER, np.array([(1, 1)], np.int32)), block=1)
     assert run.documents.tolist() == [[1, 0], [0, NOTHING]]
 
 
 def test_blocks_do_not_change_the_run():
     index = BM25Index(DOCUMENTS)
     queries = ["red car", "oil", "tree", "green apple", "engine"]
-    whole = index.search(queries, 4, order=ORDER)
+    whole = index.search(queries, 4, Rules(ORDER))
     for block in (1, 2, 3):
-        apart = index.search(queries, 4, order=ORDER, block=block)
+        apart = index.search(queries, 4, Rules(ORDER), block=block)
         np.testing.assert_array_equal(apart.documents, whole.documents)
         np.testing.assert_array_equal(apart.scores, whole.scores)
 
 
 def test_a_corpus_without_terms_answers_nothing():
-    assert (BM25Index(["the", "?!"]).search(["the"], 2, order=np.arange(2, dtype=np.int32)).documents == NOTHING).all()
+    assert (BM25Index(["the", "?!"]).search(["the"], 2, Rules(np.arange(2, dtype=np.int32))).documents == NOTHING).all()

@@ -7,7 +7,7 @@ import pytest
 
 from mtret.index import scann
 from mtret.index.bm25 import BM25Index
-from mtret.index.exact import NOTHING, Run, search, tie_order
+from mtret.index.exact import NOTHING, Rules, Run, search, tie_order
 from mtret.index.scann import ScannIndex, import_scann
 
 CHUNKS, PARENTS, QUERIES, FEATURES = 90, 24, 11, 6
@@ -63,15 +63,15 @@ EXCLUDED = np.array([(query, (query * 7 + i) % CHUNKS) for query in range(0, QUE
 def test_exact_search_ranks_parents_by_their_best_chunk(k: int, block: int | None) -> None:
     names, parents = make_parents()
     queries, documents = vectors()
-    run = search(queries, documents, k, order=tie_order(names), exclude=EXCLUDED, block=block, parents=parents)
+    run = search(queries, documents, k, Rules(tie_order(names), EXCLUDED, parents), block)
     assert_is(run, by_definition(queries @ documents.T, names, parents, k, EXCLUDED))
 
 
 def test_chunks_that_are_all_their_own_parents_are_plain_documents() -> None:
     names = [f"d{i}" for i in range(CHUNKS)]
     queries, documents = vectors()
-    plain = search(queries, documents, 20, order=tie_order(names))
-    own = search(queries, documents, 20, order=tie_order(names), parents=np.arange(CHUNKS, dtype=np.int32))
+    plain = search(queries, documents, 20, Rules(tie_order(names)))
+    own = search(queries, documents, 20, Rules(tie_order(names), parents=np.arange(CHUNKS, dtype=np.int32)))
     np.testing.assert_array_equal(plain.documents, own.documents)
     np.testing.assert_array_equal(plain.scores, own.scores)
 
@@ -83,11 +83,11 @@ def test_bm25_ranks_parents_by_their_best_chunk() -> None:
     texts = [" ".join(random.choice(words, 6)) for _ in range(CHUNKS)]
     queries = [" ".join(random.choice(words, 2)) for _ in range(QUERIES)]
     index, rows = BM25Index(texts), np.arange(CHUNKS, dtype=np.int32)
-    every = index.search(queries, CHUNKS, order=rows)
+    every = index.search(queries, CHUNKS, Rules(rows))
     scores = np.full((QUERIES, CHUNKS), -np.inf)
     for query, (documents, values) in enumerate(zip(*every, strict=True)):
         scores[query, documents[documents != NOTHING]] = values[documents != NOTHING]
-    run = index.search(queries, 9, order=tie_order(names), exclude=EXCLUDED, parents=parents)
+    run = index.search(queries, 9, Rules(tie_order(names), EXCLUDED, parents))
     assert_is(run, by_definition(scores, names, parents, 9, EXCLUDED))
 
 
@@ -118,6 +118,6 @@ def test_scann_asks_for_more_until_there_are_enough_parents(
 
     monkeypatch.setattr(index, "_neighbours", counted)
     for k in (8, 100):
-        run = index.search(queries, k, order=tie_order(names), exclude=EXCLUDED, parents=parents)
+        run = index.search(queries, k, Rules(tie_order(names), EXCLUDED, parents))
         assert_is(run, by_definition(queries @ documents.T, names, parents, k, EXCLUDED))
     assert {11, 22, CHUNKS} <= set(asked)

@@ -3,7 +3,7 @@ import pytest
 
 from mtret.data.tasks import Judgements
 from mtret.errors import UserError
-from mtret.index.exact import NOTHING, check_finite, excluded_pairs, queries_per_block, search, tie_order
+from mtret.index.exact import NOTHING, Rules, check_finite, excluded_pairs, queries_per_block, search, tie_order
 
 
 def vectors(n: int, seed: int, d: int = 16) -> np.ndarray:
@@ -32,7 +32,7 @@ def test_tie_order_depends_on_the_ids_alone():
 @pytest.mark.parametrize("block", [None, 1, 7, 64])
 def test_search_finds_what_sorting_all_products_finds(block: int | None):
     queries, documents = vectors(20, 0), vectors(300, 1)
-    run = search(queries, documents, 10, order=tie_order(names(300)), block=block)
+    run = search(queries, documents, 10, Rules(tie_order(names(300))), block=block)
     products = queries.astype(np.float64) @ documents.T.astype(np.float64)
     expected = np.argsort(-products, axis=1)[:, :10]
     np.testing.assert_array_equal(run.documents, expected)
@@ -44,7 +44,7 @@ def test_equal_documents_come_in_tie_order_wherever_they_stand_in_the_file(n: in
     ids = names(n)
     documents = np.repeat(vectors(n // 5, 2, d=100), 5, axis=0)  # every vector five times
     queries = vectors(9, 3, d=100)
-    run = search(queries, documents, 20, order=tie_order(ids))
+    run = search(queries, documents, 20, Rules(tie_order(ids)))
     place = np.argsort(tie_order(ids))
     for row in run.documents:
         twins = row.reshape(4, 5)
@@ -52,13 +52,13 @@ def test_equal_documents_come_in_tie_order_wherever_they_stand_in_the_file(n: in
         assert (np.diff(place[twins], axis=1) > 0).all()
 
     shuffle = np.random.default_rng(4).permutation(n)
-    moved = search(queries, documents[shuffle], 20, order=tie_order([ids[i] for i in shuffle]))
+    moved = search(queries, documents[shuffle], 20, Rules(tie_order([ids[i] for i in shuffle])))
     np.testing.assert_array_equal(shuffle[moved.documents], run.documents)
 
 
 def test_the_first_k_of_many_ties_are_the_first_in_tie_order():
     order = tie_order(names(200))
-    run = search(np.ones((1, 4), np.float32), np.ones((200, 4), np.float32), 50, order=order)
+    run = search(np.ones((1, 4), np.float32), np.ones((200, 4), np.float32), 50, Rules(order))
     np.testing.assert_array_equal(run.documents[0], order[:50])
 
 
@@ -66,9 +66,9 @@ def test_the_first_k_of_many_ties_are_the_first_in_tie_order():
 def test_excluded_pairs_are_never_returned(block: int | None):
     queries, documents = vectors(5, 5), vectors(30, 6)
     order = tie_order(names(30))
-    free = search(queries, documents, 30, order=order)
+    free = search(queries, documents, 30, Rules(order))
     pairs = np.array([(0, free.documents[0, 0]), (0, free.documents[0, 3]), (4, free.documents[4, 29])], np.int32)
-    run = search(queries, documents, 30, order=order, exclude=pairs, block=block)
+    run = search(queries, documents, 30, Rules(order, pairs), block)
     assert run.documents[0].tolist() == [*np.delete(free.documents[0], [0, 3]), NOTHING, NOTHING]
     assert run.documents[4].tolist() == [*free.documents[4, :29], NOTHING]
     np.testing.assert_array_equal(run.documents[1:4], free.documents[1:4])
@@ -76,7 +76,7 @@ def test_excluded_pairs_are_never_returned(block: int | None):
 
 
 def test_a_corpus_smaller_than_k_fills_up_with_nothing():
-    run = search(vectors(3, 7), vectors(4, 8), 6, order=tie_order(names(4)))
+    run = search(vectors(3, 7), vectors(4, 8), 6, Rules(tie_order(names(4))))
     assert run.documents.shape == (3, 6)
     assert np.sort(run.documents[:, :4], axis=1).tolist() == [[0, 1, 2, 3]] * 3
     assert (run.documents[:, 4:] == NOTHING).all()
@@ -84,8 +84,8 @@ def test_a_corpus_smaller_than_k_fills_up_with_nothing():
 
 
 def test_no_queries_and_no_documents_give_empty_runs():
-    assert search(vectors(0, 0), vectors(4, 8), 6, order=tie_order(names(4))).documents.shape == (0, 6)
-    assert (search(vectors(2, 0), vectors(0, 8), 6, order=tie_order([])).documents == NOTHING).all()
+    assert search(vectors(0, 0), vectors(4, 8), 6, Rules(tie_order(names(4)))).documents.shape == (0, 6)
+    assert (search(vectors(2, 0), vectors(0, 8), 6, Rules(tie_order([]))).documents == NOTHING).all()
 
 
 @pytest.mark.parametrize("spoilt", ["query", "document"])
@@ -93,7 +93,7 @@ def test_embeddings_that_are_not_finite_are_refused(spoilt: str):
     queries, documents = vectors(3, 0), vectors(4, 1)
     (queries if spoilt == "query" else documents)[2, 5] = np.nan
     with pytest.raises(UserError, match=f"embedding of {spoilt} 2 is not finite"):
-        search(queries, documents, 2, order=tie_order(names(4)))
+        search(queries, documents, 2, Rules(tie_order(names(4))))
 
 
 def test_an_embedding_that_is_not_finite_is_named_by_its_id():

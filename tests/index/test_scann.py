@@ -6,7 +6,7 @@ import pytest
 
 from mtret.errors import UserError
 from mtret.index import scann
-from mtret.index.exact import NOTHING, Run, search, tie_order
+from mtret.index.exact import NOTHING, Rules, Run, search, tie_order
 from mtret.index.scann import ScannIndex, agreement
 
 
@@ -24,7 +24,7 @@ ORDER = tie_order([f"d{i}" for i in range(3000)])
 
 @pytest.fixture(scope="module")
 def exact() -> Run:
-    return search(QUERIES, DOCUMENTS, 100, order=ORDER)
+    return search(QUERIES, DOCUMENTS, 100, Rules(ORDER))
 
 
 def make_all(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_small_corpora_are_searched_by_brute_force_and_equal_exact_search(exact:
     index = ScannIndex(DOCUMENTS)
     measured = index.tune(QUERIES, exact)
     assert (measured.kind, measured.sample_recall, measured.reorder) == ("brute force", 1.0, 0)
-    run = index.search(QUERIES, 100, order=ORDER)
+    run = index.search(QUERIES, 100, Rules(ORDER))
     np.testing.assert_array_equal(run.documents, exact.documents)
     np.testing.assert_allclose(run.scores, exact.scores, atol=1e-6)
 
@@ -65,7 +65,7 @@ def test_an_approximate_index_is_tuned_until_it_reaches_the_target(kind, exact: 
     assert high.sample_queries == 50
     assert high.build_seconds > 0
     assert high.queries_per_second > 0
-    run = index.search(QUERIES, 20, order=ORDER)
+    run = index.search(QUERIES, 20, Rules(ORDER))
     assert agreement(run, exact) > 0.95
     assert (np.diff(run.scores, axis=1) <= 0).all()
     products = np.einsum("qd,qkd->qk", QUERIES, DOCUMENTS[run.documents])
@@ -87,14 +87,14 @@ def test_the_same_documents_build_the_same_index(kind, monkeypatch: pytest.Monke
     # Many and without clusters, so that leaves depend on where k-means starts.
     queries, documents = np.split(np.random.default_rng(0).standard_normal((5080, 64)).astype(np.float32), [80])
     order = tie_order([f"d{i}" for i in range(5000)])
-    first, second = (ScannIndex(documents, depth=20).search(queries, 20, order=order) for _ in range(2))
+    first, second = (ScannIndex(documents, depth=20).search(queries, 20, Rules(order)) for _ in range(2))
     np.testing.assert_array_equal(first.documents, second.documents)
 
 
 def test_leaves_that_hold_fewer_than_k_documents_fill_up_with_nothing(monkeypatch: pytest.MonkeyPatch):
     make_all("tree", monkeypatch)
     index = ScannIndex(DOCUMENTS, depth=20)
-    run = index.search(QUERIES, 2000, order=ORDER)  # the first rung searches 2 of 110 leaves
+    run = index.search(QUERIES, 2000, Rules(ORDER))  # the first rung searches 2 of 110 leaves
     assert (run.documents[:, -1] == NOTHING).all()
     for row in run.documents:
         found = row[row != NOTHING]
@@ -102,20 +102,20 @@ def test_leaves_that_hold_fewer_than_k_documents_fill_up_with_nothing(monkeypatc
 
 
 def test_a_corpus_smaller_than_k_fills_up_with_nothing():
-    run = ScannIndex(DOCUMENTS[:5]).search(QUERIES[:3], 9, order=tie_order(list("abcde")))
+    run = ScannIndex(DOCUMENTS[:5]).search(QUERIES[:3], 9, Rules(tie_order(list("abcde"))))
     assert np.sort(run.documents[:, :5], axis=1).tolist() == [[0, 1, 2, 3, 4]] * 3
     assert (run.documents[:, 5:] == NOTHING).all()
 
 
 def test_excluded_pairs_are_never_returned_and_leave_no_gap(exact: Run):
     pairs = np.array([(0, exact.documents[0, 0]), (0, exact.documents[0, 2]), (3, exact.documents[3, 1])], np.int32)
-    run = ScannIndex(DOCUMENTS, depth=10).search(QUERIES, 10, order=ORDER, exclude=pairs)
-    expected = search(QUERIES, DOCUMENTS, 10, order=ORDER, exclude=pairs)
+    run = ScannIndex(DOCUMENTS, depth=10).search(QUERIES, 10, Rules(ORDER, pairs))
+    expected = search(QUERIES, DOCUMENTS, 10, Rules(ORDER, pairs))
     np.testing.assert_array_equal(run.documents, expected.documents)
 
 
 def test_ties_follow_the_tie_order():
-    run = ScannIndex(np.repeat(DOCUMENTS[:1], 40, axis=0)).search(QUERIES[:1], 40, order=ORDER[ORDER < 40])
+    run = ScannIndex(np.repeat(DOCUMENTS[:1], 40, axis=0)).search(QUERIES[:1], 40, Rules(ORDER[ORDER < 40]))
     np.testing.assert_array_equal(run.documents[0], ORDER[ORDER < 40])
 
 

@@ -69,7 +69,7 @@ def test_attend_rounds_operands_and_draws_the_librarys_dropout() -> None:
     options: dict[str, Any] = {"row_keys": keys, "dropout_rate": 0.2, "dropout_site": 5}
 
     def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attention_gpu.attend(q, k, v, segments(32), implementation="pallas_interpreted", **options)
+        return attend(q, k, v, segments(32), implementation="pallas_interpreted", **options)
 
     exact = value_and_gradients(lambda q, k, v: attend(q, k, v, segments(32), **options), q, k, v, weight)
     for a, b in zip(value_and_gradients(ours, q, k, v, weight), exact, strict=True):
@@ -113,9 +113,7 @@ def h100() -> Any:
 
 def lowered(implementation: str, rate: float, window: int | None, length: int = 256) -> str:
     def loss(q: jax.Array, segment: jax.Array, keys: jax.Array) -> jax.Array:
-        found = attention_gpu.attend(
-            q, q, q, segment, implementation=implementation, window=window, row_keys=keys, dropout_rate=rate
-        )
+        found = attend(q, q, q, segment, implementation=implementation, window=window, row_keys=keys, dropout_rate=rate)
         return found.sum()
 
     q = jax.ShapeDtypeStruct((4, length, HEADS, 32), jnp.float32)
@@ -146,7 +144,7 @@ def test_cudnn_can_be_lowered_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_cannot_be_served_is_refused() -> None:
     q = jnp.ones((1, 16, HEADS, 16))
     segment, keys = jnp.zeros((1, 16), jnp.int32), jax.random.split(jax.random.key(0), 1)
-    cudnn = partial(attention_gpu.attend, q, q, q, segment, implementation="cudnn")
+    cudnn = partial(attend, q, q, q, segment, implementation="cudnn")
     with pytest.raises(UserError, match=r"'cudnn' has no dropout: choose 'pallas', or set model.dropout=0.0"):
         cudnn(row_keys=keys, dropout_rate=0.1)
     with pytest.raises(UserError, match="'pallas' needs an NVIDIA GPU"):

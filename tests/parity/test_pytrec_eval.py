@@ -7,7 +7,7 @@ from mtret.data.enterprise import read_tasks
 from mtret.data.tasks import Judgements
 from mtret.evaluation.metrics import all_metrics, hits
 from mtret.index.bm25 import BM25Index
-from mtret.index.exact import NOTHING, Run, tie_order
+from mtret.index.exact import NOTHING, Rules, Run, tie_order
 
 pytestmark = pytest.mark.parity
 
@@ -58,7 +58,7 @@ def test_bm25_runs(name: str):
     judgements = task.split("test")
     rows = judgements.queries[::-1].copy()  # in another order than the judgements
     index = BM25Index(task.document_texts)
-    run = index.search([task.query_texts[row] for row in rows], 100, order=tie_order(task.document_ids))
+    run = index.search([task.query_texts[row] for row in rows], 100, Rules(tie_order(task.document_ids)))
     same(run, judgements, rows)
 
 

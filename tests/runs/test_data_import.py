@@ -192,7 +192,8 @@ def test_of_a_folder_all_is_read_or_named(mtret: Mtret, tmp_path: Path, beir: Pa
     assert f"not read of {beir}/corpus.jsonl: metadata (1 rows)\n" in said
     assert "files that are not read: queries_de.jsonl, qrels/test_hard.tsv\n" in said
     code, said, _ = mtret("data", "check", f"--suite={out.parent}")
-    assert code == 0 and ", 0 remarks;" in said  # the files of the folder are all known
+    # What is left to remark is of the one pair that is trained on; the files of the folder are all known.
+    assert code == 0 and ", 1 remark;" in said and "no train query has a negative" in said
 
 
 def test_of_two_files_for_dev_that_of_its_name_is_read(mtret: Mtret, tmp_path: Path, beir: Path) -> None:
@@ -314,7 +315,7 @@ def test_queries_that_are_documents_are_scored_by_what_else_they_find(mtret: Mtr
     from mtret.data.formats import read_suite
     from mtret.evaluation.metrics import hits, ndcg
     from mtret.index.bm25 import BM25Index
-    from mtret.index.exact import excluded_pairs, tie_order
+    from mtret.index.exact import Rules, excluded_pairs, tie_order
 
     subjects = ["school uniforms", "city zoos", "daily homework"]
     documents = [(f"a{i}-pro", f"{what} are good.") for i, what in enumerate(subjects)]
@@ -330,5 +331,5 @@ def test_queries_that_are_documents_are_scored_by_what_else_they_find(mtret: Mtr
     judged, order = task.splits["test"], tie_order(task.document_ids)
     for exclude, score in ((task.exclude, 1.0), (None, 0.63093)):  # of 1 / log2(3), where each finds itself first
         pairs = excluded_pairs(exclude, judged.queries)
-        run = BM25Index(task.document_texts).search(task.query_texts, 10, order=order, exclude=pairs)
+        run = BM25Index(task.document_texts).search(task.query_texts, 10, Rules(order, pairs))
         assert ndcg(hits(run, judged, judged.queries), 10) == pytest.approx([score] * 3, abs=1e-5)

@@ -52,20 +52,19 @@ def test_documents_as_parquet(mtret: Mtret, finished: Path, tiny_suite: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_queries_with_their_instruction_cut_short_as_npz(
+def test_queries_with_their_instruction_cut_short(
     mtret: Mtret, finished: Path, tiny_suite: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "new" / "q.npz"
+    out = tmp_path / "new" / "q.jsonl"
     assert (
         mtret("encode", f"--model={finished}", "--task=alpha", "--side=queries", "--dimensions=8", f"--out={out}")[0]
         == 0
     )
     task, prompt = read_task(tiny_suite / "alpha"), load_model(str(finished)).prompts["alpha"]
-    with np.load(out) as found:
-        assert found["ids"].tolist() == list(task.query_ids)
-        wanted = truncate(vectors_of(finished, prompt, list(task.query_texts)), 8)
-        np.testing.assert_allclose(found["vectors"], wanted, atol=1e-6)
-        assert json.loads(str(found["about"]))["prompt"] == prompt
+    found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [each["id"] for each in found] == list(task.query_ids)
+    wanted = truncate(vectors_of(finished, prompt, list(task.query_texts)), 8)
+    np.testing.assert_allclose([each["vector"] for each in found], wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +99,13 @@ def test_texts_as_json_lines_block_by_block(
 def test_a_file_of_documents_equals_the_task(mtret: Mtret, finished: Path, tiny_suite: Path, tmp_path: Path) -> None:
     """The same ids, titles before texts, the same vectors."""
     for name, source in (("a", "--task=alpha"), ("b", f"--texts={tiny_suite}/alpha/corpus.jsonl")):
-        assert mtret("encode", f"--model={finished}", source, f"--out={tmp_path}/{name}.npz")[0] == 0
-    a, b = (np.load(tmp_path / f"{name}.npz") for name in "ab")
-    assert a["ids"].tolist() == b["ids"].tolist()
-    np.testing.assert_allclose(a["vectors"], b["vectors"], atol=1e-6)
+        assert mtret("encode", f"--model={finished}", source, f"--out={tmp_path}/{name}.jsonl")[0] == 0
+    a, b = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for name in "ab"
+    )
+    assert [each["id"] for each in a] == [each["id"] for each in b]
+    np.testing.assert_allclose([each["vector"] for each in a], [each["vector"] for each in b], atol=1e-6)
 
 
 def test_lines_and_objects() -> None:
@@ -127,7 +129,7 @@ def test_what_is_cut_or_empty_is_counted(mtret: Mtret, finished: Path, tmp_path:
 def test_mistakes_are_one_line_and_leave_nothing(
     mtret: Mtret, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there, bad, latin = tmp_path / "there.npz", tmp_path / "bad.jsonl", tmp_path / "latin.txt"
+    there, bad, latin = tmp_path / "there.jsonl", tmp_path / "bad.jsonl", tmp_path / "latin.txt"
     there.write_bytes(b"mine")
     bad.write_text('{"_id": "a", "text": "x"}\n{"_id": "b"}\n', encoding="utf-8")
     latin.write_bytes(b"caf\xe9\n")
@@ -137,8 +139,8 @@ def test_mistakes_are_one_line_and_leave_nothing(
     for flags, message in (
         ((model, out), "encode: give either --task or --texts"),
         ((model, out, "--task=alpha", "--texts=-"), "encode: give either --task or --texts"),
-        ((model, "--task=alpha", f"--out={there}"), "there.npz: exists already and is never overwritten"),
-        ((model, "--task=alpha", f"--out={tmp_path}/x.csv"), "must end in .parquet, .jsonl, .npz"),
+        ((model, "--task=alpha", f"--out={there}"), "there.jsonl: exists already and is never overwritten"),
+        ((model, "--task=alpha", f"--out={tmp_path}/x.csv"), "must end in .parquet, .jsonl, which"),
         ((model, out, "--task=alpa"), "no task 'alpa' in"),
         ((model, out, "--texts=-", "--prompt=betta"), "only alpha, beta, query, document. Did you mean 'beta'?"),
         ((model, out, "--task=alpha", "--prompt=beta"), "--prompt: a task has its own"),

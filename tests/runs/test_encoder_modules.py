@@ -57,7 +57,8 @@ def test_all_modules_are_trained_and_exported(
     texts = tmp_path / "texts.txt"
     texts.write_text("a text\nanother\n", encoding="utf-8")
     for model, words in ((own_modules, "24 features, not of length 1, to be compared by dot"), (folder, "length 1,")):
-        code, out, _ = mtret("encode", f"--model={model}", f"--texts={texts}", f"--out={tmp_path / model.name}.npz")
+        code, out, _ = mtret("encode", f"--model={model}", f"--texts={texts}", f"--out={tmp_path / model.name}.jsonl")
         assert code == 0 and words in out
-    vectors = np.load(tmp_path / f"{own_modules.name}.npz")["vectors"]
+    written = (tmp_path / f"{own_modules.name}.jsonl").read_text(encoding="utf-8").splitlines()
+    vectors = np.array([json.loads(line)["vector"] for line in written])
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).min() > 0.01

@@ -13,7 +13,7 @@ from rich.console import Console
 from mtret.errors import UserError
 from mtret.evaluation.query_scores import read_query_scores
 from mtret.index.encode import Embedder
-from mtret.index.exact import Run, search
+from mtret.index.exact import Rules, Run, search
 from mtret.models.dual_encoder import ModelConfig
 from mtret.runs import embedding
 from mtret.runs import evaluate as module
@@ -62,10 +62,10 @@ def test_what_a_system_cannot_read_is_not_there_for_it(chunks: bool) -> None:
     order = random.permutation(40).astype(np.int32)
     pairs = np.stack([np.repeat(np.arange(6), 5), random.integers(0, 40, 30)], axis=1).astype(np.int32)
     parents = (np.arange(40) // 2 * 2).astype(np.int32) if chunks else None
-    found = module._search_some(queries, corpus, read, order, pairs, parents)
+    found = module._search_some(queries, corpus, read, Rules(order, pairs, parents))
     unread = np.stack(np.meshgrid(np.arange(6), np.flatnonzero(~read)), axis=-1).reshape(-1, 2).astype(np.int32)
     excluded = np.unique(np.concatenate([pairs, unread]), axis=0)  # `search` wants them by query
-    expected = search(queries, corpus, module.DEPTH, order=order, exclude=excluded, parents=parents)
+    expected = search(queries, corpus, module.DEPTH, Rules(order, excluded, parents))
     np.testing.assert_array_equal(found.documents, expected.documents)
     np.testing.assert_array_equal(found.scores, expected.scores)
     assert 5 <= (found.documents >= 0).sum(axis=1).min() < 40

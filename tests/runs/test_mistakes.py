@@ -187,7 +187,7 @@ def test_mistakes_in_a_model(
             "optim.decay_mask=(('tower/.*', True),)",
             (r"optim\.decay_mask: no rule matches the parameter 'log_scale'; add one",),
         ),
-        ("loss.temperature=0.0", (r"loss\.temperature: 0\.0 is not a positive number",)),
+        ("loss.temperature=0.0", (r"loss\.temperature: must be above 0, is 0\.0",)),
         ("loss.dimensions=(16,32)", (r"loss\.dimensions: \(16, 32\), but the vectors of .* have 32 dimensions",)),
         ("model.attention=pallas", (r"model\.attention: 'pallas' needs an NVIDIA GPU, and JAX sees none here",)),
         (
@@ -310,7 +310,7 @@ def test_mistakes_when_exporting_and_reporting(
     for arguments, pattern in [
         (
             ("export", f"--model={unfinished}", f"--out={own_model}"),
-            r"encoder: exists already; export never overwrites",
+            r"encoder: exists already and is never overwritten",
         ),
         (("export", f"--model={unfinished}", f"--out={file}/x"), r"--out=.*/file/x: .*/file is not writable"),
         (("export", f"--model={tmp_path}/none", f"--out={tmp_path}/x"), r"none: holds no run \(no config\.json\)"),

@@ -22,7 +22,7 @@ from mtret.evaluation.dev_sample import DevConfig
 from mtret.evaluation.metrics import hits, ndcg
 from mtret.evaluation.results import parse_results
 from mtret.index.encode import Texts
-from mtret.index.exact import search, tie_order
+from mtret.index.exact import Rules, search, tie_order
 from mtret.model_folder.folder import load_model
 from mtret.model_folder.prompts import Prompts, published, remarks
 from mtret.model_folder.towers import embedder
@@ -42,6 +42,11 @@ def with_prompts(folder: Path, prompts: Any, default: Any = None) -> Path:
     config = {"prompts": prompts, "default_prompt_name": default, "similarity_fn_name": "cosine"}
     (folder / OF_FOLDER).write_text(json.dumps(config), encoding="utf-8")
     return folder
+
+
+def vectors_in(path: Path) -> np.ndarray:
+    """Of a file that `encode` wrote."""
+    return np.array([json.loads(line)["vector"] for line in path.read_text(encoding="utf-8").splitlines()], np.float32)
 
 
 def vectors_of(folder: Path, prompt: str, texts: list[str]) -> np.ndarray:
@@ -197,13 +202,12 @@ def test_one_text_has_one_vector(
     assert (np.abs(bare - wanted["queries"]).max() > 1e-3) == bool(query)
     for side, file in (("documents", "corpus"), ("queries", "queries")):
         for name, source in (("task", "--task=beta"), ("texts", f"--texts={tiny_suite}/beta/{file}.jsonl")):
-            given = [f"--model={own_model}", source, f"--side={side}", f"--out={tmp_path}/{name}_{side}.npz", *flags]
+            given = [f"--model={own_model}", source, f"--side={side}", f"--out={tmp_path}/{name}_{side}.jsonl", *flags]
             given += [f"--suite={tiny_suite}"] if name == "task" else []
             code, said, error = mtret("encode", *given)
             assert code == 0, error
             assert f"prompt {(document if side == 'documents' else query)!r}" in said
-            with np.load(tmp_path / f"{name}_{side}.npz") as found:
-                np.testing.assert_allclose(found["vectors"], wanted[side], atol=1e-6)
+            np.testing.assert_allclose(vectors_in(tmp_path / f"{name}_{side}.jsonl"), wanted[side], atol=1e-6)
     model = load_model(str(own_model))
     if not flags:
         texts = list(task.query_texts[:2])
@@ -223,7 +227,7 @@ def test_one_text_has_one_vector(
 @pytest.mark.slow
 def test_a_model_with_prompts_of_its_own_takes_no_others(mtret: Mtret, finished: Path, tmp_path: Path) -> None:
     for flags in (
-        ("encode", f"--model={finished}", "--task=alpha", f"--out={tmp_path}/a.npz"),
+        ("encode", f"--model={finished}", "--task=alpha", f"--out={tmp_path}/a.jsonl"),
         ("evaluate", f"--model={finished}", f"--out={tmp_path}/out"),
         ("evaluate", f"--model={finished}/best.safetensors", f"--out={tmp_path}/out"),
         ("search", finished, "alpha", "a word"),
@@ -266,7 +270,7 @@ def test_texts_that_are_none_are_named_with_their_line(
 ) -> None:
     texts = tmp_path / "badq.jsonl"
     texts.write_text(f'{{"_id": "q1", "text": "hello"}}\n{line}\n', encoding="utf-8")
-    code, _, error = mtret("encode", tiny_model, f"--texts={texts}", f"--side={side}", f"--out={tmp_path}/v.npz")
+    code, _, error = mtret("encode", tiny_model, f"--texts={texts}", f"--side={side}", f"--out={tmp_path}/v.jsonl")
     assert code == 2 and error.count("\n") == 1, error
     assert error.startswith(f"mtret: {texts}:2: ")
     assert re.search(message, error)
@@ -276,9 +280,9 @@ def test_texts_that_are_none_are_named_with_their_line(
 def test_a_title_that_is_none_is_named(mtret: Mtret, tiny_model: Path, tmp_path: Path) -> None:
     texts = tmp_path / "t.jsonl"
     texts.write_text('{"_id": "d1", "text": "hello", "title": 7}\n', encoding="utf-8")
-    code, _, error = mtret("encode", tiny_model, f"--texts={texts}", f"--out={tmp_path}/v.npz")
+    code, _, error = mtret("encode", tiny_model, f"--texts={texts}", f"--out={tmp_path}/v.jsonl")
     assert code == 2 and f"{texts}:1: 'title' is 7, not a string" in error
-    assert mtret("encode", tiny_model, f"--texts={texts}", "--side=queries", f"--out={tmp_path}/v.npz")[0] == 0
+    assert mtret("encode", tiny_model, f"--texts={texts}", "--side=queries", f"--out={tmp_path}/v.jsonl")[0] == 0
 
 
 PLAIN = "Instruct: {instruction}\nQuery: {query}"
@@ -341,7 +345,7 @@ def test_the_baseline_is_the_form_that_is_best_on_dev_queries(
             dev = task.splits["dev"]
             queries = vectors_of(own_model, query, [task.query_texts[row] for row in dev.queries])
             documents = vectors_of(own_model, document, list(task.document_texts))
-            run = search(queries, documents, 10, order=tie_order(task.named_ids))
+            run = search(queries, documents, 10, Rules(tie_order(task.named_ids)))
             found[task.name] = float(ndcg(hits(run, dev, dev.queries), 10).mean())
         return found
 
@@ -455,8 +459,7 @@ def test_a_training_from_an_encoder_with_prompts(
     texts = "one two\n"
     for name in ("alpha", "query"):
         sys.stdin = io.StringIO(texts)
-        out = tmp_path / f"{name}.npz"
+        out = tmp_path / f"{name}.jsonl"
         assert mtret("encode", run, "--texts=-", f"--prompt={name}", f"--out={out}")[0] == 0
-        with np.load(out) as found:
-            wanted = vectors_of(run / "model", prompts[name], ["one two"])
-            np.testing.assert_allclose(found["vectors"], wanted, atol=1e-6)
+        wanted = vectors_of(run / "model", prompts[name], ["one two"])
+        np.testing.assert_allclose(vectors_in(out), wanted, atol=1e-6)

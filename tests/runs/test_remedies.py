@@ -129,13 +129,13 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     ),
     "a kind of file": (
         "encode --model={run} --task=alpha --out={out}/v.csv",
-        r"must end in \S+ (\.\w+), \.npz",
+        r"must end in \.parquet, (\.\w+),",
         "encode --model={run} --task=alpha --out={out}/v{1}",
     ),
     "a prompt": (
-        "encode --model={run} --texts={texts} --prompt=alpa --out={out}/v.npz",
+        "encode --model={run} --texts={texts} --prompt=alpa --out={out}/v.jsonl",
         r"Did you mean '(\w+)'",
-        "encode --model={run} --texts={texts} --prompt={1} --out={out}/v.npz",
+        "encode --model={run} --texts={texts} --prompt={1} --out={out}/v.jsonl",
     ),
     "a run to plot": ("curves {run}/checkpoints", r"Did you mean '(\S+)'", "curves {1} --out={out}/curves.png"),
 }

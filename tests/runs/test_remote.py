@@ -145,7 +145,7 @@ def test_a_killed_run_in_a_store_ends_as_a_local_one(
     code, out, err = mtret("export", f"--model={workdir}", f"--out={place}/exported")
     assert (code, err.strip()) == (
         2,
-        f"mtret: {place}/exported: exists already; export never overwrites, give another --out",
+        f"mtret: {place}/exported: exists already and is never overwritten; give another --out",
     )
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.evaluation.query_scores import data_sha256, with_query_scores
-from mtret.evaluation.results import write_results
-from mtret.evaluation.retrieval import TaskOutcome, TaskScores, build_results
+from mtret.evaluation.results import build_results, write_results
+from mtret.evaluation.retrieval import TaskOutcome, TaskScores
 
 Mtret = Callable[..., tuple[int, str, str]]
 METRICS = ("ndcg@10", "recall@10", "capped_recall@10", "mrr@10", "map")
@@ -86,7 +86,7 @@ def test_several_become_one_table_in_every_format(mtret: Mtret, two: tuple[Path,
     assert code == 0 and "\n| b | 0.600 [0.5" in said and "| **0.550 ± 0.071** |" in said
     code, said, _ = mtret("report", *two, "--format=csv")
     assert code == 0
-    assert {line["run"] for line in csv.DictReader(io.StringIO(said))} == {"a", "b", "a, b (mean of 2)"}
+    assert {line["run"] for line in csv.DictReader(io.StringIO(said))} == {"a", "b"}
     out = tmp_path / "table.tex"
     code, said, _ = mtret(
         "report", f"base={two[0]}", f"our_own={two[1]}", "--format=latex", "--per_task", f"--out={out}"
@@ -94,7 +94,7 @@ def test_several_become_one_table_in_every_format(mtret: Mtret, two: tuple[Path,
     assert (code, said) == (0, f"wrote {out}\n")
     assert "our\\_own & 0.600 " in out.read_text(encoding="utf-8")
     code, said, _ = mtret(
-        "report", *two, "--group=ours=a,b", "--only_groups", "--nointervals", "--metric=mrr@10", "--format=latex"
+        "report", f"ours={two[0]},{two[1]}", "--only_groups", "--nointervals", "--metric=mrr@10", "--format=latex"
     )
     assert code == 0 and "ours (mean of 2) & \\textbf{0.550} $\\pm$ 0.071" in said and "\na &" not in said
     assert "% MRR@10, test split of s; ±" in said
@@ -128,10 +128,7 @@ def test_mistakes_are_one_line(mtret: Mtret, two: tuple[Path, Path], tmp_path: P
         (("report",), "--results is needed"),
         (("report", "", two[0]), "'': names no results"),
         (("compare", "x=,", two[0]), "'x=,': names no results"),
-        (("report", *two, "--group=x"), "--group=x: must be NAME=RUN,RUN"),
-        (("report", *two, "--group=x=a,c"), "--group=x: no run 'c', only a, b."),
-        (("report", *two, "--group=x=a,a"), "--group=x: 'a' stands in it twice"),
-        (("report", *two, "--group=x=a,b", "--group=x=b,a"), "two groups are called 'x'"),
+        (("report", *two, "--only_groups", "--format=csv"), "--only_groups: CSV has lines of runs"),
         (("report", f"x={two[0]},{two[0]}", two[1]), "a/test/results.json: is given twice"),
         (("report", f"x={two[0]},{two[1]}", f"x={third},{fourth}"), "two groups are called 'x'"),
         (("compare", two[0], two[0]), "a/test/results.json: is given twice"),
@@ -150,9 +147,6 @@ def test_commas_in_the_names_of_results(mtret: Mtret, tmp_path: Path) -> None:
     assert (code, error) == (0, "") and "`FAQ, second.csv` against `FAQ, final.csv`" in said
     for both in (f"both={first},{second}", f"both={tmp_path}/FAQ, *.csv"):
         code, said, error = mtret("report", both, "--format=csv")
-        assert (code, error) == (0, "") and '"FAQ, final.csv"' in said and "both" in said
-    grouped = ("report", first, second, "--only_groups", "--format=csv")
-    code, said, error = mtret(*grouped, "--group=both=FAQ, final.csv,FAQ, second.csv")
-    assert (code, error) == (0, "") and "both" in said
-    code, _, error = mtret(*grouped, "--group=both=FAQ, final.csv")
-    assert code == 2 and "must be NAME=RUN,RUN with two runs or more" in error
+        assert (code, error) == (0, "") and '"FAQ, final.csv"' in said
+        code, said, error = mtret("report", both, "--format=markdown")
+        assert (code, error) == (0, "") and "| both (mean of 2) |" in said

@@ -99,7 +99,7 @@ def test_a_run_says_what_it_depended_on_and_what_it_cost(finished: Path) -> None
     assert cost["tokens_per_s"] == pytest.approx(sum(line["tokens"] for line in logged) / seconds)
     assert 0 <= cost["wait"] < 1 and 0 < cost["fill"] <= 1
     assert cost["peak_memory_bytes"] > 50 * 2**20
-    assert 0 < cost["utilisation"] < 1
+    assert cost["flops_per_s"] > 0 and cost["utilisation"] is None  # a run of seconds measures no rates
     assert (cost["first_step"], cost["last_step"], cost["skipped_steps"]) == (1, 6, 0)
     made = cost["compilations"]
     assert made["count"] >= cost["shapes"] and 0 <= made["cached"] <= made["count"] and made["seconds"] > 0

@@ -42,7 +42,6 @@ WRITES = {
     "export": "export --model={run} --out={out}/model",
     "merge": "merge --models={run},{encoder} --out={out}/soup",
     "encode": "encode --model={run} --suite={suite} --task=alpha --out={out}/v.jsonl",
-    "encode npz": "encode --model={run} --suite={suite} --task=alpha --out={out}/v.npz",
     "encode parquet": "encode --model={run} --suite={suite} --task=alpha --out={out}/v.parquet",
 }
 # What each command reads: {x} is a file or folder that is not there, or may not be read.

@@ -1,0 +1,7 @@
+"""`python -m mtret` is `mtret`."""
+
+import sys
+
+from mtret.cli import main
+
+sys.exit(main())
