@@ -256,38 +256,29 @@ class Planner:
 
     def _fill_texts(self, task: TrainingTask, plan: Plan, shard: int, shape: tuple[int, int, int]) -> Rows:
         """A shard's queries and, unless they are separate, its documents."""
-        queries = plan.queries[shard]
-        there = np.flatnonzero(queries >= 0)
-        parts = [(task.query_tokens(plan.generic), queries[there], task.config.query_length)]
-        segments, padding = there, self.shard_queries
+        parts = [(task.query_tokens(plan.generic), plan.queries[shard], task.config.query_length)]
         if not self._stands_apart(task):
-            documents = plan.documents[shard]
-            there = np.flatnonzero(documents >= 0)
-            parts.append((task.document_tokens, documents[there], task.config.document_length))
-            segments, padding = np.concatenate([segments, self.shard_queries + there]), self.shard_texts
-        return self._fill(parts, segments, plan.packings[shard], shape, padding)
+            parts.append((task.document_tokens, plan.documents[shard], task.config.document_length))
+        return self._fill(parts, plan.packings[shard], shape)
 
     def _fill_documents(self, task: TrainingTask, plan: Plan, shard: int, shape: tuple[int, int, int]) -> Rows:
-        documents = plan.documents[shard]
-        there = np.flatnonzero(documents >= 0)
-        parts = [(task.document_tokens, documents[there], task.config.document_length)]
-        return self._fill(parts, there, plan.document_packings[shard], shape, self.shard_documents)
+        parts = [(task.document_tokens, plan.documents[shard], task.config.document_length)]
+        return self._fill(parts, plan.document_packings[shard], shape)
 
     def _fill(
-        self,
-        parts: Sequence[tuple[Tokens, Int[np.ndarray, "_"], int]],
-        segments: Int[np.ndarray, "texts"],
-        packing: Packing,
-        shape: tuple[int, int, int],
-        padding: int,
+        self, parts: Sequence[tuple[Tokens, Int[np.ndarray, "_"], int]], packing: Packing, shape: tuple[int, int, int]
     ) -> Rows:
-        """`parts`: tokens, which of their texts, and the limit of their length."""
+        """`parts`: tokens, which of their texts stands in each slot, and the limit of their length. A text's segment is
+        its slot, and padding has the one behind the last."""
         chunks, rows, row_length = shape
-        ids = np.concatenate([tokens.take(chosen, limit) for tokens, chosen, limit in parts])
-        lengths = np.concatenate([tokens.lengths(limit)[chosen] for tokens, chosen, limit in parts])
-        skip = np.concatenate([tokens.skipped(chosen) for tokens, chosen, _ in parts])
+        slots = np.concatenate([each for _, each, _ in parts])
+        there = [(tokens, each[each >= 0], limit) for tokens, each, limit in parts]
+        ids = np.concatenate([tokens.take(chosen, limit) for tokens, chosen, limit in there])
+        lengths = np.concatenate([tokens.lengths(limit)[chosen] for tokens, chosen, limit in there])
+        skip = np.concatenate([tokens.skipped(chosen) for tokens, chosen, _ in there])
         weights = token_weights(lengths, self.pooling, skip)
-        return fill(ids, weights, lengths, segments, packing, (chunks * rows, row_length), padding)
+        segments = np.flatnonzero(slots >= 0)
+        return fill(ids, weights, lengths, segments, packing, (chunks * rows, row_length), len(slots))
 
     @cached_property
     def shapes(self) -> Mapping[Shape, int]:
@@ -320,7 +311,7 @@ class Planner:
         for each, steps in self._needed.items():
             counts[kind_of(each), each.document_rows or each.rows] += len(steps)
         if self.batch.chunk_tokens is None:
-            rows = declared_rows(counts, lambda kind: kind.tokens(self.patches))
+            rows = declared_rows(counts, lambda kind: kind.row_length or self.patches)
         else:
             rows = {key: _up(key[1], self._chunk_rows(key[0].row_length)) for key in counts}
 
