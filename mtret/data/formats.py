@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -45,15 +45,11 @@ def read_task(folder: AnyPath) -> Task:
     return _read_folder(_existing(folder))[0]
 
 
-def read_suite(folder: AnyPath, names: Collection[str] | None = None) -> Suite:
-    """Reads every task of a folder of task folders, or those named. Raises UserError for the first mistake."""
-    found = suite_names(folder)
-    for name in names or ():
-        if name not in found:
-            raise UserError(f"{folder}: no task '{name}'.{nearest(name, found)} It holds: {', '.join(found)}.")
+def read_suite(folder: AnyPath) -> Suite:
+    """Reads every task of a folder of task folders. Raises UserError for the first mistake."""
+    names = suite_names(folder)
     tasks, hashes = {}, {}
-    chosen = found if names is None else sorted(set(names))
-    for name, (task, sha256) in zip(chosen, _read_folders([folder / name for name in chosen]), strict=True):
+    for name, (task, sha256) in zip(names, _read_folders([folder / name for name in names]), strict=True):
         tasks[name], hashes[name] = task, sha256
     return Suite(folder, tasks, _digest(hashes), hashes)
 

@@ -6,8 +6,6 @@ from mtret.data.formats import Suite
 from mtret.data.roles import TrainingRecord, joined, role_of, shared_documents, training_record
 from mtret.data.tasks import Task
 
-WORDS = {"in_domain": "in-domain", "cross_domain": "cross-domain", "zero_shot": "zero-shot"}
-
 
 def holding_out(suite: Suite) -> list[str]:
     """Lines for each family: its tasks, what they are without it, and what each would be without itself.
@@ -46,7 +44,7 @@ def _of_tasks(
         others = {other: record for other, record in records.items() if other != name}
         if name in own and len(own) == 1:
             continue
-        role = WORDS[role_of(task, joined(list(others.values())))]
+        role = role_of(task, joined(list(others.values()))).replace("_", "-")
         known = [other for other in others if _shares(task, trained[other], records[other])]
         why = f", since it shares documents or material with {', '.join(known)}" if known else ""
         if name not in own:

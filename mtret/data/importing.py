@@ -184,7 +184,11 @@ class _Reading:
 
     def _use(self, row: Row, use: Callable[[Row], object]) -> None:
         """Enters and counts all of a row, or nothing of it."""
-        _refuse_unwritable("".join(row.values.values()))
+        text = "".join(row.values.values())
+        if half_a_pair(text):
+            raise _Rejected("half of a surrogate pair in the text")
+        if "\0" in text:
+            raise _Rejected("a null character in a text")
         self._store.execute("SAVEPOINT one_row")
         self._of_row.clear()
         try:
@@ -211,12 +215,6 @@ class _Reading:
         counts.missing_words.update(kept)
         if findings.swallowing:
             counts.swallowing[name] = findings.swallowing
-
-    def _note(self, what: str) -> None:
-        self._of_row.append((self._counts.noted, what))
-
-    def _merge(self, what: str) -> None:
-        self._of_row.append((self._counts.merged, what))
 
     def _pair(self, row: Row, split: str, source: Source) -> None:
         """A row of queries: with its document, or with the id of one, or alone where labels stand apart."""
@@ -246,7 +244,7 @@ class _Reading:
         if not text and not (apart and title):
             raise _Rejected("no document text")
         if not text:
-            self._note("title_only")
+            self._of_row.append((self._counts.noted, "title_only"))
         given = _clean_id(values[id_column], "document") if id_column else ""
         return self._enter("document", given, " ".join(rendered.split()), (title, text))
 
@@ -260,7 +258,7 @@ class _Reading:
         row = self._enter("query", given, query_key(text), (text, place, split), again)
         first = self._put(row, split)
         if self._columns.group_by and not again and (not group or place != first):
-            self._note("regrouped" if group else "ungrouped")
+            self._of_row.append((self._counts.noted, "regrouped" if group else "ungrouped"))
         return row
 
     def _put(self, query: int, split: str) -> int:
@@ -288,13 +286,13 @@ class _Reading:
                 if known[1] != key:
                     raise _Rejected(f"{kind} id with two texts: '{given}' has another one before")
                 if kind == "document":
-                    self._merge(table)
+                    self._of_row.append((self._counts.merged, table))
                 return int(known[0])
         found = self._store.execute(f"SELECT row FROM {table} WHERE key = ?", (key,)).fetchone()
         if found is not None:
             row = int(found[0])
             if not again:
-                self._merge(table)
+                self._of_row.append((self._counts.merged, table))
         else:
             marks = ", ".join("?" * (2 + len(rest)))
             names = "key, id, title, text" if kind == "document" else "key, id, text, place, split"
@@ -340,9 +338,9 @@ class _Reading:
             "SELECT score FROM pairs WHERE query = ? AND document = ?", (query, document)
         ).fetchone()
         if there is not None:
-            self._merge("pairs")
+            self._of_row.append((self._counts.merged, "pairs"))
             if score != there[0]:
-                self._note("rescored")
+                self._of_row.append((self._counts.noted, "rescored"))
         if there is None or score > there[0]:
             self._store.execute("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?)", (query, document, score))
 
@@ -355,14 +353,6 @@ def _judged_first(files: Sequence[tuple[str, AnyPath]]) -> list[tuple[str, AnyPa
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _refuse_unwritable(text: str) -> None:
-    """Raises _Rejected for half a surrogate pair, which no UTF-8 file can hold, and for what no text holds."""
-    if half_a_pair(text):
-        raise _Rejected("half of a surrogate pair in the text")
-    if "\0" in text:
-        raise _Rejected("a null character in a text")
 
 
 def _clean_id(given: str, kind: str) -> str:

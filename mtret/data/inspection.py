@@ -30,7 +30,6 @@ class TaskStats:
 
     name: str
     family: str
-    domain: str
     languages: tuple[str, ...]
     documents: int
     chunks: int  # that its documents stand in; 0 where none is cut
@@ -64,7 +63,6 @@ def _task_stats(task: Task, long_characters: int) -> TaskStats:
     return TaskStats(
         name=task.name,
         family=task.card.family,
-        domain=task.card.domain,
         languages=task.card.languages,
         documents=len(task.parent_rows),
         chunks=len(task.document_ids) if task.parents is not None else 0,

@@ -1,6 +1,7 @@
 """What each step's batch holds: a function of seed and step, from cached lengths alone."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,7 +19,7 @@ from mtret.data.tokenize import Tokens, ranges
 from mtret.data.training_tasks import BatchConfig, TrainingTask
 from mtret.errors import UserError, nearest
 from mtret.schema import check_limits
-from mtret.types import PairBatch, TokenBatch
+from mtret.types import PairBatch
 
 
 @dataclass(frozen=True)
@@ -255,56 +256,45 @@ class Planner:
 
     def _fill_texts(self, task: TrainingTask, plan: Plan, shard: int, shape: tuple[int, int, int]) -> Rows:
         """A shard's queries and, unless they are separate, its documents."""
-        queries = plan.queries[shard]
-        there = np.flatnonzero(queries >= 0)
-        parts = [(task.query_tokens(plan.generic), queries[there], task.config.query_length)]
-        segments, padding = there, self.shard_queries
+        parts = [(task.query_tokens(plan.generic), plan.queries[shard], task.config.query_length)]
         if not self._stands_apart(task):
-            documents = plan.documents[shard]
-            there = np.flatnonzero(documents >= 0)
-            parts.append((task.document_tokens, documents[there], task.config.document_length))
-            segments, padding = np.concatenate([segments, self.shard_queries + there]), self.shard_texts
-        return self._fill(parts, segments, plan.packings[shard], shape, padding)
+            parts.append((task.document_tokens, plan.documents[shard], task.config.document_length))
+        return self._fill(parts, plan.packings[shard], shape)
 
     def _fill_documents(self, task: TrainingTask, plan: Plan, shard: int, shape: tuple[int, int, int]) -> Rows:
-        documents = plan.documents[shard]
-        there = np.flatnonzero(documents >= 0)
-        parts = [(task.document_tokens, documents[there], task.config.document_length)]
-        return self._fill(parts, there, plan.document_packings[shard], shape, self.shard_documents)
+        parts = [(task.document_tokens, plan.documents[shard], task.config.document_length)]
+        return self._fill(parts, plan.document_packings[shard], shape)
 
     def _fill(
-        self,
-        parts: Sequence[tuple[Tokens, Int[np.ndarray, "_"], int]],
-        segments: Int[np.ndarray, "texts"],
-        packing: Packing,
-        shape: tuple[int, int, int],
-        padding: int,
+        self, parts: Sequence[tuple[Tokens, Int[np.ndarray, "_"], int]], packing: Packing, shape: tuple[int, int, int]
     ) -> Rows:
-        """`parts`: tokens, which of their texts, and the limit of their length."""
+        """`parts`: tokens, which of their texts stands in each slot, and the limit of their length. A text's segment is
+        its slot, and padding has the one behind the last."""
         chunks, rows, row_length = shape
-        ids = np.concatenate([tokens.take(chosen, limit) for tokens, chosen, limit in parts])
-        lengths = np.concatenate([tokens.lengths(limit)[chosen] for tokens, chosen, limit in parts])
-        skip = np.concatenate([tokens.skipped(chosen) for tokens, chosen, _ in parts])
+        slots = np.concatenate([each for _, each, _ in parts])
+        there = [(tokens, each[each >= 0], limit) for tokens, each, limit in parts]
+        ids = np.concatenate([tokens.take(chosen, limit) for tokens, chosen, limit in there])
+        lengths = np.concatenate([tokens.lengths(limit)[chosen] for tokens, chosen, limit in there])
+        skip = np.concatenate([tokens.skipped(chosen) for tokens, chosen, _ in there])
         weights = token_weights(lengths, self.pooling, skip)
-        return fill(ids, weights, lengths, segments, packing, (chunks * rows, row_length), padding)
+        segments = np.flatnonzero(slots >= 0)
+        return fill(ids, weights, lengths, segments, packing, (chunks * rows, row_length), len(slots))
 
     @cached_property
     def shapes(self) -> Mapping[Shape, int]:
         """Every shape that the run will meet, with the number of steps that use it."""
-        counts: dict[Shape, int] = {}
+        counts = Counter[Shape]()
         for needed, steps in self._needed.items():
-            shape = self._declared[needed]
-            counts[shape] = counts.get(shape, 0) + steps
+            counts[self._declared[needed]] += len(steps)
         return dict(sorted(counts.items()))
 
     @cached_property
-    def _needed(self) -> Mapping[Shape, int]:
+    def _needed(self) -> Mapping[Shape, list[int]]:
         """What batches need -> steps that need it. Lays out the whole run."""
-        counts: dict[Shape, int] = {}
+        found: dict[Shape, list[int]] = {}
         for step in range(self.steps):
-            needed = self._lay_out(step).needed
-            counts[needed] = counts.get(needed, 0) + 1
-        return counts
+            found.setdefault(self._lay_out(step).needed, []).append(step)
+        return found
 
     @cached_property
     def _declared(self) -> Mapping[Shape, Shape]:
@@ -317,12 +307,11 @@ class Planner:
         queries = {
             each.length: max(other.rows for other in separate if other.length == each.length) for each in separate
         }
-        counts: dict[tuple[Kind, int], int] = {}
+        counts = Counter[tuple[Kind, int]]()
         for each, steps in self._needed.items():
-            key = kind_of(each), each.document_rows or each.rows
-            counts[key] = counts.get(key, 0) + steps
+            counts[kind_of(each), each.document_rows or each.rows] += len(steps)
         if self.batch.chunk_tokens is None:
-            rows = declared_rows(counts, lambda kind: kind.tokens(self.patches))
+            rows = declared_rows(counts, lambda kind: kind.row_length or self.patches)
         else:
             rows = {key: _up(key[1], self._chunk_rows(key[0].row_length)) for key in counts}
 
@@ -352,32 +341,15 @@ class Planner:
         return shape.rows // rows, shape.document_rows // document_rows if document_rows else 0
 
     def abstract(self, shape: Shape) -> PairBatch:
-        """Shapes and types of a batch's arrays, as `fill` makes them."""
+        """Shapes and types of a batch's arrays: those that `fill` makes of the first shard of the first such batch."""
+        first = next(steps[0] for needed, steps in self._needed.items() if self._declared[needed] == shape)
+        filled = self.fill(self.plan(first), range(1))
 
-        def tokens(chunks: int, rows: int, length: int) -> TokenBatch:
-            of = chunks, self.batch.shards, rows, length
-            modes = self.pooling.count("+") + 1
-            ids = jax.ShapeDtypeStruct(of, np.int32)
-            pool = jax.ShapeDtypeStruct(of if modes == 1 else (*of, modes), np.float32)
-            return TokenBatch(ids, ids, ids, pool)  # type: ignore[arg-type]
+        def whole(array: np.ndarray) -> Any:
+            return jax.ShapeDtypeStruct((array.shape[0], self.batch.shards, *array.shape[2:]), array.dtype)
 
-        texts, documents = self.array_shapes(shape)
-        queries, columns = self.batch.shards * self.shard_queries, self.batch.shards * self.shard_documents
-        separate: Any = None
-        if shape.document_length:
-            separate = tokens(*documents)
-        elif shape.document_rows:
-            size = next(task.documents.size for task in self.tasks if isinstance(task.documents, Images))
-            separate = jax.ShapeDtypeStruct((documents[0], self.batch.shards, documents[1], size, size, 3), np.uint8)
-        relation: dict[str, Any] = {
-            "target": jax.ShapeDtypeStruct((queries, self.batch.positives), np.int32),
-            "masked": jax.ShapeDtypeStruct((queries, self.masked_width), np.int32),
-            "query_ok": jax.ShapeDtypeStruct((queries,), np.bool_),
-            "doc_ok": jax.ShapeDtypeStruct((columns,), np.bool_),
-            "chunks": jax.ShapeDtypeStruct((2,), np.int32),
-            "task": jax.ShapeDtypeStruct((), np.int32),
-        }
-        return PairBatch(tokens(*texts), separate, **relation)
+        relation: Any = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), filled[2:])
+        return PairBatch(*jax.tree.map(whole, filled[:2]), *relation)
 
 
 def _up(rows: int, size: int | None) -> int:

@@ -114,19 +114,15 @@ def shared_documents(task: Task, record: TrainingRecord) -> int:
     return int(np.isin(np.unique(document_hashes(parent_keys(task))), record.documents).sum())
 
 
-def leaked_queries(task: Task, split: str, record: TrainingRecord) -> Int32[np.ndarray, "dropped"]:
-    """The query rows of a split whose text is a training query of any trained task, the task itself included."""
-    rows = task.split(split).queries
-    return rows[np.isin(query_hashes([task.query_texts[row] for row in rows]), record.queries)]
-
-
 def check_leakage(
     task: Task, split: str, record: TrainingRecord, allow_leakage: bool = False
 ) -> Int32[np.ndarray, "dropped"]:
-    """The query rows to drop, which may be all. Raises UserError where they are above 1%, unless that is allowed: so
-    many in a whole split say that the splits were made wrongly; in a small sample of one they say nothing."""
-    rows = leaked_queries(task, split, record)
-    total = len(task.split(split))
+    """The query rows of a split to drop, which may be all: those whose text is a training query of any trained task,
+    the task itself included. Raises UserError where they are above 1%, unless that is allowed: so many in a whole split
+    say that the splits were made wrongly; in a small sample of one they say nothing."""
+    rows = task.split(split).queries
+    total = len(rows)
+    rows = rows[np.isin(query_hashes([task.query_texts[row] for row in rows]), record.queries)]
     share = len(rows) / total
     if share > MAX_LEAKED_SHARE and not allow_leakage:
         outcome = "drop them and evaluate the rest" if len(rows) < total else "leave the task out"

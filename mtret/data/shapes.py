@@ -38,10 +38,6 @@ class Kind(NamedTuple):
         """Of the rows that differ; 0: images."""
         return self.document_length if self.separate else self.length
 
-    def tokens(self, patches: int) -> int:
-        """Of such a row, a patch of an image counting as one."""
-        return self.row_length or patches
-
 
 def kind_of(shape: Shape) -> Kind:
     """The batches that differ from one of this shape in rows alone."""

@@ -141,8 +141,8 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Tokens:
         """Token arrays of whole texts; read from the cache where the same texts were tokenised before."""
         path = self.cache / f"tokens-{self._key(texts)}.safetensors" if self.cache else None
-        if path is not None and (found := self._read(path)) is not None:
-            return found
+        if path is not None and (arrays := read_arrays(path)):
+            return Tokens(arrays["ids"], arrays["offsets"], self._suffix, None, self._prefix)
         parts, lengths, block = [], [], 2048
         for start in range(0, len(texts), block):
             encoded = self._backend.encode_batch_fast(list(texts[start : start + block]))
@@ -163,7 +163,3 @@ class Tokenizer:
             digest.update(len(raw).to_bytes(8, "little"))
             digest.update(raw)
         return digest.hexdigest()[:32]
-
-    def _read(self, path: AnyPath) -> Tokens | None:
-        arrays = read_arrays(path)
-        return Tokens(arrays["ids"], arrays["offsets"], self._suffix, None, self._prefix) if arrays else None

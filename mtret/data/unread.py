@@ -9,8 +9,8 @@ from mtret.data.task_files import CARD, CORPUS, EXCLUDE, QUERIES
 from mtret.data.tasks import Task
 from mtret.files import AnyPath, inside
 
-READ = (CARD, CORPUS, QUERIES, EXCLUDE, "qrels", "negatives")
-NOTES = (MERGED, REJECTED)  # of an import, for people
+# The last two are of an import, for people.
+KNOWN = (CARD, CORPUS, QUERIES, EXCLUDE, "qrels", "negatives", MERGED, REJECTED)
 KEYS = {CORPUS: ("_id", "title", "text", "parent"), QUERIES: ("_id", "text")}
 
 
@@ -35,4 +35,4 @@ def unread(folder: AnyPath, task: Task) -> Iterator[str]:
 
 
 def _is_known(name: str) -> bool:
-    return name in READ or name in NOTES or name.startswith(".") or name.endswith(".md") or name.startswith("LICENSE")
+    return name in KNOWN or name.startswith(".") or name.endswith(".md") or name.startswith("LICENSE")

@@ -138,15 +138,17 @@ def read_folder(root: AnyPath) -> EncoderFolder:
     layers: list[DenseLayer | Normalize] = []
     dense: list[AnyPath] = []
     for kind, place in zip(kinds[2:], places[2:], strict=True):
-        config = place / "config.json"
+        file = place / "config.json"
         if kind == "Dense":
-            layers.append(_read_dense(config))
+            layers.append(_read_dense(file))
             dense.append(place)
         elif kind == "Normalize":
-            _check_normalize(config)
+            config = read_json(file, optional=True)
+            check_keys(config, tuple(OUTPUTS), str(file))
+            check_values(config, OUTPUTS, str(file))
             layers.append(Normalize())
         else:  # no dropout where vectors are made
-            check_keys(read_json(config, optional=True), ("dropout",), str(config))
+            check_keys(read_json(file, optional=True), ("dropout",), str(file))
     use = _read_use(root / SENTENCE_TRANSFORMERS)
     head = Head(pooling, tuple(layers), use.pop("truncate_dim"))
     return EncoderFolder(root, places[0], True, head, tuple(dense), states, pools_prompt, **use)
@@ -259,12 +261,6 @@ def dense_config(layer: DenseLayer) -> dict[str, Any]:
         "activation_function": f"torch.nn.modules.{place}.{layer.activation}",
     }
     return {**config, "use_residual": True} if layer.residual else config
-
-
-def _check_normalize(path: AnyPath) -> None:
-    config = read_json(path, optional=True)
-    check_keys(config, tuple(OUTPUTS), str(path))
-    check_values(config, OUTPUTS, str(path))
 
 
 def _read_use(path: AnyPath) -> dict[str, Any]:

@@ -140,14 +140,12 @@ def _encode_documents(others: Others) -> str:
 def _of_documents(others: Others) -> str:
     if others.documents is None:
         return ""
+    own = "**Documents have a tower of their own**, in `documents/`"
     if others.documents.unchanged:
-        return f"""
-**An index of documents stays valid.** Only the queries' tower was trained. Documents are embedded by the encoder in
-`documents/`: `{others.documents.unchanged}` as it came, SHA-256 of its weights `{others.documents.weights_sha256}`.
-This folder's own tower is for queries alone: documents embedded by it are found less well, and nobody says so.
-"""
+        own = f"""**An index of documents stays valid.** Only the queries' tower was trained. Documents are embedded by
+the encoder in `documents/`, `{others.documents.unchanged}` as it came"""
     return f"""
-**Documents have a tower of their own**, in `documents/` (SHA-256 of its weights `{others.documents.weights_sha256}`).
+{own} (SHA-256 of its weights `{others.documents.weights_sha256}`).
 This folder's own tower is for queries alone: documents embedded by it are found less well, and nobody says so.
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mtret.data.formats import Suite, read_suite
-from mtret.data.holding_out import WORDS, holding_out
+from mtret.data.holding_out import holding_out
 from mtret.data.roles import role_of, training_record
 
 HEADER = "query-id\tcorpus-id\tscore\n"
@@ -69,7 +69,7 @@ def test_what_is_said_is_what_such_a_model_would_be_told(suite: Suite) -> None:
         left = training_record([task for task in trained if name not in (task.name, task.card.family)])
         for task in suite.tasks.values():
             if name in (task.name, task.card.family):
-                assert WORDS[role_of(task, left)] == word
+                assert role_of(task, left).replace("_", "-") == word
 
 
 def test_a_suite_of_one_family_cannot_leave_it_out(write_folder) -> None:

@@ -54,12 +54,7 @@ def test_figures_of_a_task(suite: Suite):
     clean, icons, odd = stats(suite, long_characters=100)
     assert (icons.images, icons.documents, icons.distinct_documents) == (True, 1, 1)
     assert not clean.images
-    assert (clean.name, clean.family, clean.domain, clean.languages) == (
-        "clean",
-        "article",
-        "internal IT support",
-        ("en",),
-    )
+    assert (clean.name, clean.family, clean.languages) == ("clean", "article", ("en",))
     assert clean.queries == {"train": 1, "dev": 1, "test": 2}
     assert (clean.unused_queries, clean.repeated_queries, clean.excluded, clean.negatives) == (0, 0, 0, {})
     assert clean.positives_mean == 1.0

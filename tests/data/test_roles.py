@@ -8,7 +8,6 @@ from mtret.data.formats import read_task
 from mtret.data.roles import (
     check_leakage,
     document_hashes,
-    leaked_queries,
     load_record,
     query_hashes,
     role_of,
@@ -90,7 +89,7 @@ def test_shared_documents_counts_texts(write_folder, trained: Task):
 def test_a_training_query_is_found_in_another_form_and_a_test_query_is_not(write_folder, trained: Task):
     queries = {"new": "what is this", "leaked": "how do I  LOG in", "tested": "a test query"}
     task = other(write_folder, {"x": "new"}, queries)
-    rows = leaked_queries(task, "test", training_record([trained]))
+    rows = check_leakage(task, "test", training_record([trained]), allow_leakage=True)
     assert rows.dtype == np.int32
     assert [task.query_ids[row] for row in rows] == ["leaked"]
 

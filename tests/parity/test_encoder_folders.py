@@ -126,6 +126,7 @@ VARIATIONS: dict[str, tuple[str, Vary]] = {
             update("settings", do_lower_case=True),
         ),
     ),
+    "cased": ("lower case", both(put(lowercase=False), update("tokenizer", do_lower_case=False))),
     "legacy name": (
         "length",
         both(put(settings_name="sentence_roberta_config.json"), update("settings", max_seq_length=9)),
