@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mtret.errors import UserError
 from mtret.files import AnyPath
 
+QUOTES = ("none", "csv")
 LONGEST_FIELD = 50_000_000  # characters of a CSV field; the csv module's own limit is 131,072
 QUOTE = '"'
 

@@ -1,6 +1,8 @@
 """The tokenizer of an encoder's folder, as its files and its settings say together."""
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, normalizers
@@ -10,7 +12,7 @@ from mtret.encoder_folder.modules import read_folder
 from mtret.encoder_folder.reading import read_json
 from mtret.encoder_folder.transformer import TransformerSettings, read_settings
 from mtret.errors import UserError, first_line
-from mtret.files import AnyPath
+from mtret.files import AnyPath, inside
 
 SPECIAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 BERTS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")  # without a word in any file
@@ -39,12 +41,11 @@ def open_backend(folder: AnyPath) -> tuple[Tokenizer, bytes, str]:
 def _load(folder: AnyPath) -> tuple[Tokenizer, bytes]:
     path = folder / "tokenizer.json"
     try:
-        content = path.read_bytes()
-        return Tokenizer.from_buffer(content), content
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: missing; of a vocabulary alone, AutoTokenizer and save_pretrained in transformers write it"
-        ) from error
+        if path.exists():
+            content = path.read_bytes()
+            return Tokenizer.from_buffer(content), content
+        backend = _load_older(folder)  # with the vocabulary alone
+        return backend, backend.to_str().encode()
     except Exception as error:  # the backend raises bare Exception
         raise UserError(f"{folder}: no readable tokenizer ({first_line(error)})") from error
 
@@ -111,3 +112,15 @@ def _has_lowercase(normalizer: Any) -> bool:
     """As sentence-transformers looks for one."""
     parts = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
     return any(isinstance(part, normalizers.Lowercase) for part in parts)
+
+
+def _load_older(folder: AnyPath):
+    """By transformers, which reads local folders only."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as room:
+        if not isinstance(folder, Path):
+            for path in inside(folder):
+                if path.suffix in (".json", ".txt", ".model"):
+                    (Path(room) / path.name).write_bytes(path.read_bytes())
+        return AutoTokenizer.from_pretrained(folder if isinstance(folder, Path) else room).backend_tokenizer

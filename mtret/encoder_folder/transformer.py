@@ -105,6 +105,12 @@ def _tokenizer_config(place: AnyPath, arguments: Mapping[str, Any]) -> dict[str,
     config = {**read_json(path, optional=True), **arguments}
     if "auto_map" in config:
         raise UserError(f"{path}: auto_map names code of the tokenizer's own, which is never run")
+    for key in ("add_bos_token", "add_eos_token"):  # tokenizer.json, where there is one, overrides them
+        if config.get(key) is not None and not (place / "tokenizer.json").exists():
+            raise UserError(
+                f"{path}: {key} is not supported; write a tokenizer.json, e.g. by AutoTokenizer and save_pretrained in "
+                "transformers"
+            )
     if "added_tokens_decoder" not in config:  # else it stands for both of these
         config = {**config, **read_json(place / "special_tokens_map.json", optional=True)}
         added = read_json(place / "added_tokens.json", optional=True)

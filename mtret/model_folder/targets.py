@@ -46,7 +46,9 @@ def check_target(target: str, encoder: hf.Pretrained) -> None:
 
 
 def check_for_tei(folder: Path) -> None:
-    """Raises UserError where config.json lacks what text-embeddings-inference requires."""
+    """Raises UserError where a file lacks what text-embeddings-inference requires."""
+    if not (folder / "tokenizer.json").exists():
+        raise UserError("--target=tei: tokenizer.json is missing in the export; the source has none")
     config = read_json(folder / "config.json")
     for key, kind in TEI_FIELDS[config["model_type"]].items():
         if not isinstance(config.get(key), kind):

@@ -14,7 +14,7 @@ from mtret.errors import UserError, first_line
 
 DISK_NEEDED = 2**30  # bytes: caches and a small run
 MEMORY_NEEDED = 2 * 2**30  # bytes: a MiniLM's training in small batches
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "tokenizers")
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy", "tokenizers", "transformers")
 PROJECT = "mtret"
 # What a user's work may need, by what is imported.
 EXTRAS = {"remote": ("gcsfs", "s3fs"), "parquet": ("pyarrow",), "tfds": ("tensorflow_datasets", "array_record")}

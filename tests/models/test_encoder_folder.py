@@ -222,6 +222,10 @@ REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
         {"tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}'},
         "tokenizer_config.json: auto_map names code of the tokenizer's own",
     ),
+    "added tokens": (
+        {"tokenizer_config.json": '{"add_eos_token": true}', "tokenizer.json": None},
+        "tokenizer_config.json: add_eos_token is not supported; write a tokenizer.json",
+    ),
     "side": ({"tokenizer_config.json": '{"truncation_side": "middle"}'}, "truncation_side is 'middle'"),
 }
 
