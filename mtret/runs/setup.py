@@ -218,7 +218,7 @@ def prepare(
     params = _initial(model, config)
     optim = config.optim
     if config.model.documents == "frozen":
-        optim = replace(optim, train=(("documents/.*", False), *optim.trainable))
+        optim = replace(optim, trainable=(("documents/.*", False), *optim.trainable))
     frozen = frozen_paths(params, optim)
     specs = param_specs(params, config.mesh)
     step = StepConfig(
