@@ -26,6 +26,7 @@ FLAGS = {
 RESULTS = "mtret.results/1"
 SYSTEMS = {"untuned": "base", "tuned": "finetuned"}
 METRICS = {"kind@10": "own_task@10"}
+VALUES = {("compare", "system"): SYSTEMS, ("report", "metric"): METRICS}
 OF_TASKS = {"judged_sha256": "data_sha256"}
 PROTOCOL = {
     "operands": "matmul_dtype",
@@ -71,9 +72,11 @@ def flags_now(command: str, arguments: Sequence[str]) -> tuple[list[str], list[s
         name, sign, value = argument.removeprefix(dashes).partition("=")
         no = "no" if (command, name.removeprefix("no")) in FLAGS and name.startswith("no") else ""
         to = FLAGS.get((command, name.removeprefix(no)), "") if argument.startswith("-") else ""
-        now.append(f"--{no}{to}{sign}{value}" if to else argument)
-        if to:
-            lines.append(f"--{name} is --{no}{to} now; the old name goes with the next release")
+        meant = VALUES.get((command, name), {}).get(value, value) if argument.startswith("-") else value
+        now.append(f"--{no}{to or name}{sign}{meant}" if to or meant != value else argument)
+        if to or meant != value:
+            said = (f"--{name}", f"--{no}{to}") if to else (f"--{name}={value}", f"--{name}={meant}")
+            lines.append(f"{said[0]} is {said[1]} now; the old name goes with the next release")
     return now, lines
 
 

@@ -16,7 +16,7 @@ def define_evaluate(values: Flags) -> None:
     values.text("suite", "a folder of task folders, 'enterprise', or tfds:NAME; that of the training if not given")
     values.choice("split", "the split to evaluate on; test is asked for by name", ["dev", "test"], "dev")
     values.names("tasks", "names; all of the suite that have the split if none is given")
-    values.text("out", "folder of the results, which must hold none (default: MODEL/SPLIT, written again)")
+    values.text("out", "folder of the results, which must hold none (default: MODEL/SPLIT, overwritten)")
     values.switch("pooled", "also search one index over all tasks' documents", default=True)
     values.switch("scann", "also search by ScaNN, with its recall against exact search", default=True)
     values.switch("allow_leakage", "evaluate though more than 1% of a task's queries were trained on")

@@ -144,7 +144,7 @@ def define_curves(values: Flags) -> None:
     values.repeated(
         "runs", "workdirs of trainings, without this flag; NAME=WORKDIR calls a line so, NAME=WORKDIR,WORKDIR several"
     )
-    values.text("out", "the .png to write; must not exist (default, of one run: its curves.png again)")
+    values.text("out", "the .png to write; must not exist (default, of one run: its curves.png, overwritten)")
 
 
 def curves(values: Flags) -> None:
