@@ -36,6 +36,8 @@ IDLE = {
     "tokenizer": ("use_fast", "trust_remote_code", "padding_side", "clean_up_tokenization_spaces", "revision"),
     "config": ("trust_remote_code", "use_cache", "use_memory_efficient_attention", "unpad_inputs", "revision"),
 }
+# Classes of tokenizers: two that are compared with tokenizer.json (data/tokenizer_class.py), two that take it as it is.
+CLASSES = ("BertTokenizer", "XLMRobertaTokenizer", "PreTrainedTokenizer", "TokenizersBackend")
 NORMALIZER = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")  # of BertTokenizer
 TOKENIZER_ARGUMENTS = ("model_max_length", "truncation_side", *NORMALIZER)
 SIDES = ("right", "left")

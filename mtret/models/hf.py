@@ -25,7 +25,7 @@ from mtret.encoder_folder.modules import (
     read_folder,
 )
 from mtret.encoder_folder.reading import read_json
-from mtret.encoder_folder.transformer import TransformerSettings, read_settings
+from mtret.encoder_folder.transformer import CLASSES, TransformerSettings, read_settings
 from mtret.errors import UserError, first_line, nearest, nearest_folder
 from mtret.files import AnyPath, locate, reaching, replace_arrays, replace_json
 from mtret.kernels import attention
@@ -247,6 +247,12 @@ def _remarks(
     narrow = sorted(stored | asked & {"float16", "bfloat16"})
     if narrow:
         remarks.append(f"{folder.root}: published in {narrow[0]}; computed and exported in float32")
+    kind = str(settings.tokenizer.get("tokenizer_class") or "").removesuffix("Fast")
+    if kind and kind not in CLASSES:
+        remarks.append(
+            f"{folder.root}: texts are read by tokenizer.json; whether {kind}, its tokenizer's class in transformers, "
+            "reads them otherwise is not known"
+        )
     if settings.max_length is not None and settings.max_length > own.max_length:
         remarks.append(
             f"{folder.root}: texts are cut at {own.max_length} tokens, where its positions end, not at "

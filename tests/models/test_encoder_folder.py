@@ -428,6 +428,15 @@ def test_half_precision_is_computed_and_exported_in_float32_and_said(write_model
     assert hf.load(str(tmp_path / "out")).remarks == ()
 
 
+def test_a_tokenizers_class_that_is_not_compared_is_said(write_model: WriteModel) -> None:
+    for kind, said in (("ElectraTokenizerFast", ["ElectraTokenizer"]), ("PreTrainedTokenizerFast", []), (None, [])):
+        folder = write_model(
+            str(kind), files={"tokenizer_config.json": json.dumps({"tokenizer_class": kind} if kind else {})}
+        )
+        found = [line for line in hf.load(str(folder)).remarks if "texts are read by tokenizer.json" in line]
+        assert [line.split("whether ")[1].split(",")[0] for line in found] == said
+
+
 def test_the_hubs_cache_keeps_a_snapshots_files_beside_it(write_model: WriteModel, tmp_path: Path) -> None:
     made = write_model("made")
     folder, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
