@@ -82,16 +82,9 @@ def _flash_forward(
 ) -> tuple[Array, tuple[Array, ...]]:
     rows, length, heads, _ = q.shape
     size = _block(length, kernel.blocks.forward)
-    mixed, log_total = _call(
-        _forward_kernel,
-        kernel,
-        size,
-        inputs=[_of_head(q, size), _of_head(k), _of_head(v), *_relation(segment, words, kernel, size)],
-        outputs=[
-            _of_head(jax.ShapeDtypeStruct(q.shape, q.dtype), size),
-            _of_head(jax.ShapeDtypeStruct((rows, heads, length), jnp.float32), size),
-        ],
-    )
+    outputs = jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((rows, heads, length), jnp.float32)
+    relation = _relation(segment, words, kernel, size)
+    mixed, log_total = _call(_forward_kernel, kernel, size, (q,), (k, v), relation, outputs)
     return mixed, (q, k, v, segment, words, mixed, log_total)
 
 
@@ -101,11 +94,9 @@ def _flash_backward(kernel: _Kernel, saved: tuple[Array, ...], cotangent: Array)
     share = (cotangent.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(axis=3).transpose(0, 2, 1)
     relation = _relation(segment, words, kernel, size)
     of_queries, of_keys = (q, cotangent, log_total, share), (k, v)
-    like = _of_head(jax.ShapeDtypeStruct(q.shape, q.dtype), size)
-    inputs = [*(_of_head(x, size) for x in of_queries), *map(_of_head, of_keys), *relation]
-    (to_q,) = _call(_to_queries, kernel, size, inputs, outputs=[like])
-    inputs = [*(_of_head(x, size) for x in of_keys), *map(_of_head, of_queries), *relation]
-    to_k, to_v = _call(_to_keys, kernel, size, inputs, outputs=[like, like])
+    like = jax.ShapeDtypeStruct(q.shape, q.dtype)
+    (to_q,) = _call(_to_queries, kernel, size, of_queries, of_keys, relation, (like,))
+    to_k, to_v = _call(_to_keys, kernel, size, of_keys, of_queries, relation, (like, like))
     return to_q, to_k, to_v, None, None
 
 
@@ -117,22 +108,24 @@ def _block(length: int, wanted: int) -> int:
     return min(length & -length, wanted)
 
 
-def _call(body: Any, kernel: _Kernel, size: int, inputs: Any, outputs: Any) -> Any:
-    """`body` for each block of each row and head."""
-    rows, length, heads, _ = inputs[0][0].shape
+def _call(body: Any, kernel: _Kernel, size: int, own: Any, others: Any, relation: Any, outputs: Any) -> Any:
+    """`body` for each block of each row and head: it gets its block of `own` arrays and of the outputs, all tokens of
+    `others`, and who sees whom."""
+    (rows, length, heads, _), (arrays, specs) = own[0].shape, relation
+    blocks = partial(_of_head, size=size)
     call = pl.pallas_call(
         partial(body, kernel=kernel, size=size),
         grid=(length // size, rows, heads),
-        in_specs=[spec for _, spec in inputs],
-        out_specs=[spec for _, spec in outputs],
-        out_shape=[shape for shape, _ in outputs],
+        in_specs=(tuple(map(blocks, own)), tuple(map(_of_head, others)), specs),
+        out_specs=tuple(map(blocks, outputs)),
+        out_shape=outputs,
         compiler_params=triton.CompilerParams(num_warps=kernel.blocks.warps, num_stages=kernel.blocks.stages),
         interpret=kernel.interpret,
     )
-    return call(*(array for array, _ in inputs))
+    return call(own, others, arrays)
 
 
-def _of_head(x: Any, size: int | None = None) -> tuple[Any, Any]:
+def _of_head(x: Any, size: int | None = None) -> Any:
     """One head's row, of [rows, L, heads, features] or of [rows, heads, L]: its blocks of `size`; or (None) all of it,
     of which the kernel reads a block at a time."""
 
@@ -140,52 +133,43 @@ def _of_head(x: Any, size: int | None = None) -> tuple[Any, Any]:
         return 0 if size is None else block
 
     if x.ndim == 3:
-        return x, pl.BlockSpec((None, None, size or x.shape[2]), lambda i, row, head: (row, head, at(i)))
-    shape = (None, size or x.shape[1], None, x.shape[3])
-    return x, pl.BlockSpec(shape, lambda i, row, head: (row, at(i), head, 0))
+        return pl.BlockSpec((None, None, size or x.shape[2]), lambda i, row, head: (row, head, at(i)))
+    return pl.BlockSpec((None, size or x.shape[1], None, x.shape[3]), lambda i, row, head: (row, at(i), head, 0))
 
 
-def _relation(segment: Array, words: Array, kernel: _Kernel, size: int) -> list[tuple[Array, Any]]:
-    """Who sees whom: each token's segment, and for each block the first and the last of those it can see."""
+def _relation(segment: Array, words: Array, kernel: _Kernel, size: int) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+    """Who sees whom: each token's segment, for each block the first and the last of those it can see, and what a row's
+    dropout masks are drawn from; and how each is cut."""
     rows, length = segment.shape
     place = jnp.arange(length, dtype=jnp.int32)[None, None]
     seen = visible(segment, kernel.window)
     first = jnp.where(seen, place, length).min(axis=2).reshape(rows, -1, size).min(axis=2) // size
     last = jnp.where(seen, place, 0).max(axis=2).reshape(rows, -1, size).max(axis=2) // size
     bounds: Int32[Array, "rows blocks 2"] = jnp.stack([first, last + 1], axis=2)
-    return [
-        (segment, pl.BlockSpec((None, length), lambda i, row, head: (row, 0))),
-        (bounds, pl.BlockSpec((None, None, 2), lambda i, row, head: (row, i, 0))),
-        (words, pl.BlockSpec((None, 2), lambda i, row, head: (row, 0))),
-    ]
+    return (segment, bounds, words), (
+        pl.BlockSpec((None, length), lambda i, row, head: (row, 0)),
+        pl.BlockSpec((None, None, 2), lambda i, row, head: (row, i, 0)),
+        pl.BlockSpec((None, 2), lambda i, row, head: (row, 0)),
+    )
 
 
 def _forward_kernel(
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    segment_ref: Any,
-    bounds_ref: Any,
-    words_ref: Any,
-    mixed_ref: Any,
-    log_total_ref: Any,
-    *,
-    kernel: _Kernel,
-    size: int,
+    own: Any, others: Any, relation: Any, mixed_ref: Any, log_total_ref: Any, *, kernel: _Kernel, size: int
 ) -> None:
     """A block of queries. `log_total`: of each softmax's sum, to base 2, as all exponentials here."""
-    own, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
+    (q_ref,), (k_ref, v_ref), (segment_ref, bounds_ref, words_ref) = own, others, relation
+    block, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
     q = q_ref[...]
 
     def add(other: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         mixed, highest, total = sums
         at = pl.ds(other * size, size)
-        seen = _seen(own, other, size, segment_ref, kernel)
+        seen = _seen(block, other, size, segment_ref, kernel)
         scores = jnp.where(seen, _dot(q, k_ref[at, :].T) * (kernel.scale * LOG2_E), -jnp.inf)
         higher = jnp.maximum(highest, scores.max(axis=1))
         weights = jnp.exp2(scores - higher[:, None])
         shrink = jnp.exp2(highest - higher)
-        dropped = _drop(weights, _places(other, size)[None, :], _places(own, size)[:, None], mask_of, kernel)
+        dropped = _drop(weights, _places(other, size)[None, :], _places(block, size)[:, None], mask_of, kernel)
         v = v_ref[at, :]
         mixed = mixed * shrink[:, None] + _dot(dropped.astype(v.dtype), v)
         return mixed, higher, total * shrink + weights.sum(axis=1)
@@ -196,32 +180,19 @@ def _forward_kernel(
     log_total_ref[...] = highest + jnp.log2(total)
 
 
-def _to_queries(
-    q_ref: Any,
-    cotangent_ref: Any,
-    log_total_ref: Any,
-    share_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    segment_ref: Any,
-    bounds_ref: Any,
-    words_ref: Any,
-    to_q_ref: Any,
-    *,
-    kernel: _Kernel,
-    size: int,
-) -> None:
+def _to_queries(own: Any, others: Any, relation: Any, to_q_ref: Any, *, kernel: _Kernel, size: int) -> None:
     """The gradient of a block of queries."""
-    own, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
-    q, cotangent, log_total, share = q_ref[...], cotangent_ref[...], log_total_ref[...], share_ref[...]
+    (k_ref, v_ref), (segment_ref, bounds_ref, words_ref) = others, relation
+    block, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
+    q, cotangent, log_total, share = (ref[...] for ref in own)
 
     def add(other: Array, to_q: Array) -> Array:
         at = pl.ds(other * size, size)
         k = k_ref[at, :]
-        seen = _seen(own, other, size, segment_ref, kernel)
+        seen = _seen(block, other, size, segment_ref, kernel)
         scores = jnp.where(seen, _dot(q, k.T) * (kernel.scale * LOG2_E), -jnp.inf)
         weights = jnp.exp2(scores - log_total[:, None])
-        keys, queries = _places(other, size)[None, :], _places(own, size)[:, None]
+        keys, queries = _places(other, size)[None, :], _places(block, size)[:, None]
         to_weights = _drop(_dot(cotangent, v_ref[at, :].T), keys, queries, mask_of, kernel)
         to_scores = weights * (to_weights - share[:, None])
         return to_q + _dot(to_scores.astype(k.dtype), k)
@@ -230,34 +201,20 @@ def _to_queries(
     to_q_ref[...] = (to_q * kernel.scale).astype(to_q_ref.dtype)
 
 
-def _to_keys(
-    k_ref: Any,
-    v_ref: Any,
-    q_ref: Any,
-    cotangent_ref: Any,
-    log_total_ref: Any,
-    share_ref: Any,
-    segment_ref: Any,
-    bounds_ref: Any,
-    words_ref: Any,
-    to_k_ref: Any,
-    to_v_ref: Any,
-    *,
-    kernel: _Kernel,
-    size: int,
-) -> None:
+def _to_keys(own: Any, others: Any, relation: Any, to_k_ref: Any, to_v_ref: Any, *, kernel: _Kernel, size: int) -> None:
     """The gradients of a block of keys and values. Scores stand as [key, query], so no weight is transposed."""
-    own, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
-    k, v = k_ref[...], v_ref[...]
+    (q_ref, cotangent_ref, log_total_ref, share_ref), (segment_ref, bounds_ref, words_ref) = others, relation
+    block, mask_of = pl.program_id(0), (pl.program_id(2), words_ref[0], words_ref[1])
+    k, v = (ref[...] for ref in own)
 
     def add(other: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
         to_k, to_v = sums
         at = pl.ds(other * size, size)
         q, cotangent = q_ref[at, :], cotangent_ref[at, :]
-        seen = _seen(own, other, size, segment_ref, kernel)
+        seen = _seen(block, other, size, segment_ref, kernel)
         scores = jnp.where(seen, _dot(k, q.T) * (kernel.scale * LOG2_E), -jnp.inf)
         weights = jnp.exp2(scores - log_total_ref[at][None, :])
-        keys, queries = _places(own, size)[:, None], _places(other, size)[None, :]
+        keys, queries = _places(block, size)[:, None], _places(other, size)[None, :]
         to_v += _dot(_drop(weights, keys, queries, mask_of, kernel).astype(v.dtype), cotangent)
         to_weights = _drop(_dot(v, cotangent.T), keys, queries, mask_of, kernel)
         to_scores = weights * (to_weights - share_ref[at][None, :])
