@@ -1,7 +1,7 @@
 """Do the tests notice when the code is wrong? Thirty mutants, drawn by seed from cosmic-ray's list, each tried.
 
     python experiments/mutants/mutants.py draw                  # mutants.json; needs: pip install cosmic-ray==8.7.0
-    python experiments/mutants/mutants.py reach --tree=COPY     # which tests reach which: reach.json
+    python experiments/mutants/mutants.py reach --tree=COPY     # which tests reach which: reach.json, not committed
     python experiments/mutants/mutants.py try --tree=COPY       # results.json
     python experiments/mutants/mutants.py try --tree=COPY --only=12,17 --tests tests/data --out=FILE
 
@@ -292,7 +292,7 @@ def tried(tree: Path, own: list[str], others: list[str]) -> dict[str, str | None
 def attempt(tree: Path, only: set[int], tests: list[str], out: Path) -> None:
     """Writes what became of each mutant; what `out` holds of others stays."""
     there = {one["number"]: one for one in json.loads(out.read_text(encoding="utf-8"))} if out.exists() else {}
-    reached = json.loads(REACH.read_text(encoding="utf-8"))
+    reached = {} if tests else json.loads(REACH.read_text(encoding="utf-8"))
     for mutant in drawn():
         if only and mutant.number not in only:
             continue
@@ -330,6 +330,8 @@ def main() -> None:
         parser.error("--tree: give a clean clone, which will be changed and put back")
     elif arguments.what == "reach":
         reach(arguments.tree.absolute(), arguments.workers)
+    elif not (arguments.tests or REACH.exists()):
+        parser.error(f"{REACH.name} is not there: `reach` writes it; or give --tests")
     else:
         attempt(
             arguments.tree.absolute(), {int(n) for n in arguments.only.split(",") if n}, arguments.tests, arguments.out
