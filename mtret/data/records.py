@@ -169,9 +169,10 @@ class _File:
         """Tells on the way how many bytes are read."""
         told = 0
         with self._text(newline) as text:
+            binary: Any = text.buffer
             for line in text:
                 yield line
-                if (place := text.buffer.tell()) > told:
+                if (place := binary.tell()) > told:
                     self.on_bytes(place - told)
                     told = place
 
