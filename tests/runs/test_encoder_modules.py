@@ -56,7 +56,7 @@ def test_all_modules_are_trained_and_exported(
     assert check(folder).cosine > 0.9999
     texts = tmp_path / "texts.txt"
     texts.write_text("a text\nanother\n", encoding="utf-8")
-    for model, words in ((own_modules, "24 features, not of length 1, to be compared by dot"), (folder, "length 1,")):
+    for model, words in ((own_modules, "24 dimensions, not of length 1, to be compared by dot"), (folder, "length 1,")):
         code, out, _ = mtret("encode", f"--model={model}", f"--texts={texts}", f"--out={tmp_path / model.name}.jsonl")
         assert code == 0 and words in out
     written = (tmp_path / f"{own_modules.name}.jsonl").read_text(encoding="utf-8").splitlines()
