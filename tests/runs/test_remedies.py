@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow  # a whole run is compiled first
 
 Answer = tuple[int, str, str]
 Mtret = Callable[..., Answer]
-JUDGE = "--noscann --nopooled --tasks=alpha"
+QUICK = "--noscann --nopooled --tasks=alpha"
 PLAN = "train --config={config} --dry_run"
 # What is wrong, what of the message is taken from it, and the command that it leads to, in which {1} is the first group
 # of the message. `{out}` is a folder that is not there yet.
@@ -92,14 +92,14 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "export --model={1} --out={out}/model",
     ),
     "no place for results": (
-        "evaluate --model={run}/best.safetensors " + JUDGE,
+        "evaluate --model={run}/best.safetensors " + QUICK,
         r"(--out) is needed",
-        "evaluate --model={run}/best.safetensors " + JUDGE + " {1}={out}/evaluated",
+        "evaluate --model={run}/best.safetensors " + QUICK + " {1}={out}/evaluated",
     ),
     "results that are there": (
-        "evaluate --model={run} --out={evaluated} " + JUDGE,
+        "evaluate --model={run} --out={evaluated} " + QUICK,
         r"give another (--out)",
-        "evaluate --model={run} {1}={out}/evaluated " + JUDGE,
+        "evaluate --model={run} {1}={out}/evaluated " + QUICK,
     ),
     "a task to evaluate": (
         "evaluate --model={run} --out={out}/evaluated --noscann --nopooled --tasks=gama",
@@ -151,7 +151,7 @@ def places(
     folder = tmp_path_factory.mktemp("remedies")
     (folder / "rows.csv").write_text("query,text\n" + "".join(f"ask {i},answer {i}\n" for i in range(40)))
     (folder / "texts.jsonl").write_text('{"_id": "a", "text": "banan"}\n')
-    evaluate = ["evaluate", f"--model={finished}", *JUDGE.split(), f"--out={folder}/evaluated"]
+    evaluate = ["evaluate", f"--model={finished}", *QUICK.split(), f"--out={folder}/evaluated"]
     assert main(evaluate) == 0
     for other in ("other", "holding/test"):
         shutil.copytree(folder / "evaluated", folder / other)
