@@ -391,12 +391,15 @@ def test_cards(sound: Path, content: bytes) -> None:
     checked(sound, "task.json", content)
 
 
+FLAGS = {name: tuple(command.flags()) for name, command in COMMANDS.items()}
+
+
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
     """A command, or nearly one, with flags of it and of others, of every type. No value names data or a model, so that
     only `data enterprise` can come to an end with something to write."""
     name = draw(st.sampled_from([*COMMANDS, *COMMANDS, "trian", "data", "help", ""]))
-    known = COMMANDS[name].flags() if name in COMMANDS else ()
+    known = FLAGS.get(name, ())
     value = (
         st.sampled_from(
             ["", "0", "-1", "x", "1,2", "true", "none", "nowhere/at/all", "a=b", "s4://x", "~nobody/x", "é", "=", "\0"]
