@@ -1,6 +1,6 @@
 """A task's train split, as batches are made of it: distinct queries and documents, and the relation between them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,6 +112,15 @@ class TrainingTask:
         """The documents, of a task of texts."""
         assert isinstance(self.documents, Tokens)
         return self.documents
+
+    def with_texts(self, change: Callable[[Tokens], Tokens]) -> "TrainingTask":
+        """With all token arrays changed."""
+        texts = {"queries": self.queries, "generic": self.generic, "documents": self.documents}
+        return replace(self, **{name: change(each) for name, each in texts.items() if isinstance(each, Tokens)})
+
+    def texts(self) -> list[Tokens]:
+        """All token arrays."""
+        return [each for each in (self.queries, self.generic, self.documents) if isinstance(each, Tokens)]
 
     def document_lengths(self) -> Int64[np.ndarray, "d"]:
         """Tokens of each document; every image counts the same."""

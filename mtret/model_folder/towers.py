@@ -1,7 +1,10 @@
 """All towers of one model, with the parameters that are deployed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
+
+import flax.linen as nn
 
 from mtret.index.encode import Embedder, Embedders, ImageEmbedder
 from mtret.model_folder.fingerprint import fingerprint, parts_of, parts_of_images
@@ -22,6 +25,11 @@ class Towers:
         documents = replace(self.documents, params=params["documents"]) if self.documents else None
         images = replace(self.images, params=params["vision"]) if self.images else None
         return Towers(replace(self.encoder, params=params["tower"]), documents, images)
+
+    def with_text_towers(self, change: Callable[[nn.Module], nn.Module]) -> "Towers":
+        """With the towers of texts changed."""
+        documents = replace(self.documents, tower=change(self.documents.tower)) if self.documents else None
+        return replace(self, encoder=replace(self.encoder, tower=change(self.encoder.tower)), documents=documents)
 
     @property
     def params(self) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Int32
 
 from mtret.data.formats import Suite
 from mtret.data.tasks import Task
 from mtret.data.templates import TemplateConfig
 from mtret.errors import UserError
-from mtret.files import AnyPath, inside, is_probe, parents_of, replace_json
+from mtret.files import AnyPath, inside, is_probe, parents_of, read_arrays, replace_json
 from mtret.model_folder.fingerprint import differing, dropouts
 from mtret.model_folder.towers import Towers
 from mtret.processes import broadcast, is_first
@@ -25,6 +27,7 @@ from mtret.run_config import RunConfig, as_json, build, differences
 
 RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
+WORDS_FILE = "words.safetensors"
 UNDRAWN = "undrawn"  # in it: tasks of the mixture that no step was of
 IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same, less the mesh
 # And all else that changes the encoder's vectors, and its dropout; runs of an older mtret did not write it down.
@@ -111,7 +114,7 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool, remedy: st
             raise UserError(f"{workdir}: belongs to another run: {found[0]}{more}; {remedy}")
         if write and "starts" not in there:
             raise UserError(f"{workdir}: was begun by an older mtret, whose batches were others; use another --workdir")
-    elif workdir.exists() and (not workdir.is_dir() or any(not is_probe(path) for path in inside(workdir))):
+    elif workdir.exists() and (not workdir.is_dir() or any(not _is_ours(path) for path in inside(workdir))):
         raise UserError(f"{workdir}: is not empty and holds no run; use another --workdir")
     if write:
         config = identity["config"]
@@ -123,6 +126,21 @@ def claim(workdir: AnyPath, identity: Mapping[str, Any], write: bool, remedy: st
         unknown = ("attention", SOURCE) if there.get("starts") and SOURCE not in there else ("attention",)
         whole = {key: value for key, value in identity.items() if key not in unknown}
         replace_json(path, {**whole, **there, "config": now, "starts": [*there.get("starts", []), start]})
+
+
+def _is_ours(path: AnyPath) -> bool:
+    """What a start leaves behind that was ended before it had claimed its folder."""
+    return is_probe(path) or path.name == WORDS_FILE
+
+
+def words_of(workdir: AnyPath, size: int) -> Int32[np.ndarray, "kept"] | None:
+    """The words, of so many, whose embeddings a run that is to go on trains; None: it has not begun."""
+    found = None
+    if is_first() and (workdir / RUN_FILE).exists():
+        # An older mtret trained all of them, and wrote down none.
+        found = (read_arrays(workdir / WORDS_FILE) or {"ids": np.arange(size)})["ids"].tolist()
+    words = broadcast("words", found)
+    return None if words is None else np.array(words, np.int32)
 
 
 def begun_by_older(workdir: AnyPath) -> TemplateConfig | None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32
 from rich.console import Console
 
 from mtret.console import say, say_once, timed
@@ -21,23 +22,23 @@ from mtret.data.templates import TemplateConfig, Templates
 from mtret.data.tokenize import Tokenizer
 from mtret.data.training_tasks import TrainingTask, training_task
 from mtret.errors import UserError, nearest
-from mtret.evaluation.dev_sample import DevSample, dev_samples
+from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.wording import ROLE_NAMES
 from mtret.files import AnyPath
 from mtret.index.encode import Texts
-from mtret.index.exact import check_finite, truncate
 from mtret.kernels import attention
 from mtret.model_folder.folder import base_of, load_model, starting_templates
 from mtret.model_folder.towers import Towers
 from mtret.models import hf, hf_images
-from mtret.processes import gather
 from mtret.pytrees import Tree, flatten
 from mtret.run_config import RunConfig
+from mtret.runs.dev import Sides, dev_evaluator, dev_sides
 from mtret.runs.preflight import check_room, check_teaching, slow_average
 from mtret.train.loop import Evaluate
-from mtret.train.optim import frozen_paths, optimizer, warmup_remark
+from mtret.train.optim import OptimConfig, frozen_paths, optimizer, warmup_remark, without_gradient
 from mtret.train.sharding import make_mesh, param_specs
-from mtret.train.step import StepConfig, initial_params
+from mtret.train.step import StepConfig, TrainState, deployed_of, initial_params
+from mtret.train.vocabulary import Vocabulary, adapts_words, vocabulary_of
 
 BLIND = "; its documents are images, which need an image tower: model.vision.source"
 
@@ -178,6 +179,18 @@ class Prepared:
     mesh: jax.sharding.Mesh
     specs: Tree
     evaluate: Evaluate | None
+    optim: OptimConfig
+    start: Tree  # all parameters that the training starts from
+    vocabulary: Vocabulary  # of the word embeddings that are trained
+
+    def whole(self, state: TrainState) -> Tree:
+        """What is kept and exported of a state, on this host: as `deployed_of`, with all word embeddings."""
+        params = deployed_of(state, self.step.lora)
+        if self.vocabulary.is_whole:
+            return params
+        updates = int(state.step) - int(state.skipped)
+        scale = partial(without_gradient, self.optim, self.step.frozen, steps=self.planner.steps, updates=updates)
+        return self.vocabulary.whole(jax.device_get(params), self.start, scale)
 
 
 def prepare(
@@ -186,10 +199,12 @@ def prepare(
     model: Towers,
     cache: AnyPath,
     console: Console,
+    words: Int32[np.ndarray, "kept"] | None = None,
 ) -> Prepared:
     """Tokenises, plans every batch, and says what will be trained on.
 
-    Raises UserError where configuration, tasks and encoder do not fit together.
+    `words`: whose embeddings a run that goes on was begun with; None: those that its texts draw. Raises UserError where
+    configuration, tasks and encoder do not fit together.
     """
     encoder, images = model.encoder, model.images
     config = with_templates(config, encoder)
@@ -204,6 +219,15 @@ def prepare(
     _check_lengths(training, encoder)
     remarks = check_room(tasks, training, config, tokenizer, encoder.max_length)
     _check_dimensions(config, encoder)
+    samples = dev_samples(tasks, config.dev, config.seed)
+    dev = dev_sides(samples, encoder, tokenizer, pixels, config)
+    start = params = _initial(model, config)
+    vocabulary = _vocabulary(encoder, training, dev, config, words)
+    if not vocabulary.is_whole:
+        training, dev = _renumbered(training, dev, vocabulary)
+        model, params = model.with_text_towers(vocabulary.tower), vocabulary.cut(start)
+        drawn, every = len(vocabulary.ids), vocabulary.size
+        say(console, f"word embeddings: {drawn:,} of {every:,} are drawn and trained, the others only decay")
     separate = model.documents is not None
     patches = images.config.patches if images else 1
     arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, separate, patches
@@ -215,14 +239,13 @@ def prepare(
     _print_plan(planner, shapes, tasks, training, config, console)
     for line in remarks:
         say(console, line, style="yellow")
-    params = _initial(model, config)
     optim = config.optim
     if config.model.documents == "frozen":
         optim = replace(optim, trainable=(("documents/.*", False), *optim.trainable))
     frozen = frozen_paths(params, optim)
     specs = param_specs(params, config.mesh)
     step = StepConfig(
-        tower=encoder.tower,
+        tower=model.encoder.tower,
         optimizer=optimizer(optim, params, config.loop.steps),
         loss=config.loss,
         shard_queries=planner.shard_queries,
@@ -235,9 +258,38 @@ def prepare(
         vision=images.tower if images else None,
     )
     _print_trained(params, frozen, console)
-    samples = dev_samples(tasks, config.dev, config.seed)
-    evaluate = _dev_evaluator(samples, model, tokenizer, pixels, config) if samples else None
-    return Prepared(planner, step, params, mesh, specs, evaluate)
+    evaluate = dev_evaluator(samples, dev, model, config) if samples else None
+    return Prepared(planner, step, params, mesh, specs, evaluate, optim, start, vocabulary)
+
+
+def _vocabulary(
+    encoder: hf.Pretrained,
+    training: Sequence[TrainingTask],
+    dev: Sequence[Sides],
+    config: RunConfig,
+    words: Int32[np.ndarray, "kept"] | None,
+) -> Vocabulary:
+    """Of these words, or of all that the run reads; of all words there are where adapters change every one."""
+    size = encoder.config.vocab_size
+    if words is None and config.model.lora.rank and adapts_words(encoder.params, config.model.lora):
+        words = np.arange(size, dtype=np.int32)
+    if words is not None:
+        return Vocabulary(words, size)
+    texts = [tokens for task in training for tokens in task.texts()]
+    texts += [side.tokens for sides in dev for side in sides if isinstance(side, Texts)]
+    return vocabulary_of(texts, size, max(getattr(encoder.config, "first_position", 0), 1))
+
+
+def _renumbered(
+    training: Sequence[TrainingTask], dev: Sequence[Sides], vocabulary: Vocabulary
+) -> tuple[list[TrainingTask], list[Sides]]:
+    """The same texts, by the numbers of this vocabulary."""
+
+    def read(side: Texts) -> Texts:
+        return replace(side, tokens=vocabulary.renumbered(side.tokens))
+
+    tasks = [task.with_texts(vocabulary.renumbered) for task in training]
+    return tasks, [(read(queries), read(other) if isinstance(other, Texts) else other) for queries, other in dev]
 
 
 def _initial(model: Towers, config: RunConfig) -> Tree:
@@ -336,47 +388,3 @@ def sizes_of(params: Tree, frozen: Collection[str]) -> dict[str, int]:
 def bytes_of(tree: Any) -> int:
     """Of all arrays in it."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _dev_evaluator(
-    samples: Mapping[str, DevSample],
-    model: Towers,
-    tokenizer: Tokenizer,
-    pixels: Mapping[str, UInt8[np.ndarray, "_ H H 3"]],
-    config: RunConfig,
-) -> Evaluate:
-    """Scores of parameters on the dev samples, by task, and their mean, which of truncated vectors alone is kept
-    (`mean@128`). Processes share out the tasks."""
-    parts: list[tuple[Texts, Texts | Images]] = []
-    limit = model.encoder.max_length
-    own = list(samples.items())[jax.process_index() :: jax.process_count()]
-    for _, sample in own:
-        task = sample.task
-        prompt = config.templates.chosen.query_prefix(task.card.instruction)
-        queries = tokenizer.after(prompt, [task.query_texts[i] for i in sample.queries])
-        side: Texts | Images
-        if task.images:
-            side = Images(pixels[task.name], sample.documents.astype(np.int64))
-        else:
-            texts = [task.document_texts[i] for i in sample.documents]
-            side = Texts(tokenizer.after(config.templates.chosen.document_prefix, texts), limit)
-        parts.append((Texts(queries, limit), side))
-
-    def evaluate(params: Tree) -> dict[str, float]:
-        comparable = model.encoder.comparable
-        sides = [tuple(map(comparable, pair)) for pair in model.with_params(params).embedders()(parts)]
-        for pair in sides:
-            for name, side in zip(("dev query", "dev document"), pair, strict=True):
-                check_finite(side, name, "the training has diverged; give a lower --config.optim.learning_rate")
-        mine = {name: sample.ndcg_at_10(*side) for (name, sample), side in zip(own, sides, strict=True)}
-        for dimension in config.dev.dimensions:
-            for (name, sample), (queries, documents) in zip(own, sides, strict=True):
-                mine[f"{name}@{dimension}"] = sample.ndcg_at_10(
-                    truncate(queries, dimension), truncate(documents, dimension)
-                )
-        found = {name: score for each in gather("dev", mine) for name, score in each.items()}
-        means = {"mean": [found[name] for name in samples]}
-        means |= {f"mean@{d}": [found[f"{name}@{d}"] for name in samples] for d in config.dev.dimensions}
-        return {name: float(np.mean(each)) for name, each in means.items()} | {name: found[name] for name in samples}
-
-    return evaluate

@@ -15,7 +15,16 @@ from mtret.data.planning import Plan, Planner
 from mtret.data.shapes import Shape
 from mtret.data.tasks import Task
 from mtret.errors import UserError
-from mtret.files import AnyPath, check_writable, load_arrays, read_arrays, read_metadata, replace_json, written_locally
+from mtret.files import (
+    AnyPath,
+    check_writable,
+    load_arrays,
+    read_arrays,
+    read_metadata,
+    replace_arrays,
+    replace_json,
+    written_locally,
+)
 from mtret.kernels import attention
 from mtret.model_folder.folder import base_of
 from mtret.processes import broadcast, gather, is_first
@@ -27,6 +36,7 @@ from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.export import save_model
 from mtret.runs.identity import (
     UNDRAWN,
+    WORDS_FILE,
     alone_in,
     begun_by_older,
     check_same,
@@ -34,6 +44,7 @@ from mtret.runs.identity import (
     claim,
     identity_of,
     resuming,
+    words_of,
 )
 from mtret.runs.setup import Inputs, Prepared, bytes_of, load_inputs, prepare, sizes_of
 from mtret.runs.summary import count_compilations, in_words, summary
@@ -76,7 +87,8 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     if broadcast("finished", (workdir / "model" / "modules.json").exists()):  # written last, and whole
         say(console, f"all {config.loop.steps} steps are done already")
         return workdir / "model"
-    run = prepare(config, inputs.tasks, inputs.model, here.cache, console)
+    words = words_of(workdir, inputs.model.encoder.config.vocab_size)
+    run = prepare(config, inputs.tasks, inputs.model, here.cache, console, words)
     undrawn = run.planner.without_steps()
     for name in undrawn:
         say(
@@ -86,6 +98,7 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
             style="yellow",
         )
     if is_first():
+        replace_arrays(workdir / WORDS_FILE, {"ids": run.vocabulary.ids})
         claim(workdir, {**identity, UNDRAWN: undrawn}, write=True)
     check_shared(workdir)
     folder, keep = workdir / "checkpoints", config.loop.keep_checkpoints
@@ -102,7 +115,7 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
                 numbers = _numbers(run, config, state, totals, first, len(steps), seconds)
                 replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
                 say(console, in_words(numbers))
-        latest = deployed_of(state, config.model.lora)
+        latest = run.whole(state)
     if is_first():
         _write_model(inputs, undrawn, best, latest, int(state.step), workdir, here.cache, console)
     return workdir / "model"
@@ -137,7 +150,8 @@ def _run(
             on_skipped=skipped if is_first() else lambda plan: None,
             weights=weights,
             profile=traces,
-            deployed=partial(deployed_of, lora=config.model.lora),
+            evaluated=partial(deployed_of, lora=config.model.lora),
+            kept=run.whole,
         )
         return loop.run(state), loop.totals
 

@@ -136,11 +136,11 @@ class Best:
     step: int = -1
     writes: bool = True  # of several processes one does
 
-    def offer(self, score: float, step: int, params: Tree) -> bool:
-        """Keeps `params` if `score` is higher than all before; says whether it was."""
+    def offer(self, score: float, step: int, params: Callable[[], Tree]) -> bool:
+        """Keeps what `params` returns if `score` is higher than all before; says whether it was."""
         if not score > self.score:
             return False
-        self.keep(score, step, params)
+        self.keep(score, step, params())
         return True
 
     def keep(self, score: float, step: int, params: Tree) -> None:
@@ -224,7 +224,8 @@ class Loop:
     totals: Totals = field(default_factory=Totals)
     weights: KeptWeights | None = None
     profile: Path | None = None  # folder for a trace of a few early steps
-    deployed: Callable[[TrainState], Tree] = lambda state: whole(state.params)  # what is evaluated and kept of a state
+    evaluated: Callable[[TrainState], Tree] = lambda state: whole(state.params)  # what of a state `evaluate` is given
+    kept: Callable[[TrainState], Tree] = lambda state: whole(state.params)  # what of it is written
 
     def run(self, state: TrainState) -> TrainState:
         """From the state's own step to the last. Raises Stopped, the state saved, when asked to stop."""
@@ -288,10 +289,10 @@ class Loop:
             self.sinks.events.flush()
             self.sinks.file.save()
         if self.evaluate is None:
-            self.best.keep(-np.inf, step, self.deployed(state))
+            self.best.keep(-np.inf, step, self.kept(state))
         if step not in self.checkpoints.steps():
             if self.weights is not None and self.weights.keep:
-                self.weights.save(step, self.deployed(state))
+                self.weights.save(step, self.kept(state))
             self.checkpoints.save(state, {"best": {"step": self.best.step, "score": _finite(self.best.score)}})
 
     def _log(self, plan: Plan, metrics: Array, clock: "_Clock", skips: "_Skips") -> None:
@@ -320,9 +321,8 @@ class Loop:
 
     def _dev(self, step: int, state: TrainState) -> None:
         assert self.evaluate is not None
-        params = self.deployed(state)
-        scores = self.evaluate(params)
-        is_best = self.best.offer(scores["mean"], step, params)
+        scores = self.evaluate(self.evaluated(state))
+        is_best = self.best.offer(scores["mean"], step, lambda: self.kept(state))
         if self.sinks is None:
             return
         self.sinks.file.write({"step": step, "dev": dict(scores), "best": is_best})

@@ -1,11 +1,12 @@
 """AdamW with warm-up, decay of the rate, weight decay by parameter name, and clipping."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mtret.errors import UserError
@@ -122,6 +123,26 @@ def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTr
     rule = optax.chain(*parts) if len(parts) > 1 else adam
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, optax.masked(rule, trained) if frozen else rule)
+
+
+def without_gradient(config: OptimConfig, frozen: Collection[str], path: str, steps: int, updates: int) -> float:
+    """What so many updates of a run of `steps` have multiplied a parameter by whose gradient was zero at each of them;
+    of its moving average where that is kept."""
+    rate, decayed = (
+        flatten(match_rules({path: None}, rules, what))[path]
+        for rules, what in (
+            (config.learning_rate_scales, "optim.learning_rate_scales"),
+            (config.decay_mask, "optim.decay_mask"),
+        )
+    )
+    if path in frozen or not decayed or not updates:
+        return 1.0
+    rates = np.asarray(learning_rate(config, steps)(np.arange(updates)), np.float64)
+    left = np.cumprod(1 - rate * config.weight_decay * rates)
+    average = 1.0
+    for each in left if config.ema_decay else ():
+        average = config.ema_decay * average + (1 - config.ema_decay) * each
+    return float(average if config.ema_decay else left[-1])
 
 
 def scaled(rates: Mapping[str, float]) -> optax.GradientTransformation:

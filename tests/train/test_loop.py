@@ -218,10 +218,10 @@ def test_the_best_is_kept_and_the_first_of_equals(tmp_path: Path) -> None:
 
 def test_a_score_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
     best = Best(tmp_path / "best.safetensors")
-    assert not best.offer(float("nan"), 1, toy_state().params)
+    assert not best.offer(float("nan"), 1, lambda: toy_state().params)
     assert not best.path.exists()
-    assert best.offer(0.1, 2, toy_state().params)
-    assert not best.offer(float("nan"), 3, toy_state().params)
+    assert best.offer(0.1, 2, lambda: toy_state().params)
+    assert not best.offer(float("nan"), 3, lambda: toy_state().params)
     assert best.step == 2
 
 
