@@ -122,3 +122,32 @@ def test_a_cache_without_a_home(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MTRET_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/whole")
     assert str(devices.cache_folder()) == "/whole/mtret"
+
+
+GIVEN_BACK = """
+import ctypes
+from pathlib import Path
+from mtret.devices import give_back_memory, keep_memory
+keep_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) >> 10
+
+block, _ = library.malloc(256 * 2**20), library.malloc(64)  # what stands behind it keeps the heap from shrinking
+ctypes.memset(block, 1, 256 * 2**20)
+library.free(block)
+used = resident()
+give_back_memory()
+print(used - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_free_memory_is_given_back_when_asked():
+    line = [sys.executable, "-c", GIVEN_BACK]
+    found = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 200  # MiB

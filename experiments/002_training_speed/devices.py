@@ -63,15 +63,14 @@ def work(arguments: argparse.Namespace) -> None:
     kept = layout(state.params, state.opt_state)
     steps, seconds = compile_steps(config, state, planner, mesh, specs)
     plans = [planner.plan(step) for step in range(planner.steps)]
-    executables: Any = steps
-    largest = max((executables[plan.shape].memory_analysis() for plan in plans), key=lambda a: a.temp_size_in_bytes)
+    largest = max((steps[plan.shape] for plan in plans), key=lambda step: step.temporary_bytes)
     ready = [(steps[plan.shape], jax.device_put(planner.fill(plan), batch_sharding(mesh))) for plan in plans]
     said = {
         "device": jax.devices()[0].device_kind,
         "parameter_bytes": sum(row.param_bytes for row in kept),
         "optimizer_bytes": sum(row.optimizer_bytes for row in kept),
-        "argument_bytes": largest.argument_size_in_bytes,
-        "temporary_bytes": largest.temp_size_in_bytes,
+        "argument_bytes": largest.update.memory_analysis().argument_size_in_bytes,
+        "temporary_bytes": largest.temporary_bytes,
         "pairs": sum(plan.pairs for plan in plans),
         "tokens": sum(plan.tokens for plan in plans),
         "compile_seconds": round(seconds, 1),

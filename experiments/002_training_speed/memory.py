@@ -87,7 +87,7 @@ def step(pairs: int, matmul_dtype: str) -> dict[str, Any]:
         "losses": losses,
         "seconds": seconds[-1],
         "pairs_per_s": pairs / seconds[-1],
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "temporary_bytes": compiled.temporary_bytes,
         "peak_bytes": peak_memory(),
         "peak_bytes_before_the_step": before,
     }

@@ -48,7 +48,7 @@ def measure(suite: str, overrides: list[str]) -> dict[str, Any]:
     return {
         **setup.sizes_of(run.params, run.step.frozen),
         "state_bytes": kept,
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "temporary_bytes": compiled.temporary_bytes,
         "shape": list(max(steps)),
     }
 

@@ -73,8 +73,8 @@ def _say_costs(run: Prepared, config: RunConfig, tasks: Sequence[Task], places: 
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
     kept, limit = bytes_of(state), free_memory()
     steps, seconds = compile_steps(run.step, state, planner, run.mesh, run.specs, only=(largest,))
-    compiled: Any = steps[largest]
-    needed = kept + compiled.memory_analysis().temp_size_in_bytes
+    compiled = steps[largest]
+    needed = kept + compiled.temporary_bytes
     say(
         console,
         f"memory: {needed / 2**30:.1f} GiB for the largest step on each device, of it {kept / 2**30:.2f} for "

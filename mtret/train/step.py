@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from mtret.data.planning import Planner
 from mtret.data.shapes import Shape
+from mtret.devices import give_back_memory
 from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
 from mtret.models.dual_encoder import encode, head_of
 from mtret.models.lora import LoraConfig, adapted, initial_adapters
@@ -166,14 +167,13 @@ def _held(params: Tree, frozen: Collection[str]) -> Tree:
     return unflatten({p: jax.lax.stop_gradient(x) if p in frozen else x for p, x in flatten(params).items()})
 
 
-def train_step(
-    state: TrainState, batch: PairBatch, config: StepConfig, mesh: Mesh, specs: Tree
+def update(
+    state: TrainState, loss: Float[Array, ""], accuracy: Float[Array, ""], gradient: Tree, config: StepConfig
 ) -> tuple[TrainState, Float[Array, "metrics"]]:
-    """One update, or none where loss or gradient is not finite: then only the counts move on.
+    """The optimizer's, or none where loss or gradient is not finite: then only the counts move on.
 
     The metrics are one vector, in the order of METRICS: one small fetch for the host.
     """
-    loss, accuracy, gradient = gradients(state.params, batch, state.step, config, mesh, specs)
     updates, opt_state = config.optimizer.update(gradient, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     if config.loss.learn_temperature:  # the parameter, not its use: a clipped use has no gradient that could lead back
@@ -186,6 +186,13 @@ def train_step(
     skipped = state.skipped + jnp.where(finite, 0, 1)
     metrics = jnp.stack([loss, accuracy, norm, jnp.exp(-state.params["log_scale"]), skipped.astype(loss.dtype)])
     return TrainState(state.step + 1, params, opt_state, skipped), metrics
+
+
+def train_step(
+    state: TrainState, batch: PairBatch, config: StepConfig, mesh: Mesh, specs: Tree
+) -> tuple[TrainState, Float[Array, "metrics"]]:
+    """One step as a single function. `compile_steps` makes two programs of it."""
+    return update(state, *gradients(state.params, batch, state.step, config, mesh, specs), config)
 
 
 def state_sharding(params: Tree, optimizer: optax.GradientTransformation, mesh: Mesh, specs: Tree) -> TrainState:
@@ -219,6 +226,25 @@ def create_state(params: Tree, optimizer: optax.GradientTransformation, mesh: Me
 Step = Callable[[TrainState, PairBatch], tuple[TrainState, Float[Array, "metrics"]]]
 
 
+@dataclass(frozen=True)
+class CompiledStep:
+    """A `Step` in two programs. The second is the same for batches of every shape: half of a step's compilation."""
+
+    gradients: Any  # (params, batch, step) -> loss, accuracy, gradient of what is trained, by path
+    update: Any  # (state, loss, accuracy, gradient) -> state, metrics; the state is donated: its memory is used again
+
+    def __call__(self, state: TrainState, batch: PairBatch) -> tuple[TrainState, Float[Array, "metrics"]]:
+        return self.update(state, *self.gradients(state.params, batch, state.step))
+
+    @property
+    def temporary_bytes(self) -> int:
+        """What a device needs for a step beside its state and batch."""
+        of_update = self.update.memory_analysis()
+        of_gradients = self.gradients.memory_analysis()
+        gradient = of_gradients.output_size_in_bytes
+        return gradient + max(of_gradients.temp_size_in_bytes, of_update.temp_size_in_bytes)
+
+
 def compile_steps(
     config: StepConfig,
     state: TrainState,
@@ -226,24 +252,47 @@ def compile_steps(
     mesh: Mesh,
     specs: Tree,
     only: Collection[Shape] | None = None,
-) -> tuple[Mapping[Shape, Step], float]:
-    """By shape (of `only` these) an executable, and the seconds they took; chunked, one serves all of a row length. The
-    state is donated: its memory is used again.
+) -> tuple[Mapping[Shape, CompiledStep], float]:
+    """By shape (of `only` these) an executable step, and the seconds they took; chunked, one serves all of a row
+    length.
 
     Executables, unlike jitted functions, cannot compile behind one's back: a shape that was not declared is an error.
     """
     began = time.monotonic()
-    places = jax.tree.map(lambda x: x.sharding, state)
-    jitted = jax.jit(
-        lambda state, batch: train_step(state, batch, config, mesh, specs),
-        donate_argnums=0,
-        in_shardings=(places, batch_sharding(mesh)),
-        out_shardings=(places, replicated(mesh)),
-    )
-    abstract_state = jax.eval_shape(lambda: state)
+    places, whole = jax.tree.map(lambda x: x.sharding, state), replicated(mesh)
 
-    def compile_one(batch: PairBatch) -> Step:
-        return jitted.lower(abstract_state, batch).compile()
+    def trained(params: Tree) -> dict[str, Any]:
+        return {path: leaf for path, leaf in flatten(params).items() if path not in config.frozen}
+
+    def derive(params: Tree, batch: PairBatch, step: Array) -> tuple[Array, Array, dict[str, Array]]:
+        loss, accuracy, gradient = gradients(params, batch, step, config, mesh, specs)
+        return loss, accuracy, trained(gradient)
+
+    def apply(state: TrainState, loss: Array, accuracy: Array, gradient: Mapping[str, Array]) -> Any:
+        zeros = {path: jnp.zeros_like(leaf) for path, leaf in flatten(state.params).items() if path in config.frozen}
+        every = unflatten({path: gradient.get(path, zeros.get(path)) for path in flatten(state.params)})
+        return update(state, loss, accuracy, every, config)
+
+    derived_places = trained(places.params)
+    derive_all = jax.jit(
+        derive,
+        in_shardings=(places.params, batch_sharding(mesh), whole),
+        out_shardings=(whole, whole, derived_places),
+    )
+    apply_all = jax.jit(
+        apply,
+        donate_argnums=0,
+        in_shardings=(places, whole, whole, derived_places),
+        out_shardings=(places, whole),
+    )
+    like = jax.eval_shape(lambda: state)
+
+    def compile_update() -> Any:
+        number: Any = like.params["log_scale"]
+        return apply_all.lower(like, number, number, trained(like.params)).compile()
+
+    def compile_gradients(batch: PairBatch) -> Any:
+        return derive_all.lower(like.params, batch, like.step).compile()
 
     def size(batch: PairBatch) -> int:
         return sum(math.prod(x.shape) for x in jax.tree.leaves((batch.texts, batch.documents)))
@@ -251,6 +300,8 @@ def compile_steps(
     of = {shape: planner.abstract(shape) for shape in only or planner.shapes}
     distinct = sorted(set(of.values()), key=size, reverse=True)  # the longest compilation first
     with ThreadPoolExecutor(max_workers=4) as pool:
-        executables = dict(zip(distinct, pool.map(compile_one, distinct), strict=True))
-    compiled = {shape: executables[batch] for shape, batch in of.items()}
+        shared = pool.submit(compile_update)
+        derived = dict(zip(distinct, pool.map(compile_gradients, distinct), strict=True))
+    compiled = {shape: CompiledStep(derived[batch], shared.result()) for shape, batch in of.items()}
+    give_back_memory()
     return compiled, time.monotonic() - began
