@@ -63,7 +63,7 @@ def same_arrays(a: Path, b: Path) -> bool:
 def test_a_run_leaves_a_complete_record(finished: Path, config: RunConfig) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
         "best.safetensors", "checkpoints", "config.json", "curves.png", "events", "metrics.jsonl", "model",
-        "summary.json",
+        "summary.json", "words.safetensors",
     ]  # fmt: skip
     assert [line["step"] for line in steps(finished)] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in dev(finished)] == [0, 3, 6]
