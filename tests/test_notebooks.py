@@ -13,8 +13,17 @@ COLABS = Path(__file__).parents[1] / "colabs"
 BOOKS = {path.stem: path for path in sorted(COLABS.glob("*.ipynb"))}
 # Fewer steps and tasks than a reader would want; all else is as it stands.
 SMALL: dict[str, dict[str, Any]] = {
-    "quickstart": {"evaluated": ("it_article", "business_report"), "steps": 4, "folder": "run"},
-    "bring_your_own_tasks": {"steps": 4, "folder": "own"},
+    "quickstart": {
+        "evaluated": ("it_article", "business_report"),
+        "steps": 4,
+        "settings": ("batch.queries=16", "batch.document_length=128", "dev.queries=5", "dev.distractors=10"),
+        "folder": "run",
+    },
+    "bring_your_own_tasks": {
+        "steps": 4,
+        "settings": ("mixture.hold_out=('report',)", "batch.queries=16", "dev.queries=5", "dev.distractors=10"),
+        "folder": "own",
+    },
 }
 
 
