@@ -28,6 +28,7 @@ from mtret.run_config import RunConfig, as_json, build, differences
 RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
 WORDS_FILE = "words.safetensors"
+WORDS = "words"  # in RUN_FILE: how many there are; runs of an older mtret, which trained all, did not write it down
 UNDRAWN = "undrawn"  # in it: tasks of the mixture that no step was of
 IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same, less the mesh
 # And all else that changes the encoder's vectors, and its dropout; runs of an older mtret did not write it down.
@@ -134,11 +135,12 @@ def _is_ours(path: AnyPath) -> bool:
 
 
 def words_of(workdir: AnyPath, size: int) -> Int32[np.ndarray, "kept"] | None:
-    """The words, of so many, whose embeddings a run that is to go on trains; None: it has not begun."""
+    """The words, of so many, whose embeddings a run that is to go on trains; None: those that its texts draw."""
     found = None
     if is_first() and (workdir / RUN_FILE).exists():
-        # An older mtret trained all of them, and wrote down none.
-        found = (read_arrays(workdir / WORDS_FILE) or {"ids": np.arange(size)})["ids"].tolist()
+        every = read_identity(workdir).get(WORDS, size) == size
+        arrays = {"ids": np.arange(size)} if every else read_arrays(workdir / WORDS_FILE)
+        found = None if arrays is None else arrays["ids"].tolist()  # where it is lost, the same are drawn again
     words = broadcast("words", found)
     return None if words is None else np.array(words, np.int32)
 

@@ -36,6 +36,7 @@ from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.export import save_model
 from mtret.runs.identity import (
     UNDRAWN,
+    WORDS,
     WORDS_FILE,
     alone_in,
     begun_by_older,
@@ -99,7 +100,7 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
         )
     if is_first():
         replace_arrays(workdir / WORDS_FILE, {"ids": run.vocabulary.ids})
-        claim(workdir, {**identity, UNDRAWN: undrawn}, write=True)
+        claim(workdir, {**identity, UNDRAWN: undrawn, WORDS: len(run.vocabulary.ids)}, write=True)
     check_shared(workdir)
     folder, keep = workdir / "checkpoints", config.loop.keep_checkpoints
     kept = Checkpoints(folder, keep) if isinstance(folder, Path) else ObjectCheckpoints(folder, keep)

@@ -74,16 +74,19 @@ class StopsAt(Loop):
             raise Stopped(2, signal.SIGINT)
 
 
+@pytest.mark.parametrize("lost", [False, True])
 def test_a_stopped_run_goes_on_with_its_words(
-    tiny_config: Path, tmp_path: Path, words: None, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Path, tmp_path: Path, words: None, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     run(tiny_config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr("mtret.runs.train.Loop", StopsAt)
         with pytest.raises(Stopped):
             run(tiny_config, tmp_path / "stopped")
-    # Whatever a later mtret would draw: the run goes on with what it was begun with.
-    monkeypatch.setattr(vocabulary, "ROUNDED_TO", 64)
+    if lost:
+        (tmp_path / "stopped" / "words.safetensors").unlink()
+    else:  # whatever a later mtret would draw
+        monkeypatch.setattr(vocabulary, "ROUNDED_TO", 64)
     assert "resumed at step 2" in run(tiny_config, tmp_path / "stopped")
     ours, theirs = last(tmp_path / "stopped"), last(tmp_path / "whole")
     assert [name for name in theirs if ours[name].tobytes() != theirs[name].tobytes()] == []
@@ -98,6 +101,8 @@ def test_a_run_of_before_goes_on_with_all_words(
         with pytest.raises(Stopped):
             run(tiny_config, tmp_path)
     (tmp_path / "words.safetensors").unlink()  # of which it knew nothing
+    noted = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({key: noted[key] for key in noted if key != "words"}))
     said = run(tiny_config, tmp_path)
     assert "resumed at step 2" in said and "word embeddings" not in said
 
