@@ -13,7 +13,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # Some machines forbid it: then each of the processes that the tests start compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 # By file, in the order of tests/conftest.py: the tests of a file share what they train.
-BY_FILE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+BY_FILE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PYTEST = $(BIN)/python -m pytest $(BY_FILE)
 PIP = $(BIN)/python -m pip install -qq --no-compile --no-input
 
@@ -33,6 +33,8 @@ test: lint ## The units, and one of each kind from end to end
 test-fast: $(READY) ## Of the tests of `make test` those that take less than five seconds each
 	$(PYTEST) -m "$(FAST)"
 
+# One worker more: these tests wait for other processes, and for one that stays away, as long as they work.
+test-system: JOBS := $(shell expr $(JOBS) + 1)
 test-system: $(READY) ## Stores, more kills and meshes, other kinds of runs, notebooks, full disks, fuzzing
 	$(PYTEST) -m "system and not parity"
 

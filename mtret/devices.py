@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from mtret.errors import UserError
@@ -120,6 +121,40 @@ def free_memory() -> int:
     except (OSError, ValueError):
         pass  # not Linux, or an older kernel
     return max(min(found), 0)
+
+
+def memory_limit() -> int:
+    """Bytes of this machine's memory, or what the control group leaves this process of it; the same at every start."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with suppress(OSError, ValueError):  # not Linux, or no limit ("max")
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found)
+
+
+def compiler_options(matmul_dtype: str) -> dict[str, str]:
+    """How XLA is to compile products of operands of this type: on a CPU, float32 without YNNPACK.
+
+    YNNPACK makes a plan of each product and each sum when it is first run, in small pieces that stay where the next
+    large arrays would lie: a process that trains would grow by half with every new shape. Eigen's products are as fast
+    (experiments/007_large_vocabularies). It has no narrow ones.
+    """
+    import jax
+
+    name = "xla_cpu_experimental_ynn_fusion_type"
+    known = jax.default_backend() == "cpu" and matmul_dtype == "float32" and _is_option(name)
+    return {name: ""} if known else {}
+
+
+@cache
+def _is_option(name: str) -> bool:
+    """Whether this version of XLA knows it."""
+    import jax
+
+    try:
+        jax.jit(lambda x: x, compiler_options={name: ""}).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def keep_memory() -> None:

@@ -40,8 +40,9 @@ def work(arguments: argparse.Namespace) -> None:
 
     from mtret.losses import LossConfig
     from mtret.train.optim import OptimConfig, optimizer
+    from mtret.train.programs import compile_steps
     from mtret.train.sharding import MeshConfig, batch_sharding, layout, make_mesh, param_specs
-    from mtret.train.step import StepConfig, compile_steps, create_state, initial_params
+    from mtret.train.step import StepConfig, create_state, initial_params
 
     planner = _planner(arguments)
     tower, params = _tower(arguments.model)

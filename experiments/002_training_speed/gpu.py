@@ -155,8 +155,9 @@ class Ours:
         from mtret.losses import LossConfig
         from mtret.models import bert
         from mtret.train.optim import OptimConfig, optimizer
+        from mtret.train.programs import compile_steps
         from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs
-        from mtret.train.step import StepConfig, compile_steps, create_state, initial_params
+        from mtret.train.step import StepConfig, create_state, initial_params
 
         tower = bert.BertTower(
             bert.BertConfig(

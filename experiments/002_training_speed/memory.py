@@ -41,8 +41,9 @@ def step(pairs: int, matmul_dtype: str) -> dict[str, Any]:
     from mtret.models.dual_encoder import ModelConfig
     from mtret.runs.summary import peak_memory
     from mtret.train.optim import OptimConfig, optimizer
+    from mtret.train.programs import compile_steps
     from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs
-    from mtret.train.step import StepConfig, compile_steps, create_state, initial_params
+    from mtret.train.step import StepConfig, create_state, initial_params
 
     random = np.random.default_rng(0)
 

@@ -161,8 +161,9 @@ class Ours:
         from mtret.models import hf, layers
         from mtret.models.dual_encoder import ModelConfig
         from mtret.train.optim import OptimConfig, optimizer
+        from mtret.train.programs import compile_steps
         from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs
-        from mtret.train.step import StepConfig, compile_steps, create_state, initial_params
+        from mtret.train.step import StepConfig, create_state, initial_params
 
         if not attention:
             layers.attend = lambda q, k, v, segment, **_: q + k + v

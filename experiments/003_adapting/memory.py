@@ -19,7 +19,8 @@ from mtret.devices import cache_folder, keep_compilations
 from mtret.files import locate
 from mtret.run_config import read_config
 from mtret.runs import setup
-from mtret.train.step import compile_steps, create_state
+from mtret.train.programs import compile_steps
+from mtret.train.step import create_state
 
 HERE = Path(__file__).parent
 WAYS: dict[str, list[str]] = {

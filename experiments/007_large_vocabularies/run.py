@@ -22,8 +22,9 @@ from mtret.data.pipeline import batches
 from mtret.pytrees import flatten
 from mtret.run_config import read_config
 from mtret.runs import session, setup
+from mtret.train.programs import compile_steps
 from mtret.train.sharding import batch_sharding
-from mtret.train.step import compile_steps, create_state
+from mtret.train.step import create_state
 
 CONFIG = Path(__file__).parents[2] / "configs" / "public_suite.py"
 

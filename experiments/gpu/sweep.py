@@ -150,7 +150,8 @@ class Trainer:
         return planner, self.programs[key]
 
     def _compile(self, planner: Any) -> Any:
-        from mtret.train.step import StepConfig, compile_steps
+        from mtret.train.programs import compile_steps
+        from mtret.train.step import StepConfig
 
         config = StepConfig(
             self.encoder.tower,
@@ -243,7 +244,7 @@ class Laid:
         vectors = np.zeros((self.count, features), np.float32)
         found = []
         for number, (where, slots, batch, n) in enumerate(self.batches):
-            found.append((where, slots, encode._embed(tower, params, batch, n)))
+            found.append((where, slots, encode._embed(tower)(params, batch, n)))
             if number >= 2:  # fetched late, so that the device never waits for the host
                 self._fetch(vectors, *found[number - 2])
                 found[number - 2] = ()
@@ -275,9 +276,11 @@ class Evaluator:
         return Laid(parts, self.encoder.pooling, self.encoder.max_length)
 
     def _embed_one(self, batch: Any, slots: int) -> None:
+        import jax
+
         from mtret.index import encode
 
-        encode._embed(self.encoder.tower, self.encoder.params, batch, slots).block_until_ready()
+        jax.block_until_ready(encode._embed(self.encoder.tower)(self.encoder.params, batch, slots))
 
     def scores(self, params: Any, queries: Laid) -> dict[tuple[str, str], np.ndarray]:
         """By task and split, of each query."""

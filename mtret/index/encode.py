@@ -4,18 +4,20 @@ content."""
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int
 
 from mtret.data.images import Images
 from mtret.data.packing import Packing, fill, pack, stack, token_weights
 from mtret.data.tokenize import Tokens, concatenate, offsets_of
+from mtret.devices import compiler_options
 from mtret.files import AnyPath, read_arrays, replace_arrays
 from mtret.models.dual_encoder import encode
 from mtret.pytrees import Tree
@@ -63,7 +65,7 @@ class Embedder:
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         waiting: tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Array, int] | None = None
         for where, slots, batch, n_texts, tokens in _batches(texts, self.pooling, devices):
-            found = _embed(self.tower, params, jax.device_put(batch, sharding), n_texts)
+            found = _embed(self.tower)(params, jax.device_put(batch, sharding), n_texts)
             if waiting is not None:  # fetched one batch late, so that the device never waits for the host
                 _fetch(vectors, waiting, on_progress)
             waiting = (where, slots, found, tokens)
@@ -89,7 +91,7 @@ class ImageEmbedder:
             batch = np.zeros((size, images.size, images.size, 3), np.uint8)
             batch[: len(rows)] = images.take(rows)
             placed = jax.device_put(batch.reshape(1, devices, BATCH_IMAGES, *batch.shape[1:]), sharding)
-            found = np.asarray(_embed(self.tower, params, placed, BATCH_IMAGES))
+            found = np.asarray(_embed(self.tower)(params, placed, BATCH_IMAGES))
             parts.append(found.reshape(size, -1)[: len(rows)])
             if on_progress:
                 on_progress(len(rows))
@@ -144,11 +146,11 @@ def _truncated(part: Texts) -> Tokens:
     return Tokens(ids, offsets_of(lengths), tokens.suffix, skip, tokens.prefix)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _embed(
-    tower: nn.Module, params: Tree, batch: TokenBatch | UInt8[Array, "C S R H H 3"], slots: int
-) -> Float[Array, "S slots D"]:
-    return encode(tower, params, batch, slots)
+@lru_cache(maxsize=8)
+def _embed(tower: nn.Module) -> Callable[[Tree, Any, int], Float[Array, "S slots D"]]:
+    """(params, batch, slots) -> vectors, compiled for each shape that it meets."""
+    options = compiler_options(getattr(getattr(tower, "config", None), "matmul_dtype", "float32"))
+    return jax.jit(partial(encode, tower), static_argnums=2, compiler_options=options)
 
 
 def _fetch(vectors: np.ndarray, waiting: tuple[np.ndarray, np.ndarray, Array, int], on_progress: Progress) -> None:

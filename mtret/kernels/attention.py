@@ -11,12 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from mtret.errors import UserError, nearest
 from mtret.kernels import attention_cpu
 from mtret.kernels.dense import cast_operand, materialised_transpose, product, recompute_barrier
-from mtret.kernels.masks import dropout, dropout_words, visible
+from mtret.kernels.masks import dropout_words, dropped, visible
 
 # "pallas_interpreted": the same kernel as "pallas" on any device, slowly; for tests.
 IMPLEMENTATIONS = ("xla", "cpu", "pallas", "cudnn", "pallas_interpreted")
@@ -66,7 +66,7 @@ def attend(
     implementation: str = "xla",
     row_keys: Key[Array, "rows"] | None = None,
     dropout_rate: float = 0.0,
-    dropout_site: int = 0,
+    dropout_site: Int[Array, ""] | int = 0,
 ) -> Float[Array, "rows L heads features"]:
     """Softmax attention among the tokens of one segment; the one interface that every tower calls.
 
@@ -77,13 +77,13 @@ def attend(
 
     Raises UserError where the implementation has no dropout and some is wanted.
     """
-    if implementation == "xla" or (implementation == "cpu" and q.dtype != jnp.float32):  # as in gradient checks
-        return _xla(q, k, v, segment, row_keys, _Attention(window, matmul_dtype, dropout_rate, dropout_site))
     rate = 0.0 if row_keys is None else dropout_rate
     _check_dropout(implementation, rate)
     words = jnp.zeros((len(q), 2), jnp.uint32)
     if row_keys is not None and rate > 0.0:
         words = dropout_words(row_keys, dropout_site)
+    if implementation == "xla" or (implementation == "cpu" and q.dtype != jnp.float32):  # as in gradient checks
+        return _xla(q, k, v, segment, words, _Attention(window, matmul_dtype, rate))
     if implementation == "cpu":
         return attention_cpu.attend(q, k, v, segment, words, window, rate)
     kind, (q, k, v) = q.dtype, (x.astype(jnp.bfloat16) for x in (q, k, v))
@@ -101,7 +101,6 @@ class _Attention:
     window: int | None
     matmul_dtype: str
     rate: float
-    site: int
 
     def scores(self, k: Array, q: Array, segment: Array) -> Float[Array, "rows heads key query"]:
         """-inf where one does not see the other. `q` and `k` are [rows * heads, L, features]."""
@@ -109,8 +108,8 @@ class _Attention:
         found = product("bkd,bqd->bkq", k, q, _wide(k)).reshape(rows, -1, length, length)
         return jnp.where(visible(segment, self.window)[:, None], found, -jnp.inf)
 
-    def drop(self, weights: Float[Array, "rows heads key query"], row_keys: Any) -> Array:
-        return dropout(weights, row_keys, self.rate, self.site)
+    def drop(self, weights: Float[Array, "rows heads key query"], words: UInt32[Array, "rows 2"]) -> Array:
+        return dropped(weights, words, self.rate) if self.rate else weights
 
     def by_head(self, x: Float[Array, "rows L heads features"]) -> Float[Array, "rows_heads L features"]:
         """As an operand."""
@@ -125,35 +124,35 @@ def _wide(x: Array) -> Any:
 # Scores are not kept for the backward pass but made again. They stand as [key, query]: all reductions then run down
 # columns and all seven products are of forms that XLA's CPU library has.
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _xla(q: Array, k: Array, v: Array, segment: Array, row_keys: Any, config: _Attention) -> Array:
-    return _xla_forward(q, k, v, segment, row_keys, config)[0]
+def _xla(q: Array, k: Array, v: Array, segment: Array, words: Array, config: _Attention) -> Array:
+    return _xla_forward(q, k, v, segment, words, config)[0]
 
 
-def _xla_forward(q: Array, k: Array, v: Array, segment: Array, row_keys: Any, config: _Attention) -> tuple[Array, Any]:
+def _xla_forward(q: Array, k: Array, v: Array, segment: Array, words: Array, config: _Attention) -> tuple[Array, Any]:
     rows, length, heads, features = q.shape
     q, k, v = config.by_head(q * features**-0.5), config.by_head(k), config.by_head(v)
     scores = config.scores(k, q, segment)
     highest = scores.max(axis=2)
     weights = jnp.exp(scores - highest[:, :, None])
     total = weights.sum(axis=2)
-    weights = _flat(cast_operand(config.drop(weights, row_keys), config.matmul_dtype))
+    weights = _flat(cast_operand(config.drop(weights, words), config.matmul_dtype))
     mixed = product("bdk,bkq->bdq", materialised_transpose(v), weights, _wide(v)).reshape(rows, heads, features, length)
     # The division comes after the product with the values: it then touches [L, features], not [L, L].
     mixed = (mixed / total[:, :, None]).transpose(0, 3, 1, 2)
-    return mixed, (q, k, v, segment, row_keys, mixed, highest + jnp.log(total))
+    return mixed, (q, k, v, segment, words, mixed, highest + jnp.log(total))
 
 
 def _xla_backward(config: _Attention, saved: Any, cotangent: Array) -> tuple[Any, ...]:
-    q, k, v, segment, row_keys, mixed, log_total = saved
+    q, k, v, segment, words, mixed, log_total = saved
     rows, length, heads, features = mixed.shape
     k = recompute_barrier(k, cotangent)
     weights = jnp.exp(config.scores(k, q, segment) - log_total[:, :, None])
     share = (cotangent * mixed).sum(axis=3).transpose(0, 2, 1)
     cotangent = config.by_head(cotangent)
     to_weights = product("bkd,bqd->bkq", v, cotangent, _wide(v)).reshape(weights.shape)
-    to_scores = weights * (config.drop(to_weights, row_keys) - share[:, :, None])
+    to_scores = weights * (config.drop(to_weights, words) - share[:, :, None])
     to_scores = _flat(cast_operand(to_scores, config.matmul_dtype))
-    dropped = _flat(cast_operand(config.drop(weights, row_keys), config.matmul_dtype))
+    dropped = _flat(cast_operand(config.drop(weights, words), config.matmul_dtype))
 
     def back(x: Float[Array, "rows_heads L features"]) -> Float[Array, "rows L heads features"]:
         return x.reshape(rows, heads, length, features).transpose(0, 2, 1, 3)

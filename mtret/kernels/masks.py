@@ -15,7 +15,10 @@ def visible(segment: Int[Array, "rows L"], window: int | None) -> Bool[Array, "r
 
 
 def dropout(
-    x: Float[Array, "rows_or_tokens ..."], row_keys: Key[Array, "rows"] | None, rate: float, site: int
+    x: Float[Array, "rows_or_tokens ..."],
+    row_keys: Key[Array, "rows"] | None,
+    rate: float,
+    site: Int[Array, ""] | int,
 ) -> Float[Array, "rows_or_tokens ..."]:
     """Zeroes a share `rate` and scales up the rest. The mask depends on the row's key and the `site` in the network
     only, so a row draws the same mask in whatever chunk or on whatever device it is encoded. No keys: no dropout.
@@ -24,14 +27,20 @@ def dropout(
     """
     if row_keys is None or rate == 0.0:
         return x
-    words = dropout_words(row_keys, site)
-    of_rows = x.reshape(len(row_keys), -1)
+    return dropped(x, dropout_words(row_keys, site), rate)
+
+
+def dropped(
+    x: Float[Array, "rows_or_tokens ..."], words: UInt32[Array, "rows 2"], rate: float
+) -> Float[Array, "rows_or_tokens ..."]:
+    """As `dropout`, by its words."""
+    of_rows = x.reshape(len(words), -1)
     number = jax.lax.iota(jnp.uint32, of_rows.shape[1])[None]
     keep = dropout_mask(number, words[:, :1], words[:, 1:], rate)
     return jnp.where(keep, of_rows / (1.0 - rate), jnp.zeros((), x.dtype)).reshape(x.shape)
 
 
-def dropout_words(row_keys: Key[Array, "rows"], site: int) -> UInt32[Array, "rows 2"]:
+def dropout_words(row_keys: Key[Array, "rows"], site: Int[Array, ""] | int) -> UInt32[Array, "rows 2"]:
     """What a row's dropout masks at one `site` of the network are drawn from."""
     words = jax.random.key_data(jax.vmap(lambda key: jax.random.fold_in(key, site))(row_keys))
     return jnp.stack([words[:, 0], words[:, -1]], axis=1)

@@ -5,6 +5,7 @@ Modules are named as in the published checkpoints, so that a parameter's path is
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ class SelfAttention(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: int) -> Float[Array, "tokens D"]:
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: Int[Array, ""] | int) -> Float[Array, "tokens D"]:
         config = self.config
         width = config.hidden_size
         kernels, biases = zip(*(Weights(width, name=name)(width) for name in ("query", "key", "value")), strict=True)
@@ -62,7 +63,11 @@ class AddNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "tokens inner"], residual: Float[Array, "tokens D"], rows: Rows, site: int
+        self,
+        x: Float[Array, "tokens inner"],
+        residual: Float[Array, "tokens D"],
+        rows: Rows,
+        site: Int[Array, ""] | int,
     ) -> Float[Array, "tokens D"]:
         config = self.config
         x = Dense(config.hidden_size, config.matmul_dtype, self.gelu_first, name="dense")(x)
@@ -76,7 +81,7 @@ class Attention(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: int) -> Float[Array, "tokens D"]:
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: Int[Array, ""] | int) -> Float[Array, "tokens D"]:
         mixed = SelfAttention(self.config, name="self")(x, rows, site)
         return AddNorm(self.config, name="output")(mixed, x, rows, site + 1)
 
@@ -85,11 +90,10 @@ class Layer(nn.Module):
     """One transformer layer; it owns three dropout sites."""
 
     config: BertConfig
-    number: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
-        config, site = self.config, 1 + 3 * self.number
+        config, site = self.config, 1 + 3 * rows.layer
         x = Attention(config, name="attention")(x, rows, site)
         wide = Within(partial(Dense, config.intermediate_size, config.matmul_dtype), "dense", name="intermediate")(x)
         return AddNorm(config, gelu_first=True, name="output")(wide, x, rows, site + 2)
@@ -108,8 +112,24 @@ def places(ids: Int[Array, "rows L"], position: Int[Array, "rows L"], first: int
 class BertTower(TextTower):
     """Token states; every token has type 0."""
 
-    def states(self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows) -> Float[Array, "tokens D"]:
-        config = self.config
-        place = places(ids, position, config.first_position) if config.first_position else position
-        x = Embeddings(config, name="embeddings")(ids, place, rows.keys)
-        return Within(partial(Layers, config, Layer), "layer", name="encoder")(x, rows)
+    LAYERS = "encoder/layer"
+
+    def setup(self) -> None:
+        self.embeddings = Embeddings(self.config)
+        self.encoder = Within(partial(Layers, self.config, self.layer), "layer")
+
+    def begin(
+        self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows
+    ) -> tuple[Float[Array, "tokens D"], Rows]:
+        """See the base."""
+        first = self.config.first_position
+        return self.embeddings(ids, places(ids, position, first) if first else position, rows.keys), rows
+
+    def middle(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
+        """See the base."""
+        return self.encoder(x, rows)
+
+    @staticmethod
+    def layer(config: Any, number: int, name: str | None = None) -> nn.Module:
+        """See the base."""
+        return Layer(config, name=name)

@@ -1,6 +1,7 @@
 """Towers for queries and documents: packed tokens or images in, vectors out."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -81,20 +82,28 @@ def pooled(
     first_chunk: Int[Array, ""] | int = 0,
 ) -> Float[Array, "S slots D"]:
     """What `encode` finishes: sums over tokens, and zeros for images of other chunks, so that chunks add up."""
-    chunks, shards, rows = jax.tree.leaves(inputs)[0].shape[:3]
+    *read, keys = in_rows(inputs, dropout_key, first_shard, first_chunk)
+    found = tower.apply({"params": params}, *read, keys)
+    assert isinstance(found, jax.Array)
+    if not isinstance(inputs, TokenBatch):
+        return _placed(found.reshape(*inputs.shape[:3], -1), slots, first_chunk)
+    states = found.reshape(*inputs.ids.shape, -1)
+    return pool(states, inputs.pool, inputs.segment, slots, head_of(tower).poolings)
+
+
+def in_rows(
+    inputs: TokenBatch | UInt8[Array, "C S R H H 3"],
+    dropout_key: Key[Array, ""] | None,
+    first_shard: Int[Array, ""] | int = 0,
+    first_chunk: Int[Array, ""] | int = 0,
+) -> tuple[Any, ...]:
+    """What a tower reads: ids, position and segment, or images, of all rows; and the rows' keys, if there are any."""
+    shape = jax.tree.leaves(inputs)[0].shape[:3]
     keys = None
     if dropout_key is not None:
-        keys = row_keys(dropout_key, (chunks, shards, rows), first_shard, first_chunk).reshape(-1)
-    if not isinstance(inputs, TokenBatch):
-        found = tower.apply({"params": params}, inputs.reshape(-1, *inputs.shape[3:]), keys)
-        assert isinstance(found, jax.Array)
-        return _placed(found.reshape(chunks, shards, rows, -1), slots, first_chunk)
-    length = inputs.ids.shape[-1]
-    ids, position, segment = (x.reshape(-1, length) for x in (inputs.ids, inputs.position, inputs.segment))
-    states = tower.apply({"params": params}, ids, position, segment, keys)
-    assert isinstance(states, jax.Array)
-    states = states.reshape(chunks, shards, rows, length, -1)
-    return pool(states, inputs.pool, inputs.segment, slots, head_of(tower).poolings)
+        keys = row_keys(dropout_key, shape, first_shard, first_chunk).reshape(-1)
+    parts = (inputs.ids, inputs.position, inputs.segment) if isinstance(inputs, TokenBatch) else (inputs,)
+    return *(part.reshape(-1, *part.shape[3:]) for part in parts), keys
 
 
 def _placed(vectors: Float[Array, "C S R D"], slots: int, first_chunk: Int[Array, ""] | int) -> Float[Array, "S n D"]:

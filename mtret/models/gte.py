@@ -97,11 +97,10 @@ class Layer(nn.Module):
     """One transformer layer; it owns four dropout sites."""
 
     config: GteConfig
-    number: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
-        config, site = self.config, 1 + 4 * self.number
+        config, site = self.config, 1 + 4 * rows.layer
         rate, keys = config.hidden_dropout_prob, rows.keys
         mixed = RotaryAttention(config, ("qkv_proj", "o_proj"), name="attention")(x, rows, site)
         x = LayerNorm(config.layer_norm_eps, name="attn_ln")(x + dropout(mixed, keys, rate, site + 1))
@@ -117,8 +116,24 @@ class Layer(nn.Module):
 class GteTower(TextTower):
     """Token states."""
 
-    def states(self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows) -> Float[Array, "tokens D"]:
-        config = self.config
-        rows = rows._replace(turns=(angles(position, config.rotation, config.heads[1]),))
-        x = Embeddings(config, name="embeddings")(ids, None, rows.keys)
-        return Within(partial(Layers, config, Layer), "layer", name="encoder")(x, rows)
+    LAYERS = "encoder/layer"
+
+    def setup(self) -> None:
+        self.embeddings = Embeddings(self.config)
+        self.encoder = Within(partial(Layers, self.config, self.layer), "layer")
+
+    def begin(
+        self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows
+    ) -> tuple[Float[Array, "tokens D"], Rows]:
+        """See the base."""
+        turns = angles(position, self.config.rotation, self.config.heads[1])
+        return self.embeddings(ids, None, rows.keys), rows._replace(turns=(turns,))
+
+    def middle(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
+        """See the base."""
+        return self.encoder(x, rows)
+
+    @staticmethod
+    def layer(config: Any, number: int, name: str | None = None) -> nn.Module:
+        """See the base."""
+        return Layer(config, name=name)

@@ -1,7 +1,7 @@
 """Building blocks of the towers. Activations are [tokens, features]: every product is one large matrix product."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,14 +19,19 @@ class Rows(NamedTuple):
     segment: Int[Array, "rows L"]
     keys: Key[Array, "rows"] | None  # what dropout draws its masks from
     turns: tuple[Float[Array, "2 rows L half"], ...] = ()  # of rotary positions, as `rotary.angles` makes them
+    layer: Int[Array, ""] | int = 0  # the number of the layer that reads them: its dropout depends on it
 
 
 class TextTower(nn.Module):
-    """Packed rows in, the states of their tokens out."""
+    """Packed rows in, the states of their tokens out: embeddings, layers, and what may follow them.
+
+    Each of the three can be run alone as well (train/layerwise.py), so nothing passes between them but states and Rows.
+    """
 
     config: Any  # a TowerConfig
+    LAYERS: ClassVar[str]  # where the parameters of layers lie
+    END: ClassVar[str | None] = None  # and those of what follows them, if anything does
 
-    @nn.compact
     def __call__(
         self,
         ids: Int[Array, "rows L"],
@@ -34,11 +39,27 @@ class TextTower(nn.Module):
         segment: Int[Array, "rows L"],
         row_keys: Key[Array, "rows"] | None = None,
     ) -> Float[Array, "rows L D"]:
-        return self.states(ids, position, Rows(segment, row_keys)).reshape(*ids.shape, -1)
+        x, rows = self.begin(ids, position, Rows(segment, row_keys))
+        return self.end(self.middle(x, rows)).reshape(*ids.shape, -1)
 
-    def states(self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows) -> Float[Array, "tokens D"]:
-        """What each architecture makes of them, within `__call__`."""
+    def begin(
+        self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows
+    ) -> tuple[Float[Array, "tokens D"], Rows]:
+        """`embeddings` of the tokens; and the rows, with what else the layers need to know of them."""
         raise NotImplementedError
+
+    def middle(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
+        """All layers."""
+        raise NotImplementedError
+
+    @staticmethod
+    def layer(config: Any, number: int, name: str | None = None) -> nn.Module:
+        """One of them: (x, rows) -> x. Layers that are equal, as modules without a name, are one function."""
+        raise NotImplementedError
+
+    def end(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens D"]:
+        """What follows the layers."""
+        return x
 
 
 class Weights(nn.Module):
@@ -82,7 +103,7 @@ def mix(
     k: Float[Array, "rows L heads features"],
     v: Float[Array, "rows L heads features"],
     rows: Rows,
-    site: int,
+    site: Int[Array, ""] | int,
     window: int | None = None,
 ) -> Float[Array, "tokens D"]:
     """Attention within segments, computed and dropped as `config` says; heads side by side."""
@@ -115,7 +136,11 @@ class Gated(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "tokens D"], keys: Key[Array, "rows"] | None, dropout_rate: float, site: int
+        self,
+        x: Float[Array, "tokens D"],
+        keys: Key[Array, "rows"] | None,
+        dropout_rate: float,
+        site: Int[Array, ""] | int,
     ) -> Float[Array, "tokens D"]:
         both = Dense(2 * self.width, self.matmul_dtype, bias=self.biases[0], name=self.names[0])(x)
         gate, up = jnp.split(both, 2, axis=1) if self.gate_first else jnp.split(both, 2, axis=1)[::-1]
@@ -131,9 +156,12 @@ class Layers(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
-        layer = nn.remat(self.layer) if self.config.remat else self.layer  # type: ignore[arg-type]
+        def run(layer: nn.Module, x: Array, rows: Rows) -> Array:
+            return layer(x, rows)  # type: ignore[operator]
+
+        once_more = nn.remat(run) if self.config.remat else run
         for number in range(self.config.num_hidden_layers):
-            x = layer(self.config, number, name=str(number))(x, rows)
+            x = once_more(self.layer(self.config, number, str(number)), x, rows._replace(layer=number))
         return x
 
 

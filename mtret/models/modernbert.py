@@ -86,19 +86,20 @@ class Layer(nn.Module):
     """One transformer layer; it owns three dropout sites. The first has no norm before its attention."""
 
     config: ModernBertConfig
-    number: int
+    first: bool
+    local: bool  # attends to what is near alone
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
-        config, keys, site = self.config, rows.keys, 1 + 3 * self.number
-        local = config.layer_types[self.number] == LOCAL
-        window = config.local_attention // 2 if local else None
-        normed = LayerNorm(config.norm_eps, bias=False, name="attn_norm")(x) if self.number else x
-        attention = RotaryAttention(config, ("Wqkv", "Wo"), bias=False, rotation=int(local), window=window, name="attn")
+        config, keys, site = self.config, rows.keys, 1 + 3 * rows.layer
+        window = config.local_attention // 2 if self.local else None
+        normed = x if self.first else LayerNorm(config.norm_eps, bias=False, name="attn_norm")(x)
+        names = ("Wqkv", "Wo")
+        attention = RotaryAttention(config, names, bias=False, rotation=int(self.local), window=window, name="attn")
         mixed = attention(normed, rows, site)
         x += dropout(mixed, keys, config.attention_dropout, site + 1)
-        names, bare = ("Wi", "Wo"), (False, False)
-        mlp = Gated(config.intermediate_size, config.matmul_dtype, names, gate_first=True, biases=bare, name="mlp")
+        widths, bare = (config.intermediate_size, config.matmul_dtype), (False, False)
+        mlp = Gated(*widths, ("Wi", "Wo"), gate_first=True, biases=bare, name="mlp")
         return x + mlp(LayerNorm(config.norm_eps, bias=False, name="mlp_norm")(x), keys, config.mlp_dropout, site + 2)
 
 
@@ -117,8 +118,30 @@ class Embeddings(nn.Module):
 class ModernBertTower(TextTower):
     """Token states."""
 
-    def states(self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows) -> Float[Array, "tokens D"]:
+    LAYERS, END = "layers", "final_norm"
+
+    def setup(self) -> None:
+        self.embeddings = Embeddings(self.config)
+        self.layers = Layers(self.config, self.layer)
+        self.final_norm = LayerNorm(self.config.norm_eps, bias=False)
+
+    def begin(
+        self, ids: Int[Array, "rows L"], position: Int[Array, "rows L"], rows: Rows
+    ) -> tuple[Float[Array, "tokens D"], Rows]:
+        """See the base."""
         config = self.config
-        rows = rows._replace(turns=tuple(angles(position, each, config.heads[1]) for each in config.rotations))
-        x = Layers(config, Layer, name="layers")(Embeddings(config, name="embeddings")(ids, rows.keys), rows)
-        return LayerNorm(config.norm_eps, bias=False, name="final_norm")(x)
+        turns = tuple(angles(position, each, config.heads[1]) for each in config.rotations)
+        return self.embeddings(ids, rows.keys), rows._replace(turns=turns)
+
+    def middle(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
+        """See the base."""
+        return self.layers(x, rows)
+
+    @staticmethod
+    def layer(config: Any, number: int, name: str | None = None) -> nn.Module:
+        """See the base."""
+        return Layer(config, first=number == 0, local=config.layer_types[number] == LOCAL, name=name)
+
+    def end(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens D"]:
+        """See the base."""
+        return self.final_norm(x)

@@ -48,7 +48,7 @@ class RotaryAttention(nn.Module):
     window: int | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: int) -> Float[Array, "tokens D"]:
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: Int[Array, ""] | int) -> Float[Array, "tokens D"]:
         config, (inward, outward), turn = self.config, self.names, rows.turns[self.rotation]
         projected = Dense(3 * config.hidden_size, config.matmul_dtype, bias=self.bias, name=inward)(x)
         q, k, v = (part.reshape(*rows.segment.shape, *config.heads) for part in jnp.split(projected, 3, axis=1))

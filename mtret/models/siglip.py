@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mtret.errors import UserError
 from mtret.models.layers import Dense, Embedding, LayerNorm, Layers, Rows, Within, mix
@@ -71,7 +71,7 @@ class SelfAttention(nn.Module):
     config: SiglipConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: int) -> Float[Array, "tokens D"]:
+    def __call__(self, x: Float[Array, "tokens D"], rows: Rows, site: Int[Array, ""] | int) -> Float[Array, "tokens D"]:
         config = self.config
         names = ("q_proj", "k_proj", "v_proj")
         projected = (Dense(config.hidden_size, config.matmul_dtype, name=name)(x) for name in names)
@@ -96,13 +96,12 @@ class Layer(nn.Module):
     """One transformer layer; it owns one dropout site."""
 
     config: SiglipConfig
-    number: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
         epsilon = self.config.layer_norm_eps
         normed = LayerNorm(epsilon, name="layer_norm1")(x)
-        x += SelfAttention(self.config, name="self_attn")(normed, rows, self.number)
+        x += SelfAttention(self.config, name="self_attn")(normed, rows, rows.layer)
         return x + Mlp(self.config, name="mlp")(LayerNorm(epsilon, name="layer_norm2")(x))
 
 
@@ -182,6 +181,7 @@ class SiglipTower(nn.Module):
         config = self.config
         x = Embeddings(config, name="embeddings")(images.astype(jnp.float32) / 127.5 - 1.0)
         segment = jnp.zeros((images.shape[0], config.patches), jnp.int32)
-        x = Within(partial(Layers, config, Layer), "layers", name="encoder")(x, Rows(segment, keys))
+        layers = partial(Layers, config, lambda config, _, name: Layer(config, name=name))
+        x = Within(layers, "layers", name="encoder")(x, Rows(segment, keys))
         x = LayerNorm(config.layer_norm_eps, name="post_layernorm")(x)
         return Head(config, name="head")(x.reshape(images.shape[0], config.patches, -1))

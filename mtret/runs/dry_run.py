@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from mtret.console import duration, say
+from mtret.console import duration, say, say_once
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.tasks import Task
@@ -18,14 +18,18 @@ from mtret.devices import free_memory
 from mtret.evaluation.dev_sample import dev_samples
 from mtret.run_config import RunConfig
 from mtret.runs import session
+from mtret.runs.preflight import memory_remarks
 from mtret.runs.setup import Prepared, bytes_of, load_inputs, prepare
+from mtret.runs.summary import peak_memory
 from mtret.tables import Table, to_terminal
+from mtret.train.programs import compile_steps
 from mtret.train.sharding import batch_sharding
-from mtret.train.step import TrainState, compile_steps, create_state
+from mtret.train.step import TrainState, create_state
 
 PLANNED = 300  # steps, to tell what batches are like
 TIMED = 3  # steps of the largest shape
 BACKWARD = 3.0  # a step's work, in passes forward
+PROGRAM_BYTES = 12 * 2**20  # of memory that the programs of one more shape take (experiments/007_large_vocabularies)
 COLUMNS = ("task", "queries", "pairs", "steps", "tokens", "cut off", "document\ntokens", "cut off", "fill")
 
 
@@ -81,7 +85,11 @@ def _say_costs(run: Prepared, config: RunConfig, tasks: Sequence[Task], places: 
         f"parameters and optimizer; {limit / 2**30:.1f} GiB were free",
         style="yellow" if needed > limit else None,
     )
+    say_once(console, memory_remarks([compiled], config.model.remat, limit))
     per_place = _seconds_of_step(run, state, compiled, largest) / _places(run, largest)
+    if jax.default_backend() == "cpu":
+        others = PROGRAM_BYTES * (len(planner.shapes) - 1)
+        say(console, f"memory of the whole process: about {(peak_memory() + others) / 2**30:.1f} GiB")
     training = per_place * places * planner.steps
     rounds = 1 + planner.steps // config.loop.evaluate_every
     dev = rounds * _dev_tokens(tasks, planner, config) * per_place / BACKWARD

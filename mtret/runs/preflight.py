@@ -10,9 +10,27 @@ from mtret.data.tokenize import Tokenizer
 from mtret.data.training_tasks import TrainingTask
 from mtret.errors import UserError
 from mtret.run_config import RunConfig
+from mtret.train.programs import CompiledStep
 
 ROOM = 32  # tokens for a text, which a remedy makes beside a prompt
 MUCH = 0.5  # of the tokens that are read; a prompt that takes as much is named where texts are cut
+
+
+def memory_remarks(steps: Collection[CompiledStep], asked: bool, free: int) -> list[str]:
+    """What a user should know of the memory of steps. `asked`: for layers that run again; `free`: bytes."""
+    largest = max(steps, key=lambda step: step.temporary_bytes)
+    needed, lines = largest.temporary_bytes, []
+    if largest.runs_layers_again and not asked:
+        lines.append(
+            "a batch's activations do not fit in memory: layers run a second time in the backward pass, which takes a "
+            "third longer (smaller batches: --config.batch.queries)"
+        )
+    if needed > free:
+        lines.append(
+            f"the largest step needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free: if it ends for want of "
+            "memory, give --config.batch.chunk_tokens=4096"
+        )
+    return lines
 
 
 def check_room(

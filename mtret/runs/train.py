@@ -14,6 +14,7 @@ from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.shapes import Shape
 from mtret.data.tasks import Task
+from mtret.devices import free_memory
 from mtret.errors import UserError
 from mtret.files import (
     AnyPath,
@@ -47,14 +48,16 @@ from mtret.runs.identity import (
     resuming,
     words_of,
 )
+from mtret.runs.preflight import memory_remarks
 from mtret.runs.setup import Inputs, Prepared, bytes_of, load_inputs, prepare, sizes_of
 from mtret.runs.summary import count_compilations, in_words, summary
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
 from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, Sinks, Totals
 from mtret.train.object_checkpoint import ObjectCheckpoints
+from mtret.train.programs import compile_steps
 from mtret.train.sharding import batch_sharding, layout, layout_lines
-from mtret.train.step import Step, TrainState, compile_steps, create_state, deployed_of
+from mtret.train.step import Step, TrainState, create_state, deployed_of
 
 
 def train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool = False) -> AnyPath:
@@ -111,6 +114,7 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
             say(console, f"compiling {number} shapes, which takes a minute or more the first time ...")
             steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
             say(console, f"compiled {number} shapes in {duration(seconds)} (kept in {here.programs})")
+            say_once(console, memory_remarks([*steps.values()], config.model.remat, free_memory()))
             state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile)
             if is_first():
                 numbers = _numbers(run, config, state, totals, first, len(steps), seconds)

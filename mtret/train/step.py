@@ -1,9 +1,7 @@
-"""(state, batch) -> (state, metrics): pure, jitted over the mesh, compiled ahead for every declared shape."""
+"""(state, batch) -> (state, metrics): pure functions; `programs.py` compiles them."""
 
 import math
-import time
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -13,11 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from mtret.data.planning import Planner
-from mtret.data.shapes import Shape
-from mtret.devices import give_back_memory
 from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
 from mtret.models.dual_encoder import encode, head_of
 from mtret.models.lora import LoraConfig, adapted, initial_adapters
@@ -25,7 +20,7 @@ from mtret.models.pooling import normalise
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.grad_cache import encode_in_chunks
 from mtret.train.optim import averaged
-from mtret.train.sharding import AXES, batch_sharding, batch_specs, gathered, named, replicated, summed, whole
+from mtret.train.sharding import AXES, batch_specs, gathered, named, replicated, summed, whole
 from mtret.types import PairBatch, TokenBatch
 
 METRICS = ("loss", "accuracy", "gradient_norm", "temperature", "skipped")
@@ -97,9 +92,72 @@ def batch_loss(
 
     `axes`: inside `shard_map`, the mesh axes that share out the batch; both are then the part of this device.
     """
-    queries, documents = _vectors(params, batch, step, config, axes)
-    log_scale = params["log_scale"] if config.loss.learn_temperature else jax.lax.stop_gradient(params["log_scale"])
+    params = deployed(params, config.lora)
+    first_shard = jax.lax.axis_index(axes) * batch.texts.ids.shape[1]
+
+    def read(reading: Reading) -> Array:
+        key = dropout_key(reading, step, config)
+        arguments = reading.tower, params[reading.part], reading.inputs, reading.slots, key, first_shard
+        vectors = encode_in_chunks(*arguments, batch.chunks[reading.number]) if config.chunked else encode(*arguments)
+        return jax.lax.stop_gradient(vectors) if reading.frozen else vectors
+
+    queries, documents = sides([read(each) for each in readings(params, batch, config)], config)
     relation = batch.target, batch.masked, batch.query_ok, batch.doc_ok
+    return loss_of(queries, documents, params["log_scale"], relation, config, axes)
+
+
+class Reading(NamedTuple):
+    """What one tower reads of a batch."""
+
+    part: str  # of the parameters
+    tower: nn.Module
+    inputs: Any  # TokenBatch or images
+    slots: int
+    number: int  # among the batch's readings
+    frozen: bool  # an index that stands already: no dropout, and nothing to derive
+
+
+def readings(params: Tree, batch: PairBatch, config: StepConfig) -> list[Reading]:
+    """One, of queries and documents; or two, where documents have a tower of their own."""
+    if batch.documents is None:
+        return [Reading("tower", config.tower, batch.texts, config.shard_texts, 0, False)]
+    tower, part = (config.tower, "documents") if isinstance(batch.documents, TokenBatch) else (config.vision, "vision")
+    assert tower is not None
+    frozen = config.frozen.issuperset(f"{part}/{path}" for path in flatten(params[part]))
+    slots = config.shard_texts - config.shard_queries
+    return [
+        Reading("tower", config.tower, batch.texts, config.shard_queries, 0, False),
+        Reading(part, tower, batch.documents, slots, 1, frozen),
+    ]
+
+
+def dropout_key(reading: Reading, step: Int[Array, ""], config: StepConfig) -> Key[Array, ""] | None:
+    """What a tower's dropout draws from in this step."""
+    if not config.dropout or reading.frozen:
+        return None
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    return key if reading.part == "tower" else jax.random.fold_in(key, OF_DOCUMENTS)
+
+
+def sides(
+    vectors: Sequence[Float[Array, "S _ D"]], config: StepConfig
+) -> tuple[Float[Array, "S Nq D"], Float[Array, "S Nd D"]]:
+    """Of queries and documents: the vectors of each reading, or the only one's in two."""
+    if len(vectors) == 2:
+        return vectors[0], vectors[1]
+    return vectors[0][:, : config.shard_queries], vectors[0][:, config.shard_queries :]
+
+
+def loss_of(
+    queries: Float[Array, "S Nq D"],
+    documents: Float[Array, "S Nd D"],
+    log_scale: Float[Array, ""],
+    relation: tuple[Array, Array, Array, Array],
+    config: StepConfig,
+    axes: tuple[str, ...] = (),
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """As `batch_loss`, of vectors. `relation`: target, masked, query_ok and doc_ok of the batch."""
+    log_scale = log_scale if config.loss.learn_temperature else jax.lax.stop_gradient(log_scale)
 
     def of_features(count: int | None) -> tuple[Array, Array]:
         # Kusupati et al., 2205.13147 (Matryoshka): what is cut off a vector is not there when it is searched.
@@ -114,32 +172,6 @@ def batch_loss(
     whole, accuracy = of_features(None)
     cut = [of_features(count)[0] for count in config.loss.dimensions]
     return (whole + sum(cut)) / (1 + len(cut)), accuracy
-
-
-def _vectors(
-    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, axes: tuple[str, ...]
-) -> tuple[Float[Array, "S Nq D"], Float[Array, "S Nd D"]]:
-    """Of queries and documents, each read by its tower."""
-    params = deployed(params, config.lora)
-    key = jax.random.fold_in(jax.random.key(config.seed), step) if config.dropout else None
-    first_shard = jax.lax.axis_index(axes) * batch.texts.ids.shape[1]
-
-    def read(tower: nn.Module | None, part: str, inputs: Any, slots: int, key: Any, chunks: Array) -> Array:
-        assert tower is not None
-        arguments = tower, params[part], inputs, slots, key, first_shard
-        return encode_in_chunks(*arguments, chunks) if config.chunked else encode(*arguments)
-
-    if batch.documents is None:
-        both = read(config.tower, "tower", batch.texts, config.shard_texts, key, batch.chunks[0])
-        return both[:, : config.shard_queries], both[:, config.shard_queries :]
-    queries = read(config.tower, "tower", batch.texts, config.shard_queries, key, batch.chunks[0])
-    tower, part = (config.tower, "documents") if isinstance(batch.documents, TokenBatch) else (config.vision, "vision")
-    frozen = config.frozen.issuperset(f"{part}/{path}" for path in flatten(params[part]))
-    # What is not trained is an index that stands already: no dropout, and nothing to derive.
-    key = None if frozen or key is None else jax.random.fold_in(key, OF_DOCUMENTS)
-    slots = config.shard_texts - config.shard_queries
-    documents = read(tower, part, batch.documents, slots, key, batch.chunks[1])
-    return queries, jax.lax.stop_gradient(documents) if frozen else documents
 
 
 def gradients(
@@ -191,7 +223,7 @@ def update(
 def train_step(
     state: TrainState, batch: PairBatch, config: StepConfig, mesh: Mesh, specs: Tree
 ) -> tuple[TrainState, Float[Array, "metrics"]]:
-    """One step as a single function. `compile_steps` makes two programs of it."""
+    """One step as a single function."""
     return update(state, *gradients(state.params, batch, state.step, config, mesh, specs), config)
 
 
@@ -224,84 +256,3 @@ def create_state(params: Tree, optimizer: optax.GradientTransformation, mesh: Me
 
 
 Step = Callable[[TrainState, PairBatch], tuple[TrainState, Float[Array, "metrics"]]]
-
-
-@dataclass(frozen=True)
-class CompiledStep:
-    """A `Step` in two programs. The second is the same for batches of every shape: half of a step's compilation."""
-
-    gradients: Any  # (params, batch, step) -> loss, accuracy, gradient of what is trained, by path
-    update: Any  # (state, loss, accuracy, gradient) -> state, metrics; the state is donated: its memory is used again
-
-    def __call__(self, state: TrainState, batch: PairBatch) -> tuple[TrainState, Float[Array, "metrics"]]:
-        return self.update(state, *self.gradients(state.params, batch, state.step))
-
-    @property
-    def temporary_bytes(self) -> int:
-        """What a device needs for a step beside its state and batch."""
-        of_update = self.update.memory_analysis()
-        of_gradients = self.gradients.memory_analysis()
-        gradient = of_gradients.output_size_in_bytes
-        return gradient + max(of_gradients.temp_size_in_bytes, of_update.temp_size_in_bytes)
-
-
-def compile_steps(
-    config: StepConfig,
-    state: TrainState,
-    planner: Planner,
-    mesh: Mesh,
-    specs: Tree,
-    only: Collection[Shape] | None = None,
-) -> tuple[Mapping[Shape, CompiledStep], float]:
-    """By shape (of `only` these) an executable step, and the seconds they took; chunked, one serves all of a row
-    length.
-
-    Executables, unlike jitted functions, cannot compile behind one's back: a shape that was not declared is an error.
-    """
-    began = time.monotonic()
-    places, whole = jax.tree.map(lambda x: x.sharding, state), replicated(mesh)
-
-    def trained(params: Tree) -> dict[str, Any]:
-        return {path: leaf for path, leaf in flatten(params).items() if path not in config.frozen}
-
-    def derive(params: Tree, batch: PairBatch, step: Array) -> tuple[Array, Array, dict[str, Array]]:
-        loss, accuracy, gradient = gradients(params, batch, step, config, mesh, specs)
-        return loss, accuracy, trained(gradient)
-
-    def apply(state: TrainState, loss: Array, accuracy: Array, gradient: Mapping[str, Array]) -> Any:
-        zeros = {path: jnp.zeros_like(leaf) for path, leaf in flatten(state.params).items() if path in config.frozen}
-        every = unflatten({path: gradient.get(path, zeros.get(path)) for path in flatten(state.params)})
-        return update(state, loss, accuracy, every, config)
-
-    derived_places = trained(places.params)
-    derive_all = jax.jit(
-        derive,
-        in_shardings=(places.params, batch_sharding(mesh), whole),
-        out_shardings=(whole, whole, derived_places),
-    )
-    apply_all = jax.jit(
-        apply,
-        donate_argnums=0,
-        in_shardings=(places, whole, whole, derived_places),
-        out_shardings=(places, whole),
-    )
-    like = jax.eval_shape(lambda: state)
-
-    def compile_update() -> Any:
-        number: Any = like.params["log_scale"]
-        return apply_all.lower(like, number, number, trained(like.params)).compile()
-
-    def compile_gradients(batch: PairBatch) -> Any:
-        return derive_all.lower(like.params, batch, like.step).compile()
-
-    def size(batch: PairBatch) -> int:
-        return sum(math.prod(x.shape) for x in jax.tree.leaves((batch.texts, batch.documents)))
-
-    of = {shape: planner.abstract(shape) for shape in only or planner.shapes}
-    distinct = sorted(set(of.values()), key=size, reverse=True)  # the longest compilation first
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        shared = pool.submit(compile_update)
-        derived = dict(zip(distinct, pool.map(compile_gradients, distinct), strict=True))
-    compiled = {shape: CompiledStep(derived[batch], shared.result()) for shape, batch in of.items()}
-    give_back_memory()
-    return compiled, time.monotonic() - began

@@ -124,7 +124,7 @@ def test_rows_by_hand():
 
 
 def test_shapes_do_not_depend_on_how_many_texts_there_are(embedder: Embedder):
-    compiled: Any = module._embed
+    compiled: Any = module._embed(embedder.tower)
     compiled.clear_cache()
     for seed in range(3):
         embedder([Texts(make_tokens(seed, [2, 40, 150, *mixed_lengths(seed, 20 + 40 * seed)]), 150)])

@@ -10,6 +10,7 @@ import pytest
 
 from mtret.data.packing import Packing, fill, pack, stack, token_weights
 from mtret.errors import UserError
+from mtret.kernels.masks import dropout_words
 from mtret.models.bert import BertConfig, BertTower
 from mtret.models.dual_encoder import encode
 from mtret.models.gte import GteConfig, GteTower
@@ -157,7 +158,11 @@ def test_every_place_that_drops_has_a_mask_of_its_own(tower: Any, monkeypatch: p
         sites.append(site)
         return x
 
-    monkeypatch.setattr(mtret.kernels.attention, "dropout", note)
+    def noted_words(keys: jax.Array, site: int) -> jax.Array:
+        sites.append(site)
+        return dropout_words(keys, site)
+
+    monkeypatch.setattr(mtret.kernels.attention, "dropout_words", noted_words)
     for module in ("bert", "gte", "layers", "modernbert"):
         monkeypatch.setattr(getattr(mtret.models, module), "dropout", note)
     rates = dict.fromkeys(tower.config.DROPOUTS, 0.2)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # whole runs
+
 Answer = tuple[int, str, str]
 Mtret = Callable[..., Answer]
 

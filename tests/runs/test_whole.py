@@ -98,7 +98,9 @@ def test_every_command_succeeds_and_says_what_comes_next(whole: dict[str, Any]) 
 @pytest.mark.slow
 def test_only_declared_shapes_are_compiled_and_none_after_the_first_step(whole: dict[str, Any]) -> None:
     assert "\n2 shapes, rows x tokens (steps): " in whole["said"]
-    assert whole["shapes"] == whole["compiled"] - 1 == 2  # and one program for the updates after all of them
+    assert whole["shapes"] == 2
+    # Forward and backward of embeddings, layers and pooling for each, loss and update for both; some ask for options.
+    assert 6 * 2 + 2 <= whole["compiled"] <= 6 * 2 + 4
     assert whole["after the last step"] == whole["at first step"]
 
 

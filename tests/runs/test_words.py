@@ -17,6 +17,8 @@ from mtret.runs.train import train
 from mtret.train import vocabulary
 from mtret.train.loop import Loop, Stopped
 
+pytestmark = pytest.mark.slow  # whole runs
+
 TABLE = "tower/embeddings/word_embeddings/embedding"
 
 

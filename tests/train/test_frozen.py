@@ -19,17 +19,11 @@ from mtret.models.bert import BertConfig, BertTower
 from mtret.models.lora import LoraConfig
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.optim import OptimConfig, frozen_paths, optimizer
+from mtret.train.programs import compile_steps
 from mtret.train.sharding import MeshConfig, batch_sharding, layout, make_mesh, param_specs
-from mtret.train.step import (
-    StepConfig,
-    TrainState,
-    compile_steps,
-    create_state,
-    deployed,
-    deployed_of,
-    gradients,
-    initial_params,
-)
+from mtret.train.step import StepConfig, TrainState, create_state, deployed, deployed_of, gradients, initial_params
+
+pytestmark = pytest.mark.slow  # several steps are compiled
 
 TOWER = BertTower(
     BertConfig(

@@ -33,12 +33,11 @@ jax.config.update("jax_enable_x64", True)
 spec.loader.exec_module(test_step)
 print(json.dumps(test_step.distances_in_float64()))
 """
-SCRIPT = str(Path(__file__).with_name("test_step.py"))
 
 
-def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+def start(program: str, *arguments: object, script: str = "test_step.py") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", LOAD + program, SCRIPT, *map(str, arguments)],
+        [sys.executable, "-c", LOAD + program, str(Path(__file__).with_name(script)), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -74,3 +73,11 @@ def test_in_float64_every_mesh_has_the_same_gradient_to_the_last_digits():
     distances = answer(start(FLOAT64))
     assert set(distances) == {"2", "8", "8 cut in 4", "8 in chunks"}
     assert all(0 < distance < 1e-10 for distance in distances.values()), distances
+
+
+def test_in_float64_a_gradient_by_layer_is_that_of_one_program_to_the_last_digits():
+    distances = answer(start(FLOAT64, script="test_layerwise.py"))
+    assert len(distances) > 10
+    of_images = {name for name in distances if "images" in name}  # whose tower begins with pixels in float32
+    assert all(0 < distances[name] < 1e-6 for name in of_images), distances
+    assert all(0 < distances[name] < 1e-10 for name in distances.keys() - of_images), distances

@@ -24,13 +24,13 @@ from mtret.losses import LossConfig
 from mtret.models.bert import BertConfig, BertTower
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.optim import OptimConfig, optimizer
+from mtret.train.programs import compile_steps
 from mtret.train.sharding import AXES, MeshConfig, batch_sharding, make_mesh, named, param_specs
 from mtret.train.step import (
     METRICS,
     StepConfig,
     TrainState,
     batch_loss,
-    compile_steps,
     create_state,
     gradients,
     initial_params,

@@ -19,8 +19,9 @@ from mtret.models.lora import LoraConfig
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train import vocabulary
 from mtret.train.optim import OptimConfig, frozen_paths, optimizer, without_gradient
+from mtret.train.programs import compile_steps
 from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs
-from mtret.train.step import StepConfig, compile_steps, create_state, deployed_of, initial_params
+from mtret.train.step import StepConfig, create_state, deployed_of, initial_params
 from mtret.train.vocabulary import Vocabulary, adapts_words, vocabulary_of
 
 pytestmark = pytest.mark.unoptimised

@@ -1,0 +1,176 @@
+"""A step compiled, ahead of the run, for every shape that its batches will have."""
+
+import math
+import os
+import time
+from collections.abc import Collection, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from mtret.data.planning import Planner
+from mtret.data.shapes import Shape
+from mtret.devices import compiler_options, give_back_memory, memory_limit
+from mtret.pytrees import Tree, flatten, unflatten
+from mtret.train import layerwise
+from mtret.train.sharding import batch_sharding, replicated
+from mtret.train.step import StepConfig, TrainState, gradients, update
+from mtret.types import PairBatch
+
+THREADS = max(1, (os.cpu_count() or 2) // 2)  # that compile: XLA itself takes a second core for most of the time
+KEPT_SHARE = 0.7  # of all memory: what a batch's activations may take
+
+
+@dataclass(frozen=True)
+class WholeGradients:
+    """(params, batch, step) -> loss, accuracy, gradient of what is trained by path: as one program."""
+
+    program: "Future[Any]"
+
+    def __call__(
+        self, params: Tree, batch: PairBatch, step: Int[Array, ""]
+    ) -> tuple[Array, Array, Mapping[str, Array]]:
+        return self.program.result()(params, batch, step)
+
+    @property
+    def temporary_bytes(self) -> int:
+        """What a device needs for it beside parameters, batch and gradient."""
+        return self.program.result().memory_analysis().temp_size_in_bytes
+
+
+Gradients = WholeGradients | layerwise.LayerwiseGradients
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A `Step` in two parts, of which the update is the same for batches of every shape."""
+
+    gradients: Gradients
+    update: "Future[Any]"  # (state, loss, accuracy, gradient) -> state, metrics; the state's memory is used again
+
+    def __call__(self, state: TrainState, batch: PairBatch) -> tuple[TrainState, Float[Array, "metrics"]]:
+        return self.update.result()(state, *self.gradients(state.params, batch, state.step))
+
+    @property
+    def runs_layers_again(self) -> bool:
+        """Whether that was chosen for want of memory, or asked for."""
+        own = self.gradients
+        return isinstance(own, layerwise.LayerwiseGradients) and own.config.tower.config.remat  # type: ignore[attr-defined]
+
+    @property
+    def temporary_bytes(self) -> int:
+        """What a device needs for a step beside its state and batch."""
+        needed = self.update.result().memory_analysis()
+        gradient = needed.argument_size_in_bytes - needed.alias_size_in_bytes  # what is not the state
+        return gradient + max(self.gradients.temporary_bytes, needed.temp_size_in_bytes)
+
+
+def compile_steps(
+    config: StepConfig,
+    state: TrainState,
+    planner: Planner,
+    mesh: Mesh,
+    specs: Tree,
+    only: Collection[Shape] | None = None,
+    by_layer: bool | None = None,
+) -> tuple[Mapping[Shape, CompiledStep], float]:
+    """By shape (of `only` these) a step, and the seconds they took; chunked, one serves all of a row length.
+
+    `by_layer`: the gradient as a program for each kind of layer; None: on a CPU by itself, unless batches are chunked.
+    Then layers run a second time in the backward pass where a batch's activations do not fit. Executables, unlike
+    jitted functions, cannot compile behind one's back: a shape that was not declared is an error.
+    """
+    began = time.monotonic()
+    if by_layer is None:
+        by_layer = mesh.size == 1 and mesh.devices.item().platform == "cpu" and not config.chunked
+    like = jax.eval_shape(lambda: state)
+    of = {shape: planner.abstract(shape) for shape in only or planner.shapes}
+    distinct = sorted(set(of.values()), key=_size, reverse=True)  # the longest compilation first
+    with ThreadPoolExecutor(max_workers=THREADS) as threads:
+        shared = threads.submit(_compile_update, config, state, mesh)
+        if by_layer:
+            compiler = layerwise.Compiler(threads, replicated(mesh), _options(config))
+            derived: dict[PairBatch, Gradients] = {}
+            for batch in distinct:
+                one = layerwise.compile_gradients(config, like.params, batch, like.step, compiler)
+                if not derived and one.kept_bytes > KEPT_SHARE * memory_limit():  # the largest
+                    config = _run_again(config)
+                    one = layerwise.compile_gradients(config, like.params, batch, like.step, compiler)
+                derived[batch] = one
+        else:
+            derived = _whole(config, state, distinct, mesh, specs, threads)
+    compiled = {shape: CompiledStep(derived[batch], shared) for shape, batch in of.items()}
+    for program in compiled.values():
+        program.temporary_bytes  # noqa: B018  (whatever could not be compiled is said now)
+    give_back_memory()
+    return compiled, time.monotonic() - began
+
+
+def _run_again(config: StepConfig) -> StepConfig:
+    """The same, with towers that keep nothing of their layers for the backward pass."""
+
+    def again(tower: Any) -> Any:
+        own: Any = getattr(tower, "config", None)
+        return tower.clone(config=replace(own, remat=True)) if hasattr(own, "remat") else tower
+
+    return replace(config, tower=again(config.tower), vision=again(config.vision))
+
+
+def _options(config: StepConfig) -> dict[str, str]:
+    return compiler_options(getattr(getattr(config.tower, "config", None), "matmul_dtype", "float32"))
+
+
+def _size(batch: PairBatch) -> int:
+    return sum(math.prod(x.shape) for x in jax.tree.leaves((batch.texts, batch.documents)))
+
+
+def _whole(
+    config: StepConfig, state: TrainState, shapes: Collection[PairBatch], mesh: Mesh, specs: Tree, threads: Executor
+) -> dict[PairBatch, Gradients]:
+    places, everywhere = jax.tree.map(lambda x: x.sharding, state), replicated(mesh)
+    like = jax.eval_shape(lambda: state)
+
+    def derive(params: Tree, batch: PairBatch, step: Array) -> tuple[Array, Array, dict[str, Array]]:
+        loss, accuracy, gradient = gradients(params, batch, step, config, mesh, specs)
+        return loss, accuracy, _trained(gradient, config)
+
+    derive_all = jax.jit(
+        derive,
+        in_shardings=(places.params, batch_sharding(mesh), everywhere),
+        out_shardings=(everywhere, everywhere, _trained(places.params, config)),
+        compiler_options=_options(config),
+    )
+
+    def compiled(batch: PairBatch) -> Any:
+        return derive_all.lower(like.params, batch, like.step).compile()
+
+    return {batch: WholeGradients(threads.submit(compiled, batch)) for batch in shapes}
+
+
+def _compile_update(config: StepConfig, state: TrainState, mesh: Mesh) -> Any:
+    places, everywhere = jax.tree.map(lambda x: x.sharding, state), replicated(mesh)
+    like = jax.eval_shape(lambda: state)
+
+    def apply(state: TrainState, loss: Array, accuracy: Array, gradient: Mapping[str, Array]) -> Any:
+        zeros = {path: jnp.zeros_like(leaf) for path, leaf in flatten(state.params).items() if path in config.frozen}
+        every = unflatten({path: gradient.get(path, zeros.get(path)) for path in flatten(state.params)})
+        return update(state, loss, accuracy, every, config)
+
+    jitted = jax.jit(
+        apply,
+        donate_argnums=0,
+        in_shardings=(places, everywhere, everywhere, _trained(places.params, config)),
+        out_shardings=(places, everywhere),
+        compiler_options=_options(config),
+    )
+    number: Any = like.params["log_scale"]
+    return jitted.lower(like, number, number, _trained(like.params, config)).compile()
+
+
+def _trained(params: Tree, config: StepConfig) -> dict[str, Any]:
+    return {path: leaf for path, leaf in flatten(params).items() if path not in config.frozen}
