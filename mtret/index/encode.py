@@ -19,7 +19,7 @@ from mtret.data.packing import Packing, fill, pack, stack, token_weights
 from mtret.data.tokenize import Tokens, concatenate, offsets_of
 from mtret.devices import compiler_options
 from mtret.files import AnyPath, read_arrays, replace_arrays
-from mtret.models.dual_encoder import encode
+from mtret.models.dual_encoder import encode, matmul_dtype_of
 from mtret.pytrees import Tree
 from mtret.types import TokenBatch
 
@@ -149,7 +149,7 @@ def _truncated(part: Texts) -> Tokens:
 @lru_cache(maxsize=8)
 def _embed(tower: nn.Module) -> Callable[[Tree, Any, int], Float[Array, "S slots D"]]:
     """(params, batch, slots) -> vectors, compiled for each shape that it meets."""
-    options = compiler_options(getattr(getattr(tower, "config", None), "matmul_dtype", "float32"))
+    options = compiler_options(matmul_dtype_of(tower))
     return jax.jit(partial(encode, tower), static_argnums=2, compiler_options=options)
 
 

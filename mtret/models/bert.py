@@ -125,10 +125,6 @@ class BertTower(TextTower):
         first = self.config.first_position
         return self.embeddings(ids, places(ids, position, first) if first else position, rows.keys), rows
 
-    def middle(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
-        """See the base."""
-        return self.encoder(x, rows)
-
     @staticmethod
     def layer(config: Any, number: int, name: str | None = None) -> nn.Module:
         """See the base."""

@@ -72,6 +72,11 @@ def head_of(tower: nn.Module) -> Head:
     return config.head if config else Head()
 
 
+def matmul_dtype_of(tower: nn.Module) -> str:
+    """The type of its products' operands, by default float32."""
+    return getattr(getattr(tower, "config", None), "matmul_dtype", "float32")
+
+
 def pooled(
     tower: nn.Module,
     params: Tree,

@@ -129,10 +129,6 @@ class GteTower(TextTower):
         turns = angles(position, self.config.rotation, self.config.heads[1])
         return self.embeddings(ids, None, rows.keys), rows._replace(turns=(turns,))
 
-    def middle(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
-        """See the base."""
-        return self.encoder(x, rows)
-
     @staticmethod
     def layer(config: Any, number: int, name: str | None = None) -> nn.Module:
         """See the base."""

@@ -49,8 +49,8 @@ class TextTower(nn.Module):
         raise NotImplementedError
 
     def middle(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
-        """All layers."""
-        raise NotImplementedError
+        """All layers, by the module that LAYERS begins with."""
+        return getattr(self, self.LAYERS.split("/")[0])(x, rows)
 
     @staticmethod
     def layer(config: Any, number: int, name: str | None = None) -> nn.Module:

@@ -133,10 +133,6 @@ class ModernBertTower(TextTower):
         turns = tuple(angles(position, each, config.heads[1]) for each in config.rotations)
         return self.embeddings(ids, rows.keys), rows._replace(turns=turns)
 
-    def middle(self, x: Float[Array, "tokens D"], rows: Rows) -> Float[Array, "tokens D"]:
-        """See the base."""
-        return self.layers(x, rows)
-
     @staticmethod
     def layer(config: Any, number: int, name: str | None = None) -> nn.Module:
         """See the base."""

@@ -93,7 +93,7 @@ def _say_costs(run: Prepared, config: RunConfig, tasks: Sequence[Task], places: 
     training = per_place * places * planner.steps
     rounds = 1 + planner.steps // config.loop.evaluate_every
     dev = rounds * _dev_tokens(tasks, planner, config) * per_place / BACKWARD
-    compiling = seconds * len(planner.shapes) / 2  # two or more at a time
+    compiling = seconds * len(planner.shapes) / 2  # half of what the first takes is for all of them
     say(
         console,
         f"time: about {duration(training + compiling + dev)}: {duration(training)} for {planner.steps:,} steps, "

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from mtret.data.planning import Planner
 from mtret.data.shapes import Shape
 from mtret.devices import compiler_options, give_back_memory, memory_limit
+from mtret.models.dual_encoder import matmul_dtype_of
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train import layerwise
 from mtret.train.sharding import batch_sharding, replicated
@@ -122,7 +123,7 @@ def _run_again(config: StepConfig) -> StepConfig:
 
 
 def _options(config: StepConfig) -> dict[str, str]:
-    return compiler_options(getattr(getattr(config.tower, "config", None), "matmul_dtype", "float32"))
+    return compiler_options(matmul_dtype_of(config.tower))
 
 
 def _size(batch: PairBatch) -> int:
