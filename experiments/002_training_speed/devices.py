@@ -70,7 +70,7 @@ def work(arguments: argparse.Namespace) -> None:
         "device": jax.devices()[0].device_kind,
         "parameter_bytes": sum(row.param_bytes for row in kept),
         "optimizer_bytes": sum(row.optimizer_bytes for row in kept),
-        "argument_bytes": largest.update.memory_analysis().argument_size_in_bytes,
+        "argument_bytes": sum(row.param_bytes + row.optimizer_bytes for row in kept) + largest.gradient_bytes,
         "temporary_bytes": largest.temporary_bytes,
         "pairs": sum(plan.pairs for plan in plans),
         "tokens": sum(plan.tokens for plan in plans),

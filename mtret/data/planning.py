@@ -14,7 +14,7 @@ from jaxtyping import Int, Int32, Int64, UInt8
 from mtret.data.images import Images
 from mtret.data.mixture import MixtureConfig, schedule, shares
 from mtret.data.packing import Packing, Rows, fill, pack, stack, token_weights
-from mtret.data.shapes import Kind, Shape, best_row_length, declared_rows, kind_of
+from mtret.data.shapes import Chunks, Kind, Shape, best_row_length, declared_rows, even_chunks, kind_of
 from mtret.data.tokenize import Tokens, ranges
 from mtret.data.training_tasks import BatchConfig, TrainingTask
 from mtret.errors import UserError, nearest
@@ -68,6 +68,8 @@ class Planner:
     """Plans and fills batches of a mixture. Every process that is given the same arguments plans the same.
 
     Images are always separate from the texts of a batch; with `separate`, document texts are too, for their own tower.
+    With `even_chunks` batches that are not to be chunked have chunks all the same, of a size that suits the run: then
+    programs that read a chunk at a time serve all its batches.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class Planner:
         steps: int,
         separate: bool = False,
         patches: int = 1,
+        even_chunks: bool = False,
     ):
         _check(batch, tasks)
         self.tasks = tuple(tasks)
         self.batch, self.pooling, self.seed, self.steps = batch, pooling, seed, steps
         self.generic, self.separate, self.patches = mixture.generic_share, separate, patches
+        self.even_chunks = even_chunks
         sizes = [len(task.queries) for task in tasks]
         self.shares = shares([task.name for task in tasks], sizes, mixture)
         self.task_at, self.occurrence_at = schedule(self.shares, steps, seed)
@@ -181,10 +185,31 @@ class Planner:
             generic=generic,
         )
 
-    def _chunk_rows(self, length: int) -> int | None:
-        """Rows of so many tokens that a chunk holds; of images, where that is 0."""
-        tokens = self.batch.chunk_tokens
-        return max(tokens // (length or self.patches), 1) if tokens else None
+    def _chunk_rows(self, length: int, documents: bool) -> int | None:
+        """Rows of so many tokens that a chunk holds, of separate documents or all other texts; of images, where that is
+        0."""
+        if self.batch.chunk_tokens is not None:
+            return max(self.batch.chunk_tokens // (length or self.patches), 1)
+        return self._even_chunks[documents, length].rows if self.even_chunks else None
+
+    @cached_property
+    def _even_chunks(self) -> Mapping[tuple[bool, int], Chunks]:
+        """By side and length of a row, as `_chunk_rows`."""
+        counts: dict[tuple[bool, int], Counter[int]] = {}
+        for needed, steps in self._needed.items():
+            counts.setdefault((False, needed.length), Counter())[needed.rows] += len(steps)
+            counts.setdefault((True, needed.document_length), Counter())[needed.document_rows] += len(steps)
+        return {
+            (documents, length): even_chunks(each, (length or self.patches) * self.batch.shards)
+            for (documents, length), each in counts.items()
+        }
+
+    def chunks(self, shape: Shape) -> tuple[Chunks, Chunks]:
+        """How batches are cut whose activations are all kept: their texts, and their separate documents."""
+        (_, rows, _), (_, document_rows, _) = self.array_shapes(shape)
+        if not self.even_chunks or self.batch.chunk_tokens is not None:
+            return Chunks(rows, 1), Chunks(document_rows, 1)
+        return self._even_chunks[False, shape.length], self._even_chunks[True, shape.document_length]
 
     def _row_lengths(self, task_index: int) -> tuple[int, int]:
         """Of a task's texts, and of its documents where they are separate."""
@@ -310,16 +335,16 @@ class Planner:
         counts = Counter[tuple[Kind, int]]()
         for each, steps in self._needed.items():
             counts[kind_of(each), each.document_rows or each.rows] += len(steps)
-        if self.batch.chunk_tokens is None:
+        if self.batch.chunk_tokens is None and not self.even_chunks:
             rows = declared_rows(counts, lambda kind: kind.row_length or self.patches)
         else:
-            rows = {key: _up(key[1], self._chunk_rows(key[0].row_length)) for key in counts}
+            rows = {key: _up(key[1], self._chunk_rows(key[0].row_length, key[0].separate)) for key in counts}
 
         def given(needed: Shape) -> Shape:
             most = rows[kind_of(needed), needed.document_rows or needed.rows]
             if not needed.document_rows:
                 return needed._replace(rows=most)
-            alone = _up(queries[needed.length], self._chunk_rows(needed.length))
+            alone = _up(queries[needed.length], self._chunk_rows(needed.length, documents=False))
             return needed._replace(rows=alone, document_rows=most)
 
         return {needed: given(needed) for needed in self._needed}
@@ -328,13 +353,21 @@ class Planner:
         """(C, R, L) of the arrays that hold a batch's texts, and its separate documents; chunked, they have room for
         the run's largest."""
         rows, length, document_rows, document_length = shape
-        size, document_size = self._chunk_rows(length), self._chunk_rows(document_length)
+        size, document_size = self._chunk_rows(length, False), self._chunk_rows(document_length, True)
         if size is None or document_size is None:
             return (1, rows, length), (1, document_rows, document_length)
         alike = [each for each in self.shapes if bool(each.document_rows) == bool(document_rows)]
         most = max(each.rows for each in alike if each.length == length)
         most_documents = max(each.document_rows for each in alike if each.document_length == document_length)
         return (most // size, size, length), (most_documents // document_size, document_size, document_length)
+
+    @cached_property
+    def arrays(self) -> Mapping[tuple[tuple[int, int, int], tuple[int, int, int]], list[Shape]]:
+        """The shapes by the arrays that hold such batches: what a run compiles for."""
+        found: dict[Any, list[Shape]] = {}
+        for shape in self.shapes:
+            found.setdefault(self.array_shapes(shape), []).append(shape)
+        return found
 
     def _filled_chunks(self, shape: Shape) -> tuple[int, int]:
         (_, rows, _), (_, document_rows, _) = self.array_shapes(shape)

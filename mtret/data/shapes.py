@@ -13,6 +13,11 @@ MOST_SHAPES = 24  # that a run compiles; each takes seconds
 SMALL_WASTE = 0.002  # of a run's places: what a shape must save to be worth having
 COMPILE_STEPS = 0.5  # average steps: what it must save to be worth compiling, which counts in a short run
 SHORTEST_ROW = 32
+# Where the activations of all chunks are kept (a program for each kind of layer): what one costs beside its places, and
+# a second size of chunks to compile, both as tokens; and the most that one holds (experiments/007_large_vocabularies).
+CHUNK_COST = 40
+SIZE_COST = 3000
+CHUNK_TOKENS = 4096
 # Attention over a row costs as much as everything else does at this many tokens (MiniLM on a CPU: experiments/LOG.md).
 EVEN_LENGTH = 490
 
@@ -84,3 +89,36 @@ def declared_rows(
             return declared
         steps[after] += steps.pop(here)
         declared = {key: after[1] if (key[0], rows) == here else rows for key, rows in declared.items()}
+
+
+class Chunks(NamedTuple):
+    """How batches of a run are cut where the activations of all chunks are kept."""
+
+    rows: int  # of a chunk
+    together: int  # as many chunks are read at once while there are so many; 1: each alone
+
+    def reads(self, chunks: int) -> list[tuple[int, int]]:
+        """(first, how many) of the chunks of a batch that are read at once."""
+        large, small = divmod(chunks, self.together)
+        whole = [(number * self.together, self.together) for number in range(large)]
+        return whole + [(chunks - left, 1) for left in range(small, 0, -1)]
+
+
+def even_chunks(needed: Mapping[int, int], tokens: int) -> Chunks:
+    """One or two sizes for all batches of a run, so that they cost least.
+
+    Args:
+      needed: rows -> batches.
+      tokens: of a row.
+    """
+
+    def cost(cut: Chunks) -> int:
+        total = 0
+        for rows, batches in needed.items():
+            chunks = -(-rows // cut.rows)
+            total += batches * (chunks * cut.rows * tokens + len(cut.reads(chunks)) * CHUNK_COST)
+        return total + (SIZE_COST if cut.together > 1 else 0)
+
+    most = max(min(max(needed), CHUNK_TOKENS // tokens), 1)
+    sizes = [Chunks(rows, together) for rows in range(most, 0, -1) for together in {1, most // rows}]
+    return min(sizes, key=cost)

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from mtret.encoder_folder.modules import Head
@@ -84,7 +85,7 @@ def pooled(
     slots: int,
     dropout_key: Key[Array, ""] | None,
     first_shard: Int[Array, ""] | int = 0,
-    first_chunk: Int[Array, ""] | int = 0,
+    first_chunk: Int[Array, ""] | np.integer | int = 0,
 ) -> Float[Array, "S slots D"]:
     """What `encode` finishes: sums over tokens, and zeros for images of other chunks, so that chunks add up."""
     *read, keys = in_rows(inputs, dropout_key, first_shard, first_chunk)
@@ -96,11 +97,16 @@ def pooled(
     return pool(states, inputs.pool, inputs.segment, slots, head_of(tower).poolings)
 
 
+def chunks_of(inputs: Any, first: Int[Array, ""] | np.integer, count: int = 1) -> Any:
+    """These chunks of a batch's texts or images, as a batch."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), inputs)
+
+
 def in_rows(
     inputs: TokenBatch | UInt8[Array, "C S R H H 3"],
     dropout_key: Key[Array, ""] | None,
     first_shard: Int[Array, ""] | int = 0,
-    first_chunk: Int[Array, ""] | int = 0,
+    first_chunk: Int[Array, ""] | np.integer | int = 0,
 ) -> tuple[Any, ...]:
     """What a tower reads: ids, position and segment, or images, of all rows; and the rows' keys, if there are any."""
     shape = jax.tree.leaves(inputs)[0].shape[:3]
@@ -111,7 +117,9 @@ def in_rows(
     return *(part.reshape(-1, *part.shape[3:]) for part in parts), keys
 
 
-def _placed(vectors: Float[Array, "C S R D"], slots: int, first_chunk: Int[Array, ""] | int) -> Float[Array, "S n D"]:
+def _placed(
+    vectors: Float[Array, "C S R D"], slots: int, first_chunk: Int[Array, ""] | np.integer | int
+) -> Float[Array, "S n D"]:
     """An image's slot is its place in its shard, counted over all chunks."""
     chunks, shards, rows, features = vectors.shape
     ours = vectors.swapaxes(0, 1).reshape(shards, chunks * rows, features)
@@ -124,7 +132,7 @@ def row_keys(
     key: Key[Array, ""],
     shape: tuple[int, int, int],
     first_shard: Int[Array, ""] | int = 0,
-    first_chunk: Int[Array, ""] | int = 0,
+    first_chunk: Int[Array, ""] | np.integer | int = 0,
 ) -> Key[Array, "chunks shards rows"]:
     """One key per row of (chunks, shards, rows): a function of its shard and its number there, however it is cut."""
 

@@ -88,16 +88,16 @@ def _say_costs(run: Prepared, config: RunConfig, tasks: Sequence[Task], places: 
     say_once(console, memory_remarks([compiled], config.model.remat, limit))
     per_place = _seconds_of_step(run, state, compiled, largest) / _places(run, largest)
     if jax.default_backend() == "cpu":
-        others = PROGRAM_BYTES * (len(planner.shapes) - 1)
+        others = PROGRAM_BYTES * (len(planner.arrays) - 1)
         say(console, f"memory of the whole process: about {(peak_memory() + others) / 2**30:.1f} GiB")
     training = per_place * places * planner.steps
     rounds = 1 + planner.steps // config.loop.evaluate_every
     dev = rounds * _dev_tokens(tasks, planner, config) * per_place / BACKWARD
-    compiling = seconds * len(planner.shapes) / 2  # half of what the first takes is for all of them
+    compiling = seconds * len(planner.arrays) / 2  # half of what the first takes is for all of them
     say(
         console,
         f"time: about {duration(training + compiling + dev)}: {duration(training)} for {planner.steps:,} steps, "
-        f"{duration(compiling)} to compile {len(planner.shapes)} shapes (the first time), {duration(dev)} for {rounds} "
+        f"{duration(compiling)} to compile {len(planner.arrays)} shapes (the first time), {duration(dev)} for {rounds} "
         "dev evaluations; without the verdict at the end (--noevaluate)",
     )
     say(console, "shorter: --config.loop.steps, a larger --config.loop.evaluate_every, a smaller --config.dev.queries")

@@ -1,6 +1,6 @@
 """A configuration becomes tasks, starting models, a plan of batches and a step: all that a training needs."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ from mtret.runs.dev import Sides, dev_evaluator, dev_sides
 from mtret.runs.preflight import check_room, check_teaching, slow_average
 from mtret.train.loop import Evaluate
 from mtret.train.optim import OptimConfig, frozen_paths, optimizer, warmup_remark, without_gradient
+from mtret.train.programs import suits_layers
 from mtret.train.sharding import make_mesh, param_specs
 from mtret.train.step import StepConfig, TrainState, deployed_of, initial_params
 from mtret.train.vocabulary import Vocabulary, adapts_words, vocabulary_of
@@ -228,15 +229,23 @@ def prepare(
         model, params = model.with_text_towers(vocabulary.tower), vocabulary.cut(start)
         drawn, every = len(vocabulary.ids), vocabulary.size
         say(console, f"word embeddings: {drawn:,} of {every:,} are drawn and trained, the others only decay")
-    separate = model.documents is not None
-    patches = images.config.patches if images else 1
-    arguments = config.mixture, config.batch, encoder.pooling, config.seed, config.loop.steps, separate, patches
-    planner = Planner(training, *arguments)
+    chunked = config.batch.chunk_tokens is not None
+    planner = Planner(
+        training,
+        config.mixture,
+        config.batch,
+        encoder.pooling,
+        config.seed,
+        config.loop.steps,
+        separate=model.documents is not None,
+        patches=images.config.patches if images else 1,
+        even_chunks=suits_layers(mesh, chunked),
+    )
     remarks += [*check_teaching(training, planner.without_steps()), *slow_average(config)]
     remarks += filter(None, [warmup_remark(config.optim, config.loop.steps)])
     with timed(console, "planning"):
-        shapes = planner.shapes
-    _print_plan(planner, shapes, tasks, training, config, console)
+        planner.shapes  # noqa: B018  (cached)
+    _print_plan(planner, tasks, training, config, console)
     for line in remarks:
         say(console, line, style="yellow")
     optim = config.optim
@@ -250,7 +259,7 @@ def prepare(
         loss=config.loss,
         shard_queries=planner.shard_queries,
         shard_texts=planner.shard_texts,
-        chunked=config.batch.chunk_tokens is not None,
+        chunked=chunked,
         dropout=config.model.dropout != 0.0,
         seed=config.seed,
         lora=config.model.lora,
@@ -331,7 +340,6 @@ def _check_lengths(training: Sequence[TrainingTask], encoder: hf.Pretrained) -> 
 
 def _print_plan(
     planner: Planner,
-    shapes: Mapping[Shape, int],
     tasks: Sequence[Task],
     training: Sequence[TrainingTask],
     config: RunConfig,
@@ -348,9 +356,9 @@ def _print_plan(
         f"batch {batch.queries} queries, {batch.positives} positive(s) and {_hard_negatives(training)} each, at "
         f"most {batch.query_length}/{batch.document_length} tokens, in {batch.shards} shard(s)",
     )
-    words = ", ".join(f"{_in_words(shape)} ({count})" for shape, count in shapes.items())
+    words = [f"{_in_words(alike)} ({sum(planner.shapes[each] for each in alike)})" for alike in planner.arrays.values()]
     chunks = f", in chunks of {batch.chunk_tokens:,} tokens" if batch.chunk_tokens else ""
-    say(console, f"{len(shapes)} shapes{chunks}, rows x tokens (steps): {words}")
+    say(console, f"{len(words)} shape(s){chunks}, rows x tokens (steps): {', '.join(words)}")
 
 
 def _hard_negatives(training: Sequence[TrainingTask]) -> str:
@@ -365,11 +373,19 @@ def _hard_negatives(training: Sequence[TrainingTask]) -> str:
     return f"up to {most} hard negatives ({np.concatenate(found).mean():.2g} on average)"
 
 
-def _in_words(shape: Shape) -> str:
-    words = f"{shape.rows} x {shape.length}"
-    if shape.document_length:
-        return f"{words} and {shape.document_rows} x {shape.document_length}"
-    return f"{words} and {shape.document_rows} images" if shape.document_rows else words
+def _in_words(alike: Sequence[Shape]) -> str:
+    """Of batches that differ in rows alone."""
+    rows, documents = (
+        str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+        for counts in (
+            sorted({shape.rows for shape in alike}),
+            sorted({shape.document_rows for shape in alike}),
+        )
+    )
+    words = f"{rows} x {alike[0].length}"
+    if alike[0].document_length:
+        return f"{words} and {documents} x {alike[0].document_length}"
+    return f"{words} and {documents} images" if alike[0].document_rows else words
 
 
 def _print_trained(params: Tree, frozen: Collection[str], console: Console) -> None:

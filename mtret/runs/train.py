@@ -110,14 +110,14 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     with closing(kept) as checkpoints:
         state, best = _start(run, config, checkpoints, workdir, console)
         if (first := int(state.step)) < config.loop.steps:
-            number = len(run.planner.shapes)
-            say(console, f"compiling {number} shapes, which takes a minute or more the first time ...")
+            number = len(run.planner.arrays)
+            say(console, f"compiling {number} shape(s), which takes up to a minute the first time ...")
             steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
-            say(console, f"compiled {number} shapes in {duration(seconds)} (kept in {here.programs})")
+            say(console, f"compiled {number} shape(s) in {duration(seconds)} (kept in {here.programs})")
             say_once(console, memory_remarks([*steps.values()], config.model.remat, free_memory()))
             state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile)
             if is_first():
-                numbers = _numbers(run, config, state, totals, first, len(steps), seconds)
+                numbers = _numbers(run, config, state, totals, first, number, seconds)
                 replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
                 say(console, in_words(numbers))
         latest = run.whole(state)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from mtret.models.dual_encoder import head_of, pooled
+from mtret.models.dual_encoder import chunks_of, head_of, pooled
 from mtret.models.pooling import finish
 from mtret.pytrees import Tree
 from mtret.types import TokenBatch
@@ -45,8 +45,7 @@ def _pooled(
 
 
 def _one(tower: nn.Module, slots: int, params: Tree, inputs: Any, key: Any, first_shard: Array, chunk: Array) -> Array:
-    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, chunk, 1), inputs)
-    return pooled(tower, params, part, slots, key, first_shard, chunk)
+    return pooled(tower, params, chunks_of(inputs, chunk), slots, key, first_shard, chunk)
 
 
 def _forward(tower: nn.Module, slots: int, *given: Any) -> tuple[Array, Any]:

@@ -1,8 +1,9 @@
 """A step's loss and gradient by a program for each kind of layer, on one device.
 
 Compiled as one program, a tower's layers are compiled as often as there are, and again for every shape of a batch: most
-of the minutes before a first step. Here a kind of layer is two programs of a shape, forward and backward, however deep
-the tower. Activations lie in arrays of their own between the programs, where one program wants a single block for all.
+of the minutes before a first step. Here a kind of layer is two programs, forward and backward, however deep the tower;
+they work on a chunk at a time, and all chunks of a run have one shape for every length of a row. Activations of all
+chunks are kept, in arrays of their own between the programs, where one program wants a single block for all.
 """
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -17,16 +18,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from mtret.models.dual_encoder import head_of, in_rows, pooled
+from mtret.data.shapes import Chunks
+from mtret.models.dual_encoder import chunks_of, head_of, in_rows, pooled
 from mtret.models.layers import Rows, TextTower
 from mtret.models.lora import LoraConfig, adapted
 from mtret.models.pooling import DENSE, finish, pool
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.step import Reading, StepConfig, dropout_key, loss_of, readings, sides
-from mtret.types import PairBatch, TokenBatch
+from mtret.types import PairBatch
 
 Leaves = dict[str, Any]  # parameters or their gradient, by path
 Relation = tuple[Any, Any, Any, Any]  # a batch's target, masked, query_ok and doc_ok
+
+
+class Inputs(NamedTuple):
+    """What the first and the last stage of a tower see of a batch, beside x."""
+
+    every: Any  # TokenBatch or images, in chunks
+    first: Int[Array, ""] | np.integer  # the number of the first chunk that is read
+    step: Int[Array, ""]
 
 
 class Stage(NamedTuple):
@@ -35,24 +45,24 @@ class Stage(NamedTuple):
     path: str | None  # of its parameters in the tower; "": all but those of its head; None: it has none
     kind: Hashable  # stages of one kind are one function
     apply: Callable[[Tree, Any, Any], tuple[Any, Any]]
-    given: Callable[[Any, Any, Any], Any]  # of inputs, step, and what the first gives the layers
+    given: Callable[[Inputs, Any], Any]  # of the inputs and what the first gives the layers
     is_layer: bool = False
 
 
-def stages(reading: Reading, config: StepConfig) -> list[Stage]:
-    """Of the tower that reads; one where it is not made of layers."""
+def stages(reading: Reading, config: StepConfig, count: int) -> list[Stage]:
+    """Of the tower that reads so many chunks at once; one where it is not made of layers."""
     tower, part, slots = reading.tower, reading.part, reading.slots
     if not isinstance(tower, TextTower):
 
-        def whole(params: Tree, _: None, given: tuple[Any, Array]) -> tuple[Array, None]:
-            inputs, step = given
-            return pooled(tower, params, inputs, slots, dropout_key(reading, step, config)), None
+        def whole(params: Tree, _: None, given: Inputs) -> tuple[Array, None]:
+            read, key = chunks_of(given.every, given.first, count), dropout_key(reading, given.step, config)
+            return pooled(tower, params, read, slots, key, first_chunk=given.first), None
 
-        return [Stage("", part, whole, lambda inputs, step, _: (inputs, step))]
+        return [Stage("", (part, count), whole, lambda inputs, _: inputs)]
 
-    def begin(params: Tree, _: None, given: tuple[TokenBatch, Array]) -> tuple[Array, Rows]:
-        inputs, step = given
-        ids, position, segment, keys = in_rows(inputs, dropout_key(reading, step, config))
+    def begin(params: Tree, _: None, given: Inputs) -> tuple[Array, Rows]:
+        key = dropout_key(reading, given.step, config)
+        ids, position, segment, keys = in_rows(chunks_of(given.every, given.first, count), key, 0, given.first)
         found: Any = tower.apply({"params": {"embeddings": params}}, ids, position, Rows(segment, keys), method="begin")
         return found
 
@@ -63,20 +73,21 @@ def stages(reading: Reading, config: StepConfig) -> list[Stage]:
             found: Any = module.apply({"params": params}, x, rows)
             return found, None
 
-        def given(inputs: TokenBatch, step: Any, rows: Rows) -> Rows:
+        def given(_: Inputs, rows: Rows) -> Rows:
             return rows._replace(layer=np.int32(number))
 
         return Stage(f"{tower.LAYERS}/{number}", module, apply, given, is_layer=True)
 
-    def end(params: Tree, x: Array, inputs: TokenBatch) -> tuple[Array, None]:
+    def end(params: Tree, x: Array, given: Inputs) -> tuple[Array, None]:
         states: Any = tower.apply({"params": {tower.END: params} if tower.END else {}}, x, method="end")
-        states = states.reshape(*inputs.ids.shape, -1)
-        return pool(states, inputs.pool, inputs.segment, slots, head_of(tower).poolings), None
+        read = chunks_of(given.every, given.first, count)
+        states = states.reshape(*read.ids.shape, -1)
+        return pool(states, read.pool, read.segment, slots, head_of(tower).poolings), None
 
     return [
-        Stage("embeddings", (part, "begin"), begin, lambda inputs, step, _: (inputs, step)),
+        Stage("embeddings", (part, count, "begin"), begin, lambda inputs, _: inputs),
         *(layer(number) for number in range(tower.config.num_hidden_layers)),
-        Stage(tower.END, (part, "end"), end, lambda inputs, step, _: inputs),
+        Stage(tower.END, (part, count, "end"), end, lambda inputs, _: inputs),
     ]
 
 
@@ -110,17 +121,18 @@ class Differentiated:
         return out, later, kept
 
     def backward(
-        self, trained: Leaves, held: Leaves, x: Any, given: Any, out: Any, kept: list[Array], cotangent: Any
+        self, sofar: Leaves, trained: Leaves, held: Leaves, x: Any, given: Any, out: Any, kept: list[Array], like: Any
     ) -> tuple[Leaves, Any]:
-        """Gradients of `trained`, and of `x` (None where it has none)."""
+        """Gradients of `trained`, added to those of chunks `sofar`, and of `x` (None where it has none). `like`: that
+        of `out`."""
         if self.again:
             back = self._derive(trained, held, x, given)[1]
         else:
             structure, places = self._back
             leaves = [*jax.tree.leaves((trained, held, x, given, out)), *kept]
             back = jax.tree.unflatten(structure, [leaves[place] for place in places])
-        found = back(cotangent)
-        return found if self.of_x else (*found, None)
+        found, *of_x = back(like)
+        return {name: sofar[name] + leaf for name, leaf in found.items()}, of_x[0] if self.of_x else None
 
     def _derive(self, trained: Leaves, held: Leaves, x: Any, given: Any) -> tuple[Any, Any, Any]:
         def of(trained: Leaves, x: Any = x) -> tuple[Any, Any]:
@@ -130,14 +142,14 @@ class Differentiated:
 
 
 class Link(NamedTuple):
-    """A stage with its programs, for batches of one shape. They may be compiling still: the first call waits."""
+    """A stage with its programs, for chunks of one shape. They may be compiling still: the first call waits."""
 
     stage: Stage
     trained: Mapping[str, str]  # the path of each of its parameters, by its path within the stage
     held: Mapping[str, str]
     forward: "Future[Any]"
     backward: "Future[Any] | None"  # None: nothing is trained there or before
-    kept_bytes: int  # of what it leaves for its backward pass
+    kept_bytes: int  # of what it leaves of a chunk for its backward pass
 
     def run(self, leaves: Leaves, x: Any, given: Any) -> tuple["Done", Any]:
         """Forward, with the parameters by path; and what it gives the layers."""
@@ -154,11 +166,51 @@ class Done(NamedTuple):
     out: Any
     kept: list[Array]
 
-    def back(self, cotangent: Any) -> tuple[Leaves, Any]:
-        """The gradient by path, and that of x."""
+    def back(self, gradient: Leaves, cotangent: Any) -> Any:
+        """Adds to the gradient, by path; returns that of x. The memory of what `gradient` held is used again."""
         assert self.link.backward is not None
-        found, of_x = self.link.backward.result()(*self.inputs, self.out, self.kept, cotangent)
-        return {self.link.trained[name]: leaf for name, leaf in found.items()}, of_x
+        paths = self.link.trained
+        sofar = {name: gradient.pop(path) for name, path in paths.items()}
+        found, of_x = self.link.backward.result()(sofar, *self.inputs, self.out, self.kept, cotangent)
+        gradient.update({paths[name]: leaf for name, leaf in found.items()})
+        return of_x
+
+
+class Chain(NamedTuple):
+    """What a tower does, as links by how many chunks they read at once."""
+
+    links: Mapping[int, tuple[Link, ...]]
+    cut: Chunks
+    most: int  # chunks that a batch has room for
+    add: "Future[Any]"  # two sums of pooled states
+
+    def read(self, inputs: Any, chunks: int, leaves: Leaves, step: Any) -> tuple[list[list[Done]], Any]:
+        """Reads the first `chunks`: what the backward pass of each reading goes through, and the sum of their pooled
+        states."""
+        total: Any = None
+        done = []
+        for first, count in self.cut.reads(chunks):
+            one, pooled = _read(self.links[count], Inputs(inputs, np.int32(first), step), leaves)
+            total = pooled if total is None else self.add.result()(total, pooled)
+            done.append(one)
+        return done, total
+
+    @property
+    def kept_bytes(self) -> int:
+        """What is kept of the largest batch for the backward pass."""
+        return sum(link.kept_bytes for _, count in self.cut.reads(self.most) for link in self.links[count])
+
+
+def _read(links: Sequence[Link], inputs: Inputs, leaves: Leaves) -> tuple[list[Done], Any]:
+    x: Any = None
+    rows: Any = None
+    done = []
+    for link in links:
+        one, later = link.run(leaves, x, link.stage.given(inputs, rows))
+        x, rows = one.out, rows or later
+        if link.backward is not None:
+            done.append(one)
+    return done, x
 
 
 @dataclass(frozen=True)
@@ -167,64 +219,52 @@ class LayerwiseGradients:
     one shape."""
 
     config: StepConfig
-    chains: tuple[tuple[Link, ...], ...]  # a tower's, of each reading
+    chains: tuple[Chain, ...]  # a tower's, of each reading
     adapters: Link | None
     loss: "Future[Any]"
     head: tuple[Mapping[str, str], Mapping[str, str]]  # the parameters of the loss, trained and not
-    zeros: "Future[Any] | None"  # the gradient of towers that do not read such batches
+    zeros: "Future[Any]"  # what the gradient begins as
 
     def __call__(self, params: Tree, batch: PairBatch, step: Int[Array, ""]) -> tuple[Array, Array, Leaves]:
         leaves = flatten(params)
         adaption = self.adapters.run(leaves, None, None)[0] if self.adapters else None
         if adaption is not None:
             leaves |= adaption.out
+        counts = np.asarray(batch.chunks).tolist()  # an input: no work is waited for
         read = [
-            _read(chain, reading.inputs, leaves, step)
+            chain.read(reading.inputs, counts[reading.number], leaves, step)
             for chain, reading in zip(self.chains, readings(params, batch, self.config), strict=True)
         ]
         inputs = *_parameters(leaves, *self.head), [x for _, x in read], _relation(batch)
-        nats, accuracy, gradient, cotangents = self.loss.result()(*inputs)
+        nats, accuracy, of_head, cotangents = self.loss.result()(*inputs)
+        gradient: Leaves = {**self.zeros.result()(), **of_head}
         for (done, _), cotangent in zip(read, cotangents, strict=True):
-            while done:  # what was kept is free as soon as it was used
-                found, cotangent = done.pop().back(cotangent)
-                gradient |= found
+            while done:
+                chunk, of_x = done.pop(), cotangent
+                while chunk:  # what was kept is free as soon as it was used
+                    of_x = chunk.pop().back(gradient, of_x)
         if adaption is not None:
-            gradient |= adaption.back({path: gradient.pop(path) for path in adaption.out})[0]
-        if self.zeros is not None:
-            gradient |= self.zeros.result()()
+            adaption.back(gradient, {path: gradient.pop(path) for path in adaption.out})
         return nats, accuracy, gradient
 
     @property
     def links(self) -> list[Link]:
         """All of them."""
-        return [link for chain in self.chains for link in chain] + ([self.adapters] if self.adapters else [])
+        of_towers = [link for chain in self.chains for links in chain.links.values() for link in links]
+        return of_towers + ([self.adapters] if self.adapters else [])
 
     @property
     def kept_bytes(self) -> int:
-        """What is kept for the backward pass; known before anything is compiled."""
-        return sum(link.kept_bytes for link in self.links)
+        """What is kept of the largest batch for the backward pass; known before anything is compiled."""
+        return sum(chain.kept_bytes for chain in self.chains) + (self.adapters.kept_bytes if self.adapters else 0)
 
     @property
     def temporary_bytes(self) -> int:
-        """What it needs beside parameters, batch and gradient: what is kept, and the most that a program takes by
-        itself."""
-        links = self.links
-        programs = [program for link in links for program in (link.forward, link.backward) if program]
+        """What the largest batch needs beside parameters, batch and gradient: what is kept, and the most that a program
+        takes by itself."""
+        programs = [program for link in self.links for program in (link.forward, link.backward) if program]
         most = max(program.result().memory_analysis().temp_size_in_bytes for program in [*programs, self.loss])
         return self.kept_bytes + most
-
-
-def _read(chain: Sequence[Link], inputs: Any, leaves: Leaves, step: Any) -> tuple[list[Done], Any]:
-    """A tower's forward pass: what its backward pass goes through, and its pooled states."""
-    x: Any = None
-    rows: Any = None
-    done = []
-    for link in chain:
-        one, later = link.run(leaves, x, link.stage.given(inputs, step, rows))
-        x, rows = one.out, rows or later
-        if link.backward is not None:
-            done.append(one)
-    return done, x
 
 
 @dataclass
@@ -233,16 +273,19 @@ class Compiler:
 
     threads: Executor
     sharding: Any
-    options: Mapping[str, str] = field(default_factory=dict)  # of XLA
+    options: Mapping[str, Any] = field(default_factory=dict)  # of XLA
     known: dict[Hashable, tuple["Future[Any]", Any]] = field(default_factory=dict)
 
-    def __call__(self, kind: Hashable, function: Callable[..., Any], *like: Any) -> tuple["Future[Any]", Any]:
-        """(program to come, shapes of what it returns)."""
+    def __call__(
+        self, kind: Hashable, function: Callable[..., Any], *like: Any, donate: tuple[int, ...] = ()
+    ) -> tuple["Future[Any]", Any]:
+        """(program to come, shapes of what it returns). `donate`: the arguments whose memory is used again."""
         leaves, structure = jax.tree.flatten(like)
         key = kind, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if key not in self.known:
             places = {"in_shardings": self.sharding, "out_shardings": self.sharding}
-            lowered = jax.jit(function, **places, compiler_options=dict(self.options)).lower(*like)
+            options = {"donate_argnums": donate, "compiler_options": dict(self.options)}
+            lowered = jax.jit(function, **places, **options).lower(*like)
             shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered.out_info)
             self.known[key] = self.threads.submit(lowered.compile), shapes
         return self.known[key]
@@ -266,22 +309,23 @@ class Compiler:
         forward, (out, later, kept) = self((kind, "forward"), both.forward, *inputs)
         backward = None
         if trained or derived:
-            backward = self((kind, "backward"), both.backward, *inputs, out, kept, out)[0]
+            arguments = inputs[0], *inputs, out, kept, out  # the gradients so far are as the parameters
+            backward = self((kind, "backward"), both.backward, *arguments, donate=(0,))[0]
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((out, kept)))
         return Link(stage, trained, held, forward, backward, size if backward else 0), out, later
 
 
 def compile_gradients(
-    config: StepConfig, params: Tree, batch: PairBatch, step: Any, compiler: Compiler
+    config: StepConfig, params: Tree, batch: PairBatch, step: Any, compiler: Compiler, cuts: Sequence[Chunks]
 ) -> LayerwiseGradients:
-    """For batches of one shape; `params`, `batch` and `step` are shapes. A tower with `remat` keeps nothing of its
-    layers for the backward pass, which runs them a second time."""
+    """For batches of one shape; `params`, `batch` and `step` are shapes. `cuts`: of its texts, and its separate
+    documents. A tower with `remat` keeps nothing of its layers for the backward pass, which runs them a second time."""
     leaves = flatten(params)
     trained = leaves.keys() - config.frozen
     adapters = None
-    if "lora" in params:
+    of_lora = [path for path in leaves if path.startswith("lora/")]
+    if of_lora:
         kernels = [path for path in leaves if f"lora/{path.removeprefix('tower/')}/a" in leaves]
-        of_lora = [path for path in leaves if path.startswith("lora/")]
         stage = Stage(None, "adapters", partial(_adapt, config.lora), lambda *_: None)
         names = _by_name(of_lora), _by_name(kernels)
         adapters, changed, _ = compiler.link(stage, *names, leaves, None, None, derived=False, again=False)
@@ -289,28 +333,46 @@ def compile_gradients(
     chains, sums = [], []
     towers = readings(params, batch, config)
     for reading in towers:
-        x: Any = None
-        rows: Any = None
-        has_derivative, chain = False, []
-        for stage in stages(reading, config):
-            names = _split(_within(leaves, reading.part, stage.path), trained)
-            given = stage.given(reading.inputs, step, rows)
-            again = stage.is_layer and reading.tower.config.remat  # type: ignore[attr-defined]
-            link, x, later = compiler.link(stage, *names, leaves, x, given, has_derivative, again)
-            chain.append(link)
-            has_derivative, rows = has_derivative or bool(names[0]), rows or later
-        chains.append(tuple(chain))
-        sums.append(x)
+        cut, most = cuts[reading.number], len(jax.tree.leaves(reading.inputs)[0])
+        links: dict[int, tuple[Link, ...]] = {}
+        like: Any = None
+        for count in sorted({1, cut.together}):
+            links[count], like = _links(reading, config, count, leaves, trained, step, compiler)
+        add, _ = compiler("add", jnp.add, like, like, donate=(0,))
+        chains.append(Chain(links, cut, most, add))
+        sums.append(like)
     heads = [path for reading in towers for path in _within(leaves, reading.part, DENSE).values()]
     head = _split(_by_name(["log_scale", *heads]), trained)
     nats = partial(_loss, config, [(reading.part, reading.tower) for reading in towers])
     kind = "loss", *(reading.part for reading in towers)
     loss, _ = compiler(kind, nats, *_parameters(leaves, *head), sums, _relation(batch))
-    links = [link for chain in chains for link in chain]
-    derived = {path for link in links if link.backward for path in link.trained.values()} | {*head[0].values()}
-    unread = {path: leaf for path, leaf in leaves.items() if path in trained and path not in derived}
-    zeros = compiler(("zeros", *unread), partial(_zeros, unread))[0] if unread else None
+    begun = {path: leaf for path, leaf in leaves.items() if path in trained or path in of_lora}
+    zeros, _ = compiler("zeros", partial(_zeros, begun))
     return LayerwiseGradients(config, tuple(chains), adapters, loss, head, zeros)
+
+
+def _links(
+    reading: Reading,
+    config: StepConfig,
+    count: int,
+    leaves: Leaves,
+    trained: Collection[str],
+    step: Any,
+    compiler: Compiler,
+) -> tuple[tuple[Link, ...], Any]:
+    """Of a tower that reads so many chunks at once; and the shape of their pooled states."""
+    x: Any = None
+    rows: Any = None
+    has_derivative, links = False, []
+    first: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    inputs = Inputs(reading.inputs, first, step)
+    for stage in stages(reading, config, count):
+        names = _split(_within(leaves, reading.part, stage.path), trained)
+        again = stage.is_layer and reading.tower.config.remat  # type: ignore[attr-defined]
+        link, x, later = compiler.link(stage, *names, leaves, x, stage.given(inputs, rows), has_derivative, again)
+        links.append(link)
+        has_derivative, rows = has_derivative or bool(names[0]), rows or later
+    return tuple(links), x
 
 
 def _loss(

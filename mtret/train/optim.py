@@ -1,6 +1,6 @@
 """AdamW with warm-up, decay of the rate, weight decay by parameter name, and clipping."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -90,7 +90,18 @@ def frozen_paths(params: Tree, config: OptimConfig) -> frozenset[str]:
     return frozenset(frozen)
 
 
-def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTransformation:
+class Optimizer(NamedTuple):
+    """An optax transformation; and what it is for a gradient that is clipped already. In that, what becomes of a
+    parameter depends on no other."""
+
+    init: Any
+    update: Any
+    clip_norm: float  # 0: no clipping
+    clipped: optax.GradientTransformation
+    kind: Callable[[str], Hashable]  # of a path: what the rule for that parameter depends on beside its array
+
+
+def optimizer(config: OptimConfig, params: Tree, steps: int) -> Optimizer:
     """The update rule for `params` (shapes are enough), whose frozen ones have gradients of zero.
 
     Raises UserError where a parameter matches no rule of `optim.decay_mask`, `optim.trainable` or
@@ -121,8 +132,10 @@ def optimizer(config: OptimConfig, params: Tree, steps: int) -> optax.GradientTr
     if config.ema_decay:
         parts.append(moving_average(config.ema_decay))
     rule = optax.chain(*parts) if len(parts) > 1 else adam
+    rule = optax.masked(rule, trained) if frozen else rule
+    clipped = optax.chain(optax.identity(), rule)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(clip, optax.masked(rule, trained) if frozen else rule)
+    return Optimizer(*optax.chain(clip, rule), config.clip_norm, clipped, lambda path: (decayed[path], rates[path]))
 
 
 def without_gradient(config: OptimConfig, frozen: Collection[str], path: str, steps: int, updates: int) -> float:

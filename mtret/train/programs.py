@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -17,10 +16,11 @@ from mtret.data.planning import Planner
 from mtret.data.shapes import Shape
 from mtret.devices import compiler_options, give_back_memory, memory_limit
 from mtret.models.dual_encoder import matmul_dtype_of
-from mtret.pytrees import Tree, flatten, unflatten
+from mtret.pytrees import Tree
 from mtret.train import layerwise
 from mtret.train.sharding import batch_sharding, replicated
-from mtret.train.step import StepConfig, TrainState, gradients, update
+from mtret.train.step import StepConfig, TrainState, gradients
+from mtret.train.updates import Update, compile_update, trained
 from mtret.types import PairBatch
 
 THREADS = max(1, (os.cpu_count() or 2) // 2)  # that compile: XLA itself takes a second core for most of the time
@@ -33,9 +33,7 @@ class WholeGradients:
 
     program: "Future[Any]"
 
-    def __call__(
-        self, params: Tree, batch: PairBatch, step: Int[Array, ""]
-    ) -> tuple[Array, Array, Mapping[str, Array]]:
+    def __call__(self, params: Tree, batch: PairBatch, step: Int[Array, ""]) -> tuple[Array, Array, dict[str, Array]]:
         return self.program.result()(params, batch, step)
 
     @property
@@ -52,10 +50,11 @@ class CompiledStep:
     """A `Step` in two parts, of which the update is the same for batches of every shape."""
 
     gradients: Gradients
-    update: "Future[Any]"  # (state, loss, accuracy, gradient) -> state, metrics; the state's memory is used again
+    update: Update
+    gradient_bytes: int  # on a device
 
     def __call__(self, state: TrainState, batch: PairBatch) -> tuple[TrainState, Float[Array, "metrics"]]:
-        return self.update.result()(state, *self.gradients(state.params, batch, state.step))
+        return self.update(state, *self.gradients(state.params, batch, state.step))
 
     @property
     def runs_layers_again(self) -> bool:
@@ -66,9 +65,13 @@ class CompiledStep:
     @property
     def temporary_bytes(self) -> int:
         """What a device needs for a step beside its state and batch."""
-        needed = self.update.result().memory_analysis()
-        gradient = needed.argument_size_in_bytes - needed.alias_size_in_bytes  # what is not the state
-        return gradient + max(self.gradients.temporary_bytes, needed.temp_size_in_bytes)
+        return self.gradient_bytes + max(self.gradients.temporary_bytes, self.update.temporary_bytes)
+
+
+def suits_layers(mesh: Mesh, chunked: bool) -> bool:
+    """Whether gradients are a program for each kind of layer, by default: on one CPU, unless the chunks of a batch are
+    read twice."""
+    return mesh.size == 1 and mesh.devices.item().platform == "cpu" and not chunked
 
 
 def compile_steps(
@@ -80,32 +83,36 @@ def compile_steps(
     only: Collection[Shape] | None = None,
     by_layer: bool | None = None,
 ) -> tuple[Mapping[Shape, CompiledStep], float]:
-    """By shape (of `only` these) a step, and the seconds they took; chunked, one serves all of a row length.
+    """By shape (of `only` these) a step, and the seconds they took; of batches in chunks, one serves all of a row
+    length.
 
-    `by_layer`: the gradient as a program for each kind of layer; None: on a CPU by itself, unless batches are chunked.
-    Then layers run a second time in the backward pass where a batch's activations do not fit. Executables, unlike
-    jitted functions, cannot compile behind one's back: a shape that was not declared is an error.
+    `by_layer`: the gradient as a program for each kind of layer; None: where that `suits`. Then layers run a second
+    time in the backward pass where a batch's activations do not fit. Executables, unlike jitted functions, cannot
+    compile behind one's back: a shape that was not declared is an error.
     """
     began = time.monotonic()
     if by_layer is None:
-        by_layer = mesh.size == 1 and mesh.devices.item().platform == "cpu" and not config.chunked
+        by_layer = suits_layers(mesh, config.chunked)
     like = jax.eval_shape(lambda: state)
     of = {shape: planner.abstract(shape) for shape in only or planner.shapes}
     distinct = sorted(set(of.values()), key=_size, reverse=True)  # the longest compilation first
     with ThreadPoolExecutor(max_workers=THREADS) as threads:
-        shared = threads.submit(_compile_update, config, state, mesh)
+        shared = compile_update(config, state, mesh, threads, _options(config), by_part=by_layer)
         if by_layer:
             compiler = layerwise.Compiler(threads, replicated(mesh), _options(config))
+            cuts = {batch: planner.chunks(shape) for shape, batch in of.items()}
             derived: dict[PairBatch, Gradients] = {}
             for batch in distinct:
-                one = layerwise.compile_gradients(config, like.params, batch, like.step, compiler)
+                arguments = like.params, batch, like.step, compiler, cuts[batch]
+                one = layerwise.compile_gradients(config, *arguments)
                 if not derived and one.kept_bytes > KEPT_SHARE * memory_limit():  # the largest
                     config = _run_again(config)
-                    one = layerwise.compile_gradients(config, like.params, batch, like.step, compiler)
+                    one = layerwise.compile_gradients(config, *arguments)
                 derived[batch] = one
         else:
             derived = _whole(config, state, distinct, mesh, specs, threads)
-    compiled = {shape: CompiledStep(derived[batch], shared) for shape, batch in of.items()}
+    gradient = sum(_bytes_on_a_device(leaf) for leaf in trained(state.params, config).values())
+    compiled = {shape: CompiledStep(derived[batch], shared, gradient) for shape, batch in of.items()}
     for program in compiled.values():
         program.temporary_bytes  # noqa: B018  (whatever could not be compiled is said now)
     give_back_memory()
@@ -138,12 +145,12 @@ def _whole(
 
     def derive(params: Tree, batch: PairBatch, step: Array) -> tuple[Array, Array, dict[str, Array]]:
         loss, accuracy, gradient = gradients(params, batch, step, config, mesh, specs)
-        return loss, accuracy, _trained(gradient, config)
+        return loss, accuracy, trained(gradient, config)
 
     derive_all = jax.jit(
         derive,
         in_shardings=(places.params, batch_sharding(mesh), everywhere),
-        out_shardings=(everywhere, everywhere, _trained(places.params, config)),
+        out_shardings=(everywhere, everywhere, trained(places.params, config)),
         compiler_options=_options(config),
     )
 
@@ -153,25 +160,5 @@ def _whole(
     return {batch: WholeGradients(threads.submit(compiled, batch)) for batch in shapes}
 
 
-def _compile_update(config: StepConfig, state: TrainState, mesh: Mesh) -> Any:
-    places, everywhere = jax.tree.map(lambda x: x.sharding, state), replicated(mesh)
-    like = jax.eval_shape(lambda: state)
-
-    def apply(state: TrainState, loss: Array, accuracy: Array, gradient: Mapping[str, Array]) -> Any:
-        zeros = {path: jnp.zeros_like(leaf) for path, leaf in flatten(state.params).items() if path in config.frozen}
-        every = unflatten({path: gradient.get(path, zeros.get(path)) for path in flatten(state.params)})
-        return update(state, loss, accuracy, every, config)
-
-    jitted = jax.jit(
-        apply,
-        donate_argnums=0,
-        in_shardings=(places, everywhere, everywhere, _trained(places.params, config)),
-        out_shardings=(places, everywhere),
-        compiler_options=_options(config),
-    )
-    number: Any = like.params["log_scale"]
-    return jitted.lower(like, number, number, _trained(like.params, config)).compile()
-
-
-def _trained(params: Tree, config: StepConfig) -> dict[str, Any]:
-    return {path: leaf for path, leaf in flatten(params).items() if path not in config.frozen}
+def _bytes_on_a_device(leaf: jax.Array) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

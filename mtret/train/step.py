@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
 from mtret.models.dual_encoder import encode, head_of
@@ -19,7 +19,7 @@ from mtret.models.lora import LoraConfig, adapted, initial_adapters
 from mtret.models.pooling import normalise
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.grad_cache import encode_in_chunks
-from mtret.train.optim import averaged
+from mtret.train.optim import Optimizer, averaged
 from mtret.train.sharding import AXES, batch_specs, gathered, named, replicated, summed, whole
 from mtret.types import PairBatch, TokenBatch
 
@@ -42,7 +42,7 @@ class StepConfig:
     """What a step needs to know beside its state and batch."""
 
     tower: nn.Module
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation | Optimizer
     loss: LossConfig
     shard_queries: int
     shard_texts: int
@@ -211,13 +211,24 @@ def update(
     if config.loss.learn_temperature:  # the parameter, not its use: a clipped use has no gradient that could lead back
         params = {**params, "log_scale": jnp.clip(params["log_scale"], *LOG_SCALE_RANGE)}
     norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    metrics, skipped, finite = metrics_of(state.skipped, state.params["log_scale"], loss, accuracy, norm)
     params, opt_state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
     )
-    skipped = state.skipped + jnp.where(finite, 0, 1)
-    metrics = jnp.stack([loss, accuracy, norm, jnp.exp(-state.params["log_scale"]), skipped.astype(loss.dtype)])
     return TrainState(state.step + 1, params, opt_state, skipped), metrics
+
+
+def metrics_of(
+    skipped: Int[Array, ""],
+    log_scale: Float[Array, ""],
+    loss: Float[Array, ""],
+    accuracy: Float[Array, ""],
+    norm: Float[Array, ""],
+) -> tuple[Float[Array, "metrics"], Int[Array, ""], Bool[Array, ""]]:
+    """A step's metrics, the steps skipped so far, and whether loss and gradient, of this norm, are finite."""
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    skipped = skipped + jnp.where(finite, 0, 1)
+    return jnp.stack([loss, accuracy, norm, jnp.exp(-log_scale), skipped.astype(loss.dtype)]), skipped, finite
 
 
 def train_step(
@@ -227,7 +238,9 @@ def train_step(
     return update(state, *gradients(state.params, batch, state.step, config, mesh, specs), config)
 
 
-def state_sharding(params: Tree, optimizer: optax.GradientTransformation, mesh: Mesh, specs: Tree) -> TrainState:
+def state_sharding(
+    params: Tree, optimizer: optax.GradientTransformation | Optimizer, mesh: Mesh, specs: Tree
+) -> TrainState:
     """Where a state lies: what the optimizer keeps for a parameter, with the parameter."""
     everywhere, places = replicated(mesh), named(mesh, specs)
     kept: Any = jax.eval_shape(optimizer.init, params)
@@ -246,7 +259,9 @@ def state_sharding(params: Tree, optimizer: optax.GradientTransformation, mesh: 
     return TrainState(cast(Any, everywhere), places, opt_state, cast(Any, everywhere))
 
 
-def create_state(params: Tree, optimizer: optax.GradientTransformation, mesh: Mesh, specs: Tree) -> TrainState:
+def create_state(
+    params: Tree, optimizer: optax.GradientTransformation | Optimizer, mesh: Mesh, specs: Tree
+) -> TrainState:
     """Step 0, on the devices of the mesh."""
 
     def start(params: Tree) -> TrainState:

@@ -15,7 +15,16 @@ from tokenizers import models, pre_tokenizers, processors
 from mtret.data.images import ImageFiles, Images
 from mtret.data.mixture import MixtureConfig
 from mtret.data.planning import Plan, Planner
-from mtret.data.shapes import MOST_SHAPES, best_row_length, declared_rows
+from mtret.data.shapes import (
+    CHUNK_COST,
+    CHUNK_TOKENS,
+    MOST_SHAPES,
+    SIZE_COST,
+    Chunks,
+    best_row_length,
+    declared_rows,
+    even_chunks,
+)
 from mtret.data.tasks import Judgements, Task, TaskCard
 from mtret.data.templates import Templates
 from mtret.data.tokenize import Tokenizer, Tokens, offsets_of
@@ -324,6 +333,58 @@ def test_there_are_no_more_shapes_than_a_run_compiles():
     # Rows that many need are not wasted on: a hundred times as many steps of every tenth count.
     popular = declared_rows({key: 100 if key[1] % 10 == 9 else 1 for key in needed})
     assert all(popular[key] == key[1] for key in needed if key[1] % 10 == 9)
+
+
+@pytest.mark.parametrize(("together", "chunks"), [(1, 3), (4, 3), (4, 8), (4, 11)])
+def test_every_chunk_is_read_once_as_many_at_once_as_can_be(together: int, chunks: int):
+    reads = Chunks(2, together).reads(chunks)
+    assert [number for first, count in reads for number in range(first, first + count)] == list(range(chunks))
+    assert [count for _, count in reads] == [together] * (chunks // together) + [1] * (chunks % together)
+
+
+def test_chunks_have_the_size_that_costs_the_run_least():
+    # Batches of one size are read whole, as long as a chunk may be so large.
+    assert even_chunks({9: 40}, 64) == Chunks(9, 1)
+    assert even_chunks({CHUNK_TOKENS // 64: 40}, 64) == Chunks(CHUNK_TOKENS // 64, 1)
+    needed = {rows: 6 for rows in range(17, 64)}
+
+    def cost(size: int, together: int) -> int:
+        total = SIZE_COST * (together > 1)
+        for rows, batches in needed.items():
+            chunks = -(-rows // size)
+            reads = chunks // together + chunks % together
+            total += batches * (chunks * size * 256 + reads * CHUNK_COST)
+        return total
+
+    every = {(size, together): cost(size, together) for size in range(1, 17) for together in (1, 16 // size)}
+    assert every[even_chunks(needed, 256)] == min(every.values())
+    assert even_chunks(needed, 256).together > 1
+    assert even_chunks({rows: 1 for rows in range(17, 20)}, 256).together == 1  # too few steps for a second size
+    assert even_chunks({3: 2}, 2 * CHUNK_TOKENS) == Chunks(1, 1) == even_chunks({0: 5}, 30)
+
+
+def test_batches_whose_chunks_are_all_kept_are_those_of_one_chunk_in_fewer_arrays():
+    plain = make_planner(BATCH, SIZES)
+    cut = Planner(plain.tasks, MixtureConfig(), BATCH, "mean", 0, 40, even_chunks=True)
+    assert len(cut.arrays) < len(plain.arrays) == len(plain.shapes)
+    assert sorted(shape for alike in cut.arrays.values() for shape in alike) == [*cut.shapes]
+    several = 0
+    for step in range(40):
+        plan, one = cut.plan(step), plain.plan(step)
+        assert [each.tolist() for each in (plan.queries, plan.documents, plan.target, plan.masked)] == [
+            each.tolist() for each in (one.queries, one.documents, one.target, one.masked)
+        ]
+        filled, whole = cut.fill(plan), plain.fill(one)
+        chunks, shards, rows, length = filled.texts.ids.shape
+        assert cut.chunks(plan.shape)[0].rows == rows and filled.chunks[0] * rows == plan.shape.rows <= chunks * rows
+        needed, padding = plan.needed.rows, cut.shard_texts
+        for ours, theirs in zip(filled.texts, whole.texts, strict=True):
+            flat = ours.swapaxes(0, 1).reshape(shards, chunks * rows, length)
+            assert (flat[:, :needed] == theirs[0][:, :needed]).all()
+        empty = filled.texts.segment.swapaxes(0, 1).reshape(shards, chunks * rows, length)[:, needed:]
+        assert (empty == padding).all()
+        several += filled.chunks[0] > 1
+    assert several
 
 
 # From texts to a training task.

@@ -26,7 +26,8 @@ def test_rates_in_a_table_move_parameters_as_the_schedule_does(sweep: ModuleType
     params: Any = {"tower": {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)}}
     own = optimizer(config, params, 12)
     unit = replace(config, learning_rate=1.0, warmup_steps=0, schedule="constant")
-    by_table = optax.chain(optimizer(unit, params, sweep.MOST_STEPS), sweep.by_table())
+    adam: Any = optimizer(unit, params, sweep.MOST_STEPS)
+    by_table = optax.chain(adam, sweep.by_table())
     states: list[Any] = [own.init(params), by_table.init(params)]
     states[1] = (states[1][0], sweep.RateState(jnp.int32(0), sweep.rates_of(sweep.Run(3e-5, steps=12), config)))
     both: list[Any] = [params, params]

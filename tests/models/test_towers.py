@@ -118,6 +118,7 @@ def test_every_text_alone_has_the_vector_that_it_has_packed(tower: Any, attentio
 REMATERIALISED = ["bert", *(pytest.param(name, marks=pytest.mark.system) for name in ("gte", "modernbert"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", REMATERIALISED, indirect=True)
 def test_rematerialised_the_gradients_are_the_same(tower: Any) -> None:
     """Nor does dropout change: a layer that is run again draws the same masks."""

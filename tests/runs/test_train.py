@@ -159,8 +159,8 @@ def test_first_lines_say_what_is_trained(tmp_path: Path, config: RunConfig, cons
         "batch 16 queries, 1 positive(s) and 0 hard negatives each, at most 24/32 tokens, in 8 shard(s)",
     ):
         assert words in said
-    assert any(line.startswith("1 shapes, rows x tokens (steps): ") for line in said)
-    assert any(line.startswith("compiled 1 shapes in ") for line in said)
+    assert any(line.startswith("1 shape(s), rows x tokens (steps): ") for line in said)
+    assert any(line.startswith("compiled 1 shape(s) in ") for line in said)
     assert any(line.startswith("training 1/1  loss ") for line in said)
 
 

@@ -12,6 +12,7 @@ import pytest
 from mtret.data.images import Images
 from mtret.data.mixture import MixtureConfig
 from mtret.data.planning import Planner
+from mtret.data.shapes import Chunks
 from mtret.data.tokenize import Tokens, offsets_of
 from mtret.data.training_tasks import BatchConfig, Relation, TrainingTask
 from mtret.encoder_folder.modules import DenseLayer, Head, Normalize
@@ -78,14 +79,19 @@ class Case:
     loss: LossConfig = field(default_factory=LossConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     documents: str = "shared"  # or "separate", "images", or "both": the batch of images is looked at
+    chunk_tokens: int | None = 48  # three rows, so three chunks of texts
+    together: int = 1  # of them
     programs: int | None = None  # for layers, forward and backward, of one shape
+    optimised: bool = False
 
 
 CASES = {
-    "bert": Case(programs=2),
+    "bert": Case(programs=2, optimised=True),
+    "in one chunk": Case(chunk_tokens=None, programs=2),
+    "two chunks at once, and one": Case(together=2, programs=4),
     "xlm-r": Case(XLMR, programs=2),
-    "gte": Case(GTE, programs=2),
-    "modernbert": Case(MODERNBERT, programs=6),  # its first layer, local and global ones
+    "gte": Case(GTE, programs=2, optimised=True),
+    "modernbert": Case(MODERNBERT, programs=6, optimised=True),  # its first layer, local and global ones
     "layers run again": Case(BERT.clone(config=replace(BERT.config, remat=True)), programs=2),
     "matryoshka, both ways, learned temperature": Case(
         loss=LossConfig(symmetric=True, learn_temperature=True, dimensions=(8, 3))
@@ -94,7 +100,8 @@ CASES = {
     "the lower half frozen": Case(optim=OptimConfig(trainable=EMBEDDINGS), programs=3),
     "norms alone": Case(optim=OptimConfig(trainable=ALL_BUT_NORMS), programs=2),
     "adapters": Case(lora=LoraConfig(rank=2, alpha=4.0), programs=4),  # the lower layer's input has no derivative
-    "separate documents": Case(documents="separate", programs=4),  # of two towers, whose batches differ in rows
+    "separate documents": Case(documents="separate", programs=2, optimised=True),
+    "separate documents, in one chunk each": Case(documents="separate", chunk_tokens=None, programs=4),
     "frozen documents": Case(
         optim=OptimConfig(trainable=((r"documents/.*", False), (r".*", True))), documents="separate", programs=3
     ),
@@ -121,7 +128,15 @@ def planner(case: Case) -> Planner:
         lengths = random.integers(4, 9, COUNT)
         return Tokens(random.integers(3, 60, lengths.sum()).astype(np.int32), offsets_of(lengths), 1)
 
-    batch = BatchConfig(queries=18, query_length=8, document_length=8, row_length=16, shards=2, positives=2)
+    batch = BatchConfig(
+        queries=18,
+        query_length=8,
+        document_length=8,
+        row_length=16,
+        shards=2,
+        positives=2,
+        chunk_tokens=case.chunk_tokens,
+    )
     sets = [sorted({i, (i + 1) % COUNT}) for i in range(COUNT)]
     own = Relation(offsets_of(np.array([len(each) for each in sets])), np.concatenate(sets).astype(np.int32))
     pixels = random.integers(0, 256, (COUNT, 8, 8, 3)).astype(np.uint8)
@@ -163,11 +178,12 @@ def both(case: Case, dtype: Any) -> tuple[tuple[float, Tree], tuple[float, Tree]
     *others, batch = (jax.device_put(plans.fill(plans.plan(step)), batch_sharding(mesh)) for step in at)
     params, step = jax.device_put(params, replicated(mesh)), jnp.int32(3)
     with ThreadPoolExecutor(2) as threads:
-        compiler = Compiler(threads, replicated(mesh))
+        compiler = Compiler(threads, replicated(mesh), {} if case.optimised else QUICK)
 
         def compiled_for(batch: Any) -> LayerwiseGradients:
             shapes = jax.eval_shape(lambda: (params, batch, step))
-            return compile_gradients(config, shapes[0], shapes[1], shapes[2], compiler)
+            cuts = [Chunks(1, case.together)] * 2  # the rows of a chunk are those of the arrays
+            return compile_gradients(config, shapes[0], shapes[1], shapes[2], compiler, cuts)
 
         for other in others:
             compiled_for(other)
@@ -189,15 +205,24 @@ def distance(ours: Tree, theirs: Tree) -> float:
 
 
 def distances_in_float64() -> dict[str, float]:
-    """Of each case; called by test_processes under float64."""
+    """Called by test_processes under float64."""
     found = {}
-    for name, case in CASES.items():
-        ours, theirs, _ = both(case, jnp.float64)
+    for name in IN_FLOAT64:
+        ours, theirs, _ = both(CASES[name], jnp.float64)
         found[name] = max(abs(ours[0] / theirs[0] - 1), distance(ours[1], theirs[1]))
     return found
 
 
-FAST = ("bert", "images, and vectors of texts as they are")
+FAST = ("bert",)
+IN_FLOAT64 = (
+    "two chunks at once, and one",
+    "gte",
+    "modernbert",
+    "the lower half frozen",
+    "adapters",
+    "separate documents",
+    "images",
+)
 SYSTEM = (
     "xlm-r",
     "gte",
@@ -206,7 +231,10 @@ SYSTEM = (
     "dense head",
     "frozen documents",
     "images",
-)  # in float64 too
+    "in one chunk",
+    "separate documents, in one chunk each",
+    "matryoshka, both ways, learned temperature",
+)
 
 
 @pytest.mark.parametrize(
@@ -227,19 +255,20 @@ def test_loss_and_gradient_are_those_of_one_program(name: str):
         assert len({id(program) for program in programs_of_layers(compiled)}) == CASES[name].programs
     if name == "the lower half frozen":  # what is not trained is neither kept nor derived
         (chain,) = compiled.chains
-        assert [link.backward is None for link in chain] == [True, True, False, False]
-        assert [link.kept_bytes > 0 for link in chain] == [False, False, True, True]
+        assert [link.backward is None for link in chain.links[1]] == [True, True, False, False]
+        assert [link.kept_bytes > 0 for link in chain.links[1]] == [False, False, True, True]
     if name == "layers run again":
         kept = both(CASES["bert"], jnp.float32)[2]
         assert compiled.temporary_bytes < 0.7 * kept.temporary_bytes
 
 
 def programs_of_layers(compiled: LayerwiseGradients) -> list[Any]:
-    links = [link for chain in compiled.chains for link in chain if link.stage.is_layer]
+    links = [link for link in compiled.links if link.stage.is_layer]
     return [program for link in links for program in (link.forward, link.backward) if program is not None]
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimised
 def test_layers_run_again_where_their_activations_do_not_fit(monkeypatch: pytest.MonkeyPatch):
     case = CASES["bert"]
     plans, row = planner(case), jnp.zeros((1, 4), jnp.int32)

@@ -25,7 +25,8 @@ from mtret.train.programs import compile_steps
 from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs
 from mtret.train.step import StepConfig, TrainState, create_state, gradients, initial_params
 
-pytestmark = pytest.mark.slow  # several steps are compiled
+# Several steps are compiled; what XLA makes of one is looked at by test_step and test_layerwise.
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
 
 TEXTS = BertTower(
     BertConfig(
@@ -188,8 +189,6 @@ def test_every_mesh_and_chunk_draws_the_same_dropout(task: int, mesh: tuple[int,
     assert np.sqrt(sum(np.square(theirs[path] - x).sum() for path, x in wanted.items())) < 1e-5 * norm
 
 
-# From here on it matters what moves, not what XLA makes of it.
-@pytest.mark.unoptimised
 @pytest.mark.parametrize("task", [0, system(1)])
 def test_dropout_changes_the_loss(task: int) -> None:
     plans = planner(None, separate=True, images=True)
@@ -210,7 +209,6 @@ def run(plans: Planner, params: Tree, config: StepConfig, steps: int) -> TrainSt
     return state
 
 
-@pytest.mark.unoptimised
 @pytest.mark.parametrize("chunk_tokens", [None, system(16)])
 def test_frozen_documents_stay_bit_equal_and_the_queries_learn(chunk_tokens: int | None) -> None:
     plans = planner(chunk_tokens, separate=True, images=False)
@@ -227,7 +225,6 @@ def test_frozen_documents_stay_bit_equal_and_the_queries_learn(chunk_tokens: int
     np.testing.assert_array_equal(np.asarray(vectors[0]), np.asarray(vectors[1]))
 
 
-@pytest.mark.unoptimised
 def test_frozen_documents_have_no_dropout_and_no_gradient() -> None:
     plans = planner(None, separate=True, images=False)
     params = narrow(params_of(plans))
@@ -238,7 +235,6 @@ def test_frozen_documents_have_no_dropout_and_no_gradient() -> None:
     assert any(value.any() for path, value in others.items() if path.startswith("documents/"))
 
 
-@pytest.mark.unoptimised
 def test_texts_and_images_train_in_turns_with_adapters_and_rates() -> None:
     """Adapters change the text tower alone; a rate of zero changes nothing."""
     plans = planner(None, separate=False, images=True)

@@ -331,6 +331,7 @@ def test_gradients_are_the_same_on_every_mesh(bert_gradients: Gradients, devices
     check_equal(bert_gradients(devices, state_shards), bert_gradients(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "state_shards"), [(8, 1), *(pytest.param(*mesh, marks=pytest.mark.system) for mesh in ((1, 1), (4, 4)))]
 )
@@ -362,6 +363,7 @@ def exchanges(program: str) -> tuple[int, int]:
     return sum(counts.values()), sum(counts.get(name, 0) for name in inside)
 
 
+@pytest.mark.slow
 def test_no_device_talks_to_another_within_a_loop():
     """Of the chunked step: all that is exchanged, is so before or after."""
     planner, tower = tangled_planner(16), BertTower(BERT)
