@@ -4,7 +4,7 @@ AdamW of a hundred arrays takes XLA as long as the gradient does. Layers are ali
 once the gradient's norm is known.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import takewhile
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from mtret.pytrees import flatten, unflatten
+from mtret.train.layerwise import Compiler
 from mtret.train.optim import Optimizer
 from mtret.train.sharding import replicated
 from mtret.train.step import LOG_SCALE_RANGE, StepConfig, TrainState, metrics_of, update
@@ -121,31 +122,23 @@ def _by_part(
     leaves = trained(like.params, config)
     owners = _owners(rule, like)
     counts = tuple(place for place, owner in enumerate(owners) if owner is None)
-    everywhere: dict[str, Any] = {"in_shardings": replicated(mesh), "out_shardings": replicated(mesh)}
     kept, structure = jax.tree.flatten(like.opt_state)
-    known: dict[Hashable, Future[Any]] = {}
-
-    def compiled(kind: Hashable, function: Any, donate: tuple[int, ...], *arguments: Any) -> "Future[Any]":
-        if kind not in known:
-            jitted = jax.jit(function, donate_argnums=donate, compiler_options=dict(options), **everywhere)
-            known[kind] = threads.submit(jitted.lower(*arguments).compile)
-        return known[kind]
-
+    compiler = Compiler(threads, replicated(mesh), options)
     number: Any = like.params["log_scale"]
     flag = jax.ShapeDtypeStruct((), jnp.bool_)
     parts = []
     for paths in _parts(leaves):
         places = tuple(place for place, owner in enumerate(owners) if owner in paths)
         own, held = [leaves[path] for path in paths], [kept[place] for place in places]
-        kind = tuple((leaf.shape, leaf.dtype) for leaf in (*own, *held))
-        squares = compiled(("squares", kind), _squares, (), own)
+        squares, _ = compiler("squares", _squares, own)
         rules = tuple((rule.kind(path), path == "log_scale") for path in paths)
         order = tuple(paths.index(cast(str, owners[place])) for place in places)
         apply = RuleOfPart(config, rule, structure, flatten(like.params).keys(), paths, places, counts)
         arguments = own, held, [kept[place] for place in counts], own, number, flag
-        parts.append(Part(paths, places, squares, compiled((kind, rules, order), apply, (0, 1), *arguments)))
+        program, _ = compiler((rules, order), apply, *arguments, donate=(0, 1))
+        parts.append(Part(paths, places, squares, program))
     of_state = like.step, like.skipped, number, number, number
-    metrics = compiled("metrics", _metrics, (0, 1), *of_state, dict.fromkeys(leaves, number))
+    metrics, _ = compiler("metrics", _metrics, *of_state, dict.fromkeys(leaves, number), donate=(0, 1))
     return PartwiseUpdate(metrics, parts, counts)
 
 
