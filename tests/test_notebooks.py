@@ -2,16 +2,20 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from safetensors.numpy import load_file, save_file
+
+from mtret.models.hf import resolve
 
 COLABS = Path(__file__).parents[1] / "colabs"
 BOOKS = {path.stem: path for path in sorted(COLABS.glob("*.ipynb"))}
-# Fewer steps and tasks than a reader would want; all else is as it stands.
+# Fewer steps, tasks and layers than a reader would want; all else is as it stands.
 SMALL: dict[str, dict[str, Any]] = {
     "quickstart": {
         "evaluated": ("it_article", "business_report"),
@@ -25,6 +29,19 @@ SMALL: dict[str, dict[str, Any]] = {
         "folder": "own",
     },
 }
+
+
+@pytest.fixture(scope="module")
+def first_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniLM's folder, with the first of its six layers."""
+    folder = tmp_path_factory.mktemp("encoders") / "first-layer"
+    shutil.copytree(resolve("minilm"), folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}), encoding="utf-8")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".layer." not in name or ".layer.0." in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -63,9 +80,10 @@ def test_no_outputs_are_kept(path: Path) -> None:
 @pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SMALL))
-def test_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_from_top_to_bottom(name: str, tmp_path: Path, first_layer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device, as a reader has
-    book = with_parameters(read(BOOKS[name]), SMALL[name])
+    settings = *SMALL[name]["settings"], f"model.source={first_layer}"
+    book = with_parameters(read(BOOKS[name]), {**SMALL[name], "settings": settings})
     client = NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     run = tmp_path / ("run" if name == "quickstart" else "own/run")
