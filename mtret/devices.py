@@ -123,6 +123,15 @@ def free_memory() -> int:
     return max(min(found), 0)
 
 
+def device_memory(devices: int) -> int:
+    """Bytes that a program may take of one of so many devices of this process: of an accelerator what JAX has set
+    aside, of CPU devices an equal share of `memory_limit`."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return int(stats["bytes_limit"]) if "bytes_limit" in stats else memory_limit() // devices
+
+
 def memory_limit() -> int:
     """Bytes of this machine's memory, or what the control group leaves this process of it; the same at every start."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -167,7 +176,8 @@ def keep_memory() -> None:
     try:
         library = ctypes.CDLL(None)
         library.gnu_get_libc_version  # noqa: B018
-        for parameter, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1)):
+        # Two, not one: XLA's threads that compile would wait for each other's small pieces, a quarter of the time.
+        for parameter, value in ((arena_max, 2), (mmap_max, 0), (trim_threshold, -1)):
             library.mallopt(parameter, value)
         _prefer_large_pages(library, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     except (AttributeError, OSError, ValueError):

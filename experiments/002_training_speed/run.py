@@ -108,7 +108,7 @@ def peer_batches(loaded: Load, grouped: bool) -> list[list[tuple[np.ndarray, np.
 class Peer:
     """sentence-transformers: its model, its loss, AdamW and clipping as its trainer has them."""
 
-    def __init__(self, loaded: Load, grouped: bool, narrow: bool, dropout: float):
+    def __init__(self, model: str, batches: list[list[tuple[np.ndarray, np.ndarray]]], narrow: bool, dropout: float):
         import torch
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
@@ -117,16 +117,15 @@ class Peer:
 
         torch.manual_seed(SEED)
         self.torch, self.narrow = torch, narrow
-        self.model = SentenceTransformer(str(resolve("minilm")), device="cpu")
+        as_float32 = {"dtype": torch.float32}  # else as stored, and float16 is slow on a CPU
+        self.model = SentenceTransformer(str(resolve(model)), device="cpu", model_kwargs=as_float32)
         for module in self.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = dropout
         self.model.train()
         self.loss = MultipleNegativesRankingLoss(self.model, scale=20.0)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=0.01)
-        self.batches = [
-            [self._padded(side) for side in zip(*batch, strict=True)] for batch in peer_batches(loaded, grouped)
-        ]
+        self.batches = [[self._padded(side) for side in zip(*batch, strict=True)] for batch in batches]
 
     def _padded(self, texts: tuple[np.ndarray, ...]) -> dict[str, Any]:
         longest = max(len(text) for text in texts)
@@ -200,7 +199,11 @@ def work(arguments: argparse.Namespace) -> None:
     """A contender: answers each line on its input with the seconds of every step."""
     loaded = load(arguments.suite, arguments.tasks.split(","), arguments.batch, arguments.length, arguments.per_task)
     settings = dict(CONTENDERS[arguments.contender])
-    engine = {"peer": Peer, "mtret": Ours}[settings.pop("engine")](loaded, **settings, dropout=arguments.dropout)
+    if settings.pop("engine") == "peer":
+        batches = peer_batches(loaded, settings.pop("grouped"))
+        engine = Peer("minilm", batches, **settings, dropout=arguments.dropout)
+    else:
+        engine = Ours(loaded, **settings, dropout=arguments.dropout)
     count = sum(len(plans) for plans in loaded.plans)
     for number in range(count if "attention" in settings else min(2, count)):  # compiled once a shape
         engine.step(number)

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -85,9 +85,9 @@ class Planner:
         even_chunks: bool = False,
     ):
         _check(batch, tasks)
-        self.tasks = tuple(tasks)
+        self.tasks, self.mixture = tuple(tasks), mixture
         self.batch, self.pooling, self.seed, self.steps = batch, pooling, seed, steps
-        self.generic, self.separate, self.patches = mixture.generic_share, separate, patches
+        self.separate, self.patches = separate, patches
         self.even_chunks = even_chunks
         sizes = [len(task.queries) for task in tasks]
         self.shares = shares([task.name for task in tasks], sizes, mixture)
@@ -99,6 +99,12 @@ class Planner:
         self.masked_width = min(most, batch.shards * self.shard_documents)
         self._order = lru_cache(maxsize=4 * len(tasks))(self._epoch_order)
         self.row_lengths = tuple(map(self._row_lengths, range(len(tasks))))
+
+    def in_chunks(self, tokens: int) -> "Planner":
+        """Plans the same batches, to be read in chunks of so many tokens, each twice."""
+        batch = replace(self.batch, chunk_tokens=tokens)
+        of_run = self.pooling, self.seed, self.steps, self.separate, self.patches
+        return Planner(self.tasks, self.mixture, batch, *of_run)
 
     @property
     def shard_texts(self) -> int:
@@ -151,7 +157,7 @@ class Planner:
         if task.negatives is not None:
             wanted.append(task.negatives.sample(queries, task.config.negatives, random))
         documents = np.unique(np.concatenate([x[x >= 0] for x in wanted]))
-        generic = bool(np.random.default_rng((self.seed, 3, step)).random() < self.generic)
+        generic = bool(np.random.default_rng((self.seed, 3, step)).random() < self.mixture.generic_share)
         query_lengths = task.query_tokens(generic).lengths(task.config.query_length)
         document_lengths = task.document_lengths()
         query_slots = _deal(queries, query_lengths, self.batch.shards, self.shard_queries)

@@ -43,7 +43,7 @@ class BatchConfig:
     shards: int = setting(1, "independent parts of a batch; the number of devices divides it", AT_LEAST_1)
     chunk_tokens: int | None = setting(
         None,
-        "of a shard, encoded at a time and each twice (GradCache), for batches that do not fit; None: all, once",
+        "of a shard, encoded at a time and each twice (GradCache), for batches that do not fit; None: if need be",
         AT_LEAST_1_OR_NONE,
     )
     tasks: Mapping[str, TaskBatch] = setting(

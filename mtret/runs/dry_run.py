@@ -18,11 +18,11 @@ from mtret.devices import free_memory
 from mtret.evaluation.dev_sample import dev_samples
 from mtret.run_config import RunConfig
 from mtret.runs import session
+from mtret.runs.fitting import compile_fitting
 from mtret.runs.preflight import memory_remarks
 from mtret.runs.setup import Prepared, bytes_of, load_inputs, prepare
 from mtret.runs.summary import peak_memory
 from mtret.tables import Table, to_terminal
-from mtret.train.programs import compile_steps
 from mtret.train.sharding import batch_sharding
 from mtret.train.step import TrainState, create_state
 
@@ -72,12 +72,10 @@ def _row(planner: Planner, index: int, task: TrainingTask, planned: Sequence[Pla
 
 def _say_costs(run: Prepared, config: RunConfig, tasks: Sequence[Task], places: float, console: Console) -> None:
     """`places`: of an average step."""
-    planner = run.planner
-    largest = max(planner.shapes, key=lambda shape: shape.rows * shape.length + shape.document_rows)
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)
     kept, limit = bytes_of(state), free_memory()
-    steps, seconds = compile_steps(run.step, state, planner, run.mesh, run.specs, only=(largest,))
-    compiled = steps[largest]
+    run, steps, seconds = compile_fitting(run, state, console, largest_alone=True)
+    (largest, compiled), planner = *steps.items(), run.planner
     needed = kept + compiled.temporary_bytes
     say(
         console,

@@ -29,6 +29,7 @@ RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
 WORDS_FILE = "words.safetensors"
 WORDS = "words"  # in RUN_FILE: how many there are; runs of an older mtret, which trained all, did not write it down
+CHUNKS = "chunk_tokens"  # in it: by how many a run reads batches that do not fit; 0: they fit
 UNDRAWN = "undrawn"  # in it: tasks of the mixture that no step was of
 IDENTITY = ("config", "data", "weights_sha256")  # what makes two runs the same, less the mesh
 # And all else that changes the encoder's vectors, and its dropout; runs of an older mtret did not write it down.
@@ -143,6 +144,19 @@ def words_of(workdir: AnyPath, size: int) -> Int32[np.ndarray, "kept"] | None:
         found = None if arrays is None else arrays["ids"].tolist()  # where it is lost, the same are drawn again
     words = broadcast("words", found)
     return None if words is None else np.array(words, np.int32)
+
+
+def chunks_of(workdir: AnyPath) -> int | None:
+    """By how many tokens a run that is to go on reads batches that do not fit; 0: they fit; None: not chosen yet."""
+    there = is_first() and (workdir / RUN_FILE).exists()
+    return broadcast("chunks", read_identity(workdir).get(CHUNKS) if there else None)
+
+
+def note_chunks(workdir: AnyPath, tokens: int) -> None:
+    """For `chunks_of`. Where several processes train, all must have claimed the folder."""
+    there = read_identity(workdir)
+    if there.get(CHUNKS) != tokens:
+        replace_json(workdir / RUN_FILE, {**there, CHUNKS: tokens})
 
 
 def begun_by_older(workdir: AnyPath) -> TemplateConfig | None:

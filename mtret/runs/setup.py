@@ -184,6 +184,11 @@ class Prepared:
     start: Tree  # all parameters that the training starts from
     vocabulary: Vocabulary  # of the word embeddings that are trained
 
+    def in_chunks(self, tokens: int) -> "Prepared":
+        """The same training, with batches that are read in chunks of so many tokens, each twice."""
+        planner = self.planner.in_chunks(tokens)
+        return replace(self, planner=planner, step=replace(self.step, chunked=True))
+
     def whole(self, state: TrainState) -> Tree:
         """What is kept and exported of a state, on this host: as `deployed_of`, with all word embeddings."""
         params = deployed_of(state, self.step.lora)

@@ -35,6 +35,7 @@ from mtret.runs import session
 from mtret.runs.baseline import base_forms
 from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.export import save_model
+from mtret.runs.fitting import compile_fitting
 from mtret.runs.identity import (
     UNDRAWN,
     WORDS,
@@ -43,8 +44,10 @@ from mtret.runs.identity import (
     begun_by_older,
     check_same,
     check_shared,
+    chunks_of,
     claim,
     identity_of,
+    note_chunks,
     resuming,
     words_of,
 )
@@ -55,7 +58,6 @@ from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
 from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, Sinks, Totals
 from mtret.train.object_checkpoint import ObjectCheckpoints
-from mtret.train.programs import compile_steps
 from mtret.train.sharding import batch_sharding, layout, layout_lines
 from mtret.train.step import Step, TrainState, create_state, deployed_of
 
@@ -92,15 +94,12 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
         say(console, f"all {config.loop.steps} steps are done already")
         return workdir / "model"
     words = words_of(workdir, inputs.model.encoder.config.vocab_size)
+    chunks = chunks_of(workdir)
     run = prepare(config, inputs.tasks, inputs.model, here.cache, console, words)
+    if chunks and not run.step.chunked:
+        run = run.in_chunks(chunks)
     undrawn = run.planner.without_steps()
-    for name in undrawn:
-        say(
-            console,
-            f"{name}: no step of {config.loop.steps}, so it is not trained on; more loop.steps, a smaller "
-            f"mixture.alpha or mixture.weights.{name} would draw it",
-            style="yellow",
-        )
+    _say_undrawn(undrawn, config.loop.steps, console)
     if is_first():
         replace_arrays(workdir / WORDS_FILE, {"ids": run.vocabulary.ids})
         claim(workdir, {**identity, UNDRAWN: undrawn, WORDS: len(run.vocabulary.ids)}, write=True)
@@ -110,9 +109,11 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     with closing(kept) as checkpoints:
         state, best = _start(run, config, checkpoints, workdir, console)
         if (first := int(state.step)) < config.loop.steps:
+            say(console, f"compiling {len(run.planner.arrays)} shape(s), which takes up to a minute the first time ...")
+            run, steps, seconds = compile_fitting(run, state, console, as_planned=chunks is not None)
+            if is_first():
+                note_chunks(workdir, run.planner.batch.chunk_tokens or 0)
             number = len(run.planner.arrays)
-            say(console, f"compiling {number} shape(s), which takes up to a minute the first time ...")
-            steps, seconds = compile_steps(run.step, state, run.planner, run.mesh, run.specs)
             say(console, f"compiled {number} shape(s) in {duration(seconds)} (kept in {here.programs})")
             say_once(console, memory_remarks([*steps.values()], config.model.remat, free_memory()))
             state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile)
@@ -124,6 +125,16 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     if is_first():
         _write_model(inputs, undrawn, best, latest, int(state.step), workdir, here.cache, console)
     return workdir / "model"
+
+
+def _say_undrawn(names: Sequence[str], steps: int, console: Console) -> None:
+    for name in names:
+        say(
+            console,
+            f"{name}: no step of {steps}, so it is not trained on; more loop.steps, a smaller mixture.alpha or "
+            f"mixture.weights.{name} would draw it",
+            style="yellow",
+        )
 
 
 def _run(

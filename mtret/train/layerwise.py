@@ -9,7 +9,7 @@ chunks are kept, in arrays of their own between the programs, where one program 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -258,12 +258,12 @@ class LayerwiseGradients:
         """What is kept of the largest batch for the backward pass; known before anything is compiled."""
         return sum(chain.kept_bytes for chain in self.chains) + (self.adapters.kept_bytes if self.adapters else 0)
 
-    @property
+    @cached_property  # XLA takes milliseconds to tell
     def temporary_bytes(self) -> int:
         """What the largest batch needs beside parameters, batch and gradient: what is kept, and the most that a program
         takes by itself."""
-        programs = [program for link in self.links for program in (link.forward, link.backward) if program]
-        most = max(program.result().memory_analysis().temp_size_in_bytes for program in [*programs, self.loss])
+        programs = {program for link in self.links for program in (link.forward, link.backward) if program}
+        most = max(program.result().memory_analysis().temp_size_in_bytes for program in {*programs, self.loss})
         return self.kept_bytes + most
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from mtret.data.planning import Planner
-from mtret.data.shapes import Shape
-from mtret.devices import compiler_options, give_back_memory, memory_limit
+from mtret.data.shapes import Chunks, Shape
+from mtret.devices import compiler_options, device_memory, give_back_memory
 from mtret.models.dual_encoder import matmul_dtype_of
 from mtret.pytrees import Tree
 from mtret.train import layerwise
@@ -23,8 +23,17 @@ from mtret.train.step import StepConfig, TrainState, gradients
 from mtret.train.updates import Update, compile_update, trained
 from mtret.types import PairBatch
 
-THREADS = max(1, (os.cpu_count() or 2) // 2)  # that compile: XLA itself takes a second core for most of the time
-KEPT_SHARE = 0.7  # of all memory: what a batch's activations may take
+CORES = os.cpu_count() or 2
+# Of a device's memory, what a state and a step may take. A CPU's memory holds texts, programs and caches as well.
+SHARE, SHARE_OF_CPU = 0.9, 0.7
+
+
+class TooLarge(Exception):
+    """A step of the largest batch needs more bytes of a device than there is room for."""
+
+    def __init__(self, needed: int, room: int):
+        super().__init__(f"a step needs {needed:,} bytes, and there is room for {room:,}")
+        self.needed, self.room = needed, room
 
 
 @dataclass(frozen=True)
@@ -82,41 +91,71 @@ def compile_steps(
     specs: Tree,
     only: Collection[Shape] | None = None,
     by_layer: bool | None = None,
+    bounded: bool = False,
 ) -> tuple[Mapping[Shape, CompiledStep], float]:
     """By shape (of `only` these) a step, and the seconds they took; of batches in chunks, one serves all of a row
     length.
 
-    `by_layer`: the gradient as a program for each kind of layer; None: where that `suits`. Then layers run a second
-    time in the backward pass where a batch's activations do not fit. Executables, unlike jitted functions, cannot
-    compile behind one's back: a shape that was not declared is an error.
+    `by_layer`: the gradient as a program for each kind of layer; None: where that `suits_layers`. Then layers run a
+    second time in the backward pass where a batch's activations do not fit. Executables, unlike jitted functions,
+    cannot compile behind one's back: a shape that was not declared is an error. Raises TooLarge, if `bounded`, for
+    batches that do not fit in a device's memory.
     """
     began = time.monotonic()
     if by_layer is None:
         by_layer = suits_layers(mesh, config.chunked)
-    like = jax.eval_shape(lambda: state)
+    room = _room_beside(state, mesh)
     of = {shape: planner.abstract(shape) for shape in only or planner.shapes}
     distinct = sorted(set(of.values()), key=_size, reverse=True)  # the longest compilation first
-    with ThreadPoolExecutor(max_workers=THREADS) as threads:
+    gradient = sum(_bytes_on_a_device(leaf) for leaf in trained(state.params, config).values())
+    # XLA shares a large program out to threads of its own, but not a layer's.
+    with ThreadPoolExecutor(max_workers=CORES if by_layer else max(1, CORES // 2)) as threads:
         shared = compile_update(config, state, mesh, threads, _options(config), by_part=by_layer)
         if by_layer:
-            compiler = layerwise.Compiler(threads, replicated(mesh), _options(config))
             cuts = {batch: planner.chunks(shape) for shape, batch in of.items()}
-            derived: dict[PairBatch, Gradients] = {}
-            for batch in distinct:
-                arguments = like.params, batch, like.step, compiler, cuts[batch]
-                one = layerwise.compile_gradients(config, *arguments)
-                if not derived and one.kept_bytes > KEPT_SHARE * memory_limit():  # the largest
-                    config = _run_again(config)
-                    one = layerwise.compile_gradients(config, *arguments)
-                derived[batch] = one
+            derived, needed = _by_layer(config, state, distinct, cuts, mesh, threads, room)
         else:
             derived = _whole(config, state, distinct, mesh, specs, threads)
-    gradient = sum(_bytes_on_a_device(leaf) for leaf in trained(state.params, config).values())
+            needed = gradient + derived[distinct[0]].temporary_bytes if bounded else 0
+        if bounded and needed > room:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise TooLarge(needed, room)
     compiled = {shape: CompiledStep(derived[batch], shared, gradient) for shape, batch in of.items()}
     for program in compiled.values():
         program.temporary_bytes  # noqa: B018  (whatever could not be compiled is said now)
     give_back_memory()
     return compiled, time.monotonic() - began
+
+
+def _room_beside(state: TrainState, mesh: Mesh) -> int:
+    """Bytes of a device that a step may take."""
+    share = SHARE_OF_CPU if mesh.devices.flat[0].platform == "cpu" else SHARE
+    held = sum(map(_bytes_on_a_device, jax.tree.leaves(state)))
+    return int(share * device_memory(len(mesh.local_devices))) - held
+
+
+def _by_layer(
+    config: StepConfig,
+    state: TrainState,
+    shapes: Sequence[PairBatch],
+    cuts: Mapping[PairBatch, tuple[Chunks, Chunks]],
+    mesh: Mesh,
+    threads: Executor,
+    room: int,
+) -> tuple[dict[PairBatch, layerwise.LayerwiseGradients], int]:
+    """Of these shapes, the largest first; and the bytes of activations that it keeps, which is known before anything is
+    compiled."""
+    like = jax.eval_shape(lambda: state)
+    compiler = layerwise.Compiler(threads, replicated(mesh), _options(config))
+
+    def derive(config: StepConfig, batch: PairBatch) -> layerwise.LayerwiseGradients:
+        return layerwise.compile_gradients(config, like.params, batch, like.step, compiler, cuts[batch])
+
+    largest = derive(config, shapes[0])
+    if largest.kept_bytes > room:
+        config = _run_again(config)
+        largest = derive(config, shapes[0])
+    return {shapes[0]: largest, **{batch: derive(config, batch) for batch in shapes[1:]}}, largest.kept_bytes
 
 
 def _run_again(config: StepConfig) -> StepConfig:

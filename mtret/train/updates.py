@@ -7,6 +7,7 @@ once the gradient's norm is known.
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from typing import Any, NamedTuple, cast
 
@@ -46,7 +47,7 @@ class Part(NamedTuple):
 
     paths: tuple[str, ...]
     kept: tuple[int, ...]  # places of what the optimizer keeps for them, among the leaves of its state
-    squares: "Future[Any]"  # sums of squares of their gradients
+    squares: tuple["Future[Any]", ...]  # of each the sum of squares of its gradient; one program a shape
     rule: "Future[Any]"  # a RuleOfPart
 
 
@@ -63,8 +64,8 @@ class PartwiseUpdate:
         kept, structure = jax.tree.flatten(state.opt_state)
         squares: Leaves = {}
         for part in self.parts:
-            found = part.squares.result()([gradient[path] for path in part.paths])
-            squares.update(zip(part.paths, found, strict=True))
+            for path, squared in zip(part.paths, part.squares, strict=True):
+                squares[path] = squared.result()(gradient[path])
         of_state = state.step, state.skipped, params["log_scale"]
         (step, skipped), metrics, norm, finite = self.metrics.result()(*of_state, loss, accuracy, squares)
         counts = [kept[place] for place in self.counts]
@@ -77,10 +78,10 @@ class PartwiseUpdate:
                 kept[place] = leaf
         return TrainState(step, unflatten(params), structure.unflatten(kept), skipped), metrics
 
-    @property
+    @cached_property  # XLA takes milliseconds to tell
     def temporary_bytes(self) -> int:
         """As of `WholeUpdate`."""
-        programs = [self.metrics, *(part.rule for part in self.parts), *(part.squares for part in self.parts)]
+        programs = {self.metrics, *(program for part in self.parts for program in (part.rule, *part.squares))}
         return max(program.result().memory_analysis().temp_size_in_bytes for program in programs)
 
 
@@ -130,7 +131,7 @@ def _by_part(
     for paths in _parts(leaves):
         places = tuple(place for place, owner in enumerate(owners) if owner in paths)
         own, held = [leaves[path] for path in paths], [kept[place] for place in places]
-        squares, _ = compiler("squares", _squares, own)
+        squares = tuple(compiler("squares", _squares, leaf)[0] for leaf in own)
         rules = tuple((rule.kind(path), path == "log_scale") for path in paths)
         order = tuple(paths.index(cast(str, owners[place])) for place in places)
         apply = RuleOfPart(config, rule, structure, flatten(like.params).keys(), paths, places, counts)
@@ -166,8 +167,8 @@ def _parts(leaves: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [tuple(sorted(paths)) for paths in found.values()]
 
 
-def _squares(gradient: list[Array]) -> list[Array]:
-    return [jnp.sum(jnp.square(leaf)) for leaf in gradient]
+def _squares(gradient: Array) -> Array:
+    return jnp.sum(jnp.square(gradient))
 
 
 def _metrics(

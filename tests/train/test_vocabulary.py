@@ -1,5 +1,6 @@
 """A run that holds the word embeddings that it draws ends with the encoder of one that holds all."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
@@ -18,10 +19,11 @@ from mtret.models.bert import BertConfig, BertTower
 from mtret.models.lora import LoraConfig
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train import vocabulary
+from mtret.train.layerwise import Compiler, compile_gradients
 from mtret.train.optim import OptimConfig, frozen_paths, optimizer, without_gradient
 from mtret.train.programs import compile_steps
-from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs
-from mtret.train.step import StepConfig, create_state, deployed_of, initial_params
+from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs, replicated
+from mtret.train.step import StepConfig, create_state, deployed_of, gradients, initial_params
 from mtret.train.vocabulary import Vocabulary, adapts_words, vocabulary_of
 
 pytestmark = pytest.mark.unoptimised
@@ -125,6 +127,72 @@ def test_what_it_ends_with_is_that_of_all_words(optim: OptimConfig, separate: bo
     moved = np.abs(theirs[TABLE][undrawn] / table[undrawn] - 1)
     still = r"tower/embeddings/.*" in dict(optim.trainable) or r".*embedding" in dict(optim.decay_mask)
     assert (moved == 0).all() if still else (moved > 1e-3).all()
+
+
+def gradient(held: Vocabulary | None, devices: int, chunk_tokens: int | None, by_layer: bool) -> dict[str, np.ndarray]:
+    """By path, of the first batch: ten texts in eight shards, so most slots are empty, and words that stand in several
+    texts; position embeddings and half of the layer are frozen."""
+    random = np.random.default_rng(3)
+    lengths = random.integers(2, 9, 10)
+    texts = Tokens(random.choice(DRAWN, lengths.sum()).astype(np.int32), offsets_of(lengths), 1)
+    batch = BatchConfig(queries=10, query_length=8, document_length=8, row_length=16, shards=8)
+    own = Relation(np.arange(11), np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8], np.int32))
+    pairs = TrainingTask("pairs", texts, texts.subset(np.arange(10)[::-1]), own, own, None, batch)
+    batch = replace(batch, chunk_tokens=chunk_tokens)
+    pairs = pairs if held is None else pairs.with_texts(held.renumbered)
+    planner = Planner([pairs], MixtureConfig(), batch, "mean", 0, 1, even_chunks=by_layer)
+    whole = initial_params(start(), LossConfig())
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), whole if held is None else held.cut(whole))
+    optim = OptimConfig(trainable=((r".*(position_embeddings|intermediate).*", False), (r".*", True)))
+    mesh, specs = make_mesh(8, 1, jax.devices()[:devices]), param_specs(params, MeshConfig())
+    config = StepConfig(
+        tower=TOWER if held is None else held.tower(TOWER),
+        optimizer=optimizer(optim, params, 1),
+        loss=LossConfig(),
+        shard_queries=planner.shard_queries,
+        shard_texts=planner.shard_texts,
+        chunked=chunk_tokens is not None,
+        dropout=False,
+        seed=0,
+        frozen=frozen_paths(params, optim),
+    )
+    first = jax.device_put(planner.fill(planner.plan(0)), batch_sharding(mesh))
+    given = jax.device_put(params, replicated(mesh)), first, jnp.int32(0)
+    if by_layer:
+        like = jax.eval_shape(lambda: given)
+        (shape,) = planner.shapes
+        with ThreadPoolExecutor(1) as threads:
+            compiler = Compiler(threads, replicated(mesh))
+            arguments = like[0], like[1], like[2], compiler, planner.chunks(shape)
+            return jax.device_get(compile_gradients(config, *arguments)(*given)[2])
+    derive = jax.jit(lambda params, batch, step: gradients(params, batch, step, config, mesh, specs)[2])
+    return {path: leaf for path, leaf in flatten(jax.device_get(derive(*given))).items() if path not in config.frozen}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("devices", "chunk_tokens", "by_layer"),
+    [
+        (1, None, True),
+        (8, 16, False),
+        *(
+            pytest.param(*case, False, marks=pytest.mark.system)
+            for case in ((1, None), (1, 16), (2, None), (2, 16), (8, None))
+        ),
+    ],
+)
+def test_its_gradient_is_that_of_all_words(devices: int, chunk_tokens: int | None, by_layer: bool):
+    held = vocabulary_of(task().texts(), WORDS, 2)
+    with jax.enable_x64(True):
+        dense = gradient(None, 1, None, False)
+        ours = gradient(held, devices, chunk_tokens, by_layer)
+    assert ours.keys() == dense.keys() and ours[TABLE].dtype == np.float64
+    undrawn = np.setdiff1d(np.arange(WORDS), held.ids)
+    assert not dense[TABLE][undrawn].any() and np.abs(dense[TABLE][DRAWN]).max() > 1e-3
+    dense[TABLE] = dense[TABLE][held.ids]
+    size = np.sqrt(sum(np.sum(leaf**2) for leaf in dense.values()))
+    for path, leaf in dense.items():
+        assert np.linalg.norm(ours[path] - leaf) < 1e-10 * size, path
 
 
 def test_a_token_without_an_embedding_is_refused_and_the_lowest_keep_their_numbers():
