@@ -64,8 +64,9 @@ def work(arguments: argparse.Namespace) -> None:
     cache = session.begin(console).cache
     given = [f"suite={arguments.suite}", f"model.source={arguments.model}", f"model.dropout={DROPOUT}"]
     config, _, tasks, model = setup.load_inputs(read_config(str(CONFIG), [*given, *arguments.config]), console)
-    words = None if arguments.contender in ("mtret", "mtret again") else np.arange(model.encoder.config.vocab_size)
-    run = setup.prepare(config, tasks, model, cache, console, words if words is None else words.astype(np.int32))
+    drawn = arguments.contender in ("mtret", "mtret again")
+    words = None if drawn else np.arange(model.encoder.config.vocab_size, dtype=np.int32)
+    run = setup.prepare(config, tasks, model, cache, console, words)
     found = ours_on(run, arguments) if ours else peer_on(run, arguments)
     found["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps(found), flush=True)
