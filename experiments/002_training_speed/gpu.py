@@ -73,6 +73,7 @@ class Geometry:
 GEOMETRIES = {
     "tiny": Geometry(64, 2, 2, 128, 1000, 4096, 32, "for tests"),
     "minilm": Geometry(384, 6, 12, 1536, 30522, 131072, 1024),
+    "e5-small": Geometry(384, 12, 12, 1536, 250037, 131072, 1024, "all its words, as without a working vocabulary"),
     "bert-base": Geometry(768, 12, 12, 3072, 30522, 32768, 256),
     "gte-base": Geometry(
         768, 12, 12, 3072, 250048, 32768, 256, "a BERT of its width, depth and vocabulary: no GLU, no rotary positions"

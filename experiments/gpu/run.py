@@ -1,10 +1,11 @@
 """The queue for a GPU that is lent for minutes: jobs in the order of their worth, each with a time limit of its own.
 
-    python experiments/gpu/run.py --out=FOLDER                  # the second visit, at most --limit-s in all
+    python experiments/gpu/run.py --out=FOLDER                  # the third visit, at most --limit-s in all
     python experiments/gpu/run.py --out=FOLDER --only=train-minilm,train-base
     python experiments/gpu/run.py --out=FOLDER --tiny           # on a CPU: does every job work
 
-`sweep` and `encode` need what `pack.py` writes, in .gpu-data. Every job is a process of its own and writes
+`sweep-e5` needs what `pack.py --model` writes, in .gpu-data-e5; other sweeps, `encode` and `command` what it writes of
+MiniLM, in .gpu-data. Every job is a process of its own and writes
 FOLDER/NAME.json (the sweep .jsonl and .scores); what it prints goes to FOLDER/NAME.log. After each job
 FOLDER/queue.json says what was run, for how long, and how it ended, so that whatever the minutes allowed is kept. A job
 that would not have half of its time is left for another day. Some run beside those that follow, to compile for a later
@@ -55,19 +56,29 @@ def encoding(seconds: int, *more: str) -> Job:
 
 
 # As long as they took on an H200, and a third more: a contender of MiniLM's size takes 25 s, of BERT-base's 35 to 65,
-# most of which is compilation. GTE's geometry, with 250,048 words, ran into a limit of 165 s: the check of the
-# attentions, which BERT-base's heads have had, and the compilation of its step come before anything is timed; so it is
-# compiled beside the sweep.
+# most of which is compilation. What a later job needs is compiled beside the sweep.
 FASTEST = "--only=pallas,sdpa"
-GTE = ("--batch=4096", "--steps=1")
+LARGE = ("--batch=4096", "--steps=1")
+
+
+def compiling(geometry: str) -> Job:
+    """Beside the others, with a part of the GPU's memory."""
+    arguments = (f"--geometry={geometry}", "--compile=pallas", *LARGE)
+    memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}
+    return Job(f"compile-{geometry.split('-')[0]}", 300, arguments, beside=True, environment=memory)
+
+
 JOBS = (
-    Job("compile-gte", 300, ("--geometry=gte-base", "--compile=pallas", *GTE), beside=True,
-        environment={"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}),
-    sweep(360),
-    Job("train-gte", 105, training("gte-base", 105, 1, *GTE, FASTEST, "--unchecked")),
-    encoding(95),
-)  # fmt: skip
+    compiling("e5-small"),
+    sweep(455, "--runs=e5", "--data=.gpu-data-e5", name="sweep-e5"),
+    Job("train-e5", 100, training("e5-small", 100, 1, *LARGE, FASTEST)),
+)
 MEASURED = (  # on other occasions; experiments/gpu/results has all of them
+    Job("command", 170, ("--limit-s=165",), HERE / "command.py"),
+    sweep(360),
+    encoding(95),
+    compiling("gte-base"),
+    Job("train-gte", 105, training("gte-base", 105, 1, *LARGE, FASTEST, "--unchecked")),
     sweep(215, "--runs=batches", name="sweep-batches"),
     Job("attention-minilm", 50, ("--attention", "--geometry=minilm")),
     Job("train-minilm", 170, training("minilm", 170, 1, "--steps=2")),
@@ -80,6 +91,7 @@ TINY = (
     Job("train-tiny", 300, training("tiny", 300, 1, "--batch=8", "--steps=1", "--only=xla", "--unchecked")),
     sweep(300, "--tiny"),
     encoding(300, "--tiny"),
+    Job("command", 300, ("--limit-s=295", "--tiny"), HERE / "command.py"),
 )
 
 

@@ -1,21 +1,24 @@
-"""MiniLM finetuned on the public mixture at many learning rates, batch sizes and seeds, evaluated on every task.
+"""A base finetuned on the public mixture in many ways, evaluated on every task.
 
     python experiments/gpu/pack.py --suite=FOLDER_OF_TASKS                                    # elsewhere, once
     python experiments/gpu/sweep.py --data=.gpu-data --out=rates.jsonl --limit-s=390          # on the GPU
     python experiments/gpu/sweep.py --data=.gpu-data --out=batches.jsonl --runs=batches --limit-s=215
+    python experiments/gpu/sweep.py --data=.gpu-e5 --out=e5.jsonl --runs=e5 --limit-s=470
     python experiments/gpu/sweep.py --table=rates.jsonl                                       # what it says
     python experiments/gpu/sweep.py --data=.gpu-data --out=sweep.jsonl --tiny                 # on a CPU: does it work
 
 One process. Training is mtret's: its mixture, planner, packing, compiled step, AdamW and schedule. So is evaluation:
-exact search over a task's whole corpus, nDCG@10, the finetuned model alone, on the dev and the test split.
-What differs from `mtret train` is for the sake of few compilations: rows have 256 tokens and batches are encoded in
-chunks (GradCache), so that one program serves a batch size; the learning rate of every step stands in a table within
-the optimizer's state, so that rates, seeds and lengths of runs share that program. The last step is evaluated, the mean
-of its parameters and the base's, and, once there are three seeds of a setting, the mean of theirs.
+exact search over a task's whole corpus, nDCG@10 on the dev and the test split, of the model alone and fused with BM25
+(`fused.py`: that is not in mtret yet). What differs from `mtret train` is for the sake of few compilations: rows have
+256 tokens and batches are encoded in chunks (GradCache), so that one program serves a batch size; the learning rate of
+every step stands in a table within the optimizer's state, so that rates, seeds and lengths of runs share that program;
+and tasks that are left out of the mixture have a share of nothing. The last step is evaluated, means of its parameters
+and the base's, and, once there are three seeds of a setting, the mean of theirs.
 
 The first line of the output is what all runs have in common, then a line per evaluated model is written as soon as it
-is known; OUT.scores holds the nDCG@10 of every test query, a row of float32 per line. No run is begun that would not
-end within the limit. Sums on a GPU are not in a fixed order: a run repeated differs in the last digits.
+is known; OUT.scores holds the nDCG@10 of every test query, a row of float32 per line, and OUT.fused, in float16, as
+many for each weight of the fusion. No run is begun that would not end within the limit. Sums on a GPU are not in a
+fixed order: a run repeated differs in the last digits.
 """
 
 import argparse
@@ -25,18 +28,25 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+from fused import WEIGHTS, fused
+
+from mtret.train.vocabulary import is_table
 
 START = time.monotonic()
-PLAIN, HALF_WAY, SOUP = "last step", "half-way to the base", "mean of seeds 0 to 2"
-SUFFIX = {PLAIN: "", HALF_WAY: ", half-way", SOUP: ", mean of seeds"}
+PLAIN, HALF_WAY, SOUP, BM25 = "last step", "half-way to the base", "mean of seeds 0 to 2", "BM25"
+QUARTER, THREE_QUARTERS = "a quarter of the way to the base", "three quarters of the way to the base"
+SHARES = {QUARTER: 0.25, HALF_WAY: 0.5, THREE_QUARTERS: 0.75}  # of the base in the mean
+SUFFIX = {PLAIN: "", QUARTER: ", a quarter", HALF_WAY: ", half-way", THREE_QUARTERS: ", three quarters"}
+SUFFIX[SOUP] = ", mean of seeds"
 ROLES = ("in_domain", "cross_domain", "zero_shot")
 ROW_LENGTH = 256
+DEPTH = 100  # of the model's hits, as of BM25's
 MOST_STEPS = 1024  # that a table of rates has room for
 EMBED_TOKENS = 131_072  # embedded at a time on a GPU
 CHUNK_TOKENS = {64: 8192, 256: 32_768, 1024: 131_072}  # by batch size; a third to a half of its largest batch
@@ -50,6 +60,11 @@ class Run:
     batch: int = 64
     seed: int = 0
     steps: int = 150
+    temperature: float | None = None  # None: as configured
+    alpha: float | None = None  # of the mixture, likewise
+    words: float = 1.0  # times the rate, of the word embeddings
+    without: tuple[str, ...] = ()  # tasks that are left out of the mixture
+    means: tuple[str, ...] = (HALF_WAY,)  # with the base, that are evaluated too
 
 
 def rates() -> list[Run]:
@@ -72,7 +87,30 @@ def batches() -> list[Run]:
     return [*runs, *(Run(2e-4, batch=batch) for batch in (1024, 256)), *(Run(1e-4, 256, seed) for seed in (1, 2))]
 
 
-QUEUES = {"rates": rates(), "batches": batches()}
+# Three families of the mixture: does what is best for tasks left out of it show what is best for tasks never seen?
+FAMILIES = ("banking77", "clinc150", "nl2bash", "policyqa", "tatqa")
+
+
+def another_base() -> list[Run]:
+    """For a base that is not MiniLM: each setting with the whole mixture and without three families of it, then seeds,
+    then one lever at a time."""
+    settings = [
+        Run(rate, batch, temperature=temperature, means=tuple(SHARES))
+        for temperature, batch, rate in (
+            (0.05, 64, 1e-4), (0.05, 1024, 2e-4), (0.02, 1024, 2e-4), (0.05, 1024, 1e-4),
+            (0.02, 64, 1e-4), (0.05, 64, 3e-5), (0.05, 64, 2e-4), (0.02, 1024, 1e-4),
+        )
+    ]  # fmt: skip
+    runs = [each for run in settings for each in (run, replace(run, without=FAMILIES))]
+    plain, large = replace(settings[0], means=(HALF_WAY,)), replace(settings[1], means=(HALF_WAY,))
+    runs += [replace(each, seed=seed) for seed in (1, 2) for each in (plain, large)]
+    runs += [replace(each, words=0.0) for each in (large, plain)]
+    runs += [replace(large, alpha=alpha) for alpha in (0.0, 1.0)]
+    runs += [replace(large, rate=4e-4), replace(plain, temperature=0.01), replace(large, temperature=0.01)]
+    return [*runs, replace(large, batch=256), replace(large, rate=1e-4, steps=450), replace(plain, steps=450)]
+
+
+QUEUES = {"rates": rates(), "batches": batches(), "e5": another_base()}
 
 
 class RateState(NamedTuple):
@@ -80,20 +118,26 @@ class RateState(NamedTuple):
 
     count: Any  # of steps that changed something
     rates: Any  # [MOST_STEPS]
+    words: Any  # times the rate, of the word embeddings
 
 
 def by_table() -> Any:
     """Multiplies the updates of a rule whose rate is 1 by the rate of the step, which is data and not program."""
     import jax.numpy as jnp
     import optax
-    from jax import tree
+    from jax import tree_util
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, RateState]:
         rate = state.rates[state.count]
-        return tree.map(lambda each: rate * each, updates), RateState(state.count + 1, state.rates)
+
+        def scaled(path: Any, each: Any) -> Any:
+            name = "/".join(key.key for key in path)
+            return rate * state.words * each if is_table(name) else rate * each
+
+        return tree_util.tree_map_with_path(scaled, updates), state._replace(count=state.count + 1)
 
     return optax.GradientTransformation(
-        lambda params: RateState(jnp.zeros((), jnp.int32), jnp.zeros(MOST_STEPS, jnp.float32)), update
+        lambda params: RateState(jnp.zeros((), jnp.int32), jnp.zeros(MOST_STEPS, jnp.float32), jnp.float32(1)), update
     )
 
 
@@ -122,8 +166,8 @@ class Trainer:
         params = initial_params(encoder.params, self.config.loss)
         unit = replace(self.config.optim, learning_rate=1.0, warmup_steps=0, schedule="constant")
         assert isinstance(unit, OptimConfig)
-        adam: Any = optimizer(unit, params, MOST_STEPS)
-        self.rule = optax.chain(adam, by_table())
+        adam = optimizer(unit, params, MOST_STEPS)
+        self.rule = optax.chain(optax.GradientTransformation(adam.init, adam.update), by_table())
         self.mesh = make_mesh(1, devices=jax.devices()[:1])
         self.specs = param_specs(params, self.config.mesh)
         self.fresh = create_state(params, self.rule, self.mesh, self.specs)
@@ -140,7 +184,10 @@ class Trainer:
             self.config.batch, queries=run.batch, row_length=ROW_LENGTH, chunk_tokens=CHUNK_TOKENS.get(run.batch, 8192)
         )
         tasks = [replace(task, config=batch.of(task.name)) for task in self.packed.training]
-        return Planner(tasks, self.config.mixture, batch, self.encoder.pooling, run.seed, run.steps)
+        mixture = replace(self.config.mixture, weights=dict.fromkeys(run.without, 1e-9))
+        if run.alpha is not None:
+            mixture = replace(mixture, alpha=run.alpha)
+        return Planner(tasks, mixture, batch, self.encoder.pooling, run.seed, run.steps)
 
     def _program(self, run: Run) -> tuple[Any, Future[Any]]:
         """The planner of a run, and what compiles for it: the same for all that differ in values alone."""
@@ -175,7 +222,7 @@ class Trainer:
 
         planner, program = self._program(run)
         step, began = program.result(), time.monotonic()
-        state = self._start(rates_of(run, self.config.optim))
+        state = self._start(run)
         metrics = []
         for batch in self._batches(planner):
             state, found = step(state, batch)
@@ -189,17 +236,22 @@ class Trainer:
             "skipped": skipped,
         }
 
-    def _start(self, rates: np.ndarray) -> Any:
-        """A fresh state, copied because a step takes its state's memory, with its table of rates."""
+    def _start(self, run: Run) -> Any:
+        """A fresh state, copied because a step takes its state's memory, with the run's rates and temperature."""
         import jax
         import jax.numpy as jnp
 
-        copied = jax.tree.map(jnp.copy, self.fresh)
+        copied, rates = jax.tree.map(jnp.copy, self.fresh), rates_of(run, self.config.optim)
+        if run.temperature is not None:
+            old = copied.params["log_scale"]
+            placed = jax.device_put(np.float32(-np.log(run.temperature)), old.sharding)
+            copied = copied._replace(params=copied.params | {"log_scale": placed})
 
         def with_rates(each: Any) -> Any:
             if not isinstance(each, RateState):
                 return each
-            return RateState(each.count, jax.device_put(rates, each.rates.sharding))
+            words = jax.device_put(np.float32(run.words), each.words.sharding)
+            return RateState(each.count, jax.device_put(rates, each.rates.sharding), words)
 
         opt_state = jax.tree.map(with_rates, copied.opt_state, is_leaf=lambda each: isinstance(each, RateState))
         return copied._replace(opt_state=opt_state)
@@ -258,6 +310,9 @@ class Laid:
         vectors[where] = np.asarray(found).reshape(-1, vectors.shape[1])[slots]
 
 
+Scores = Mapping[tuple[str, str], "Future[np.ndarray]"]
+
+
 class Evaluator:
     """nDCG@10 of parameters on every task and split, by exact search, which is the CPU's work."""
 
@@ -283,8 +338,8 @@ class Evaluator:
 
         jax.block_until_ready(encode._embed(self.encoder.tower)(self.encoder.params, batch, slots))
 
-    def scores(self, params: Any, queries: Laid) -> dict[tuple[str, str], np.ndarray]:
-        """By task and split, of each query."""
+    def scores(self, params: Any, queries: Laid) -> Scores:
+        """By task and split: the model alone and fused by each weight [1 + weights, queries], in the making."""
         import jax
 
         for each in self.ready:
@@ -293,21 +348,38 @@ class Evaluator:
         embed = lambda laid: laid.embed(self.encoder.tower, params, self.encoder.dimension)  # noqa: E731
         documents = dict(zip(self.tasks, embed(self.documents), strict=True))
         vectors = dict(zip(self.parts, embed(queries), strict=True))
-        jobs = {part: self.threads.submit(self._search, part, vectors[part], documents[part[0]]) for part in self.parts}
-        return {part: job.result() for part, job in jobs.items()}
+        return {part: self.threads.submit(self._search, part, vectors[part], documents[part[0]]) for part in self.parts}
+
+    def lexical(self) -> Scores:
+        """BM25's, which nothing is fused with."""
+        return {part: self.threads.submit(self._lexical, part) for part in self.parts}
+
+    def _lexical(self, part: tuple[str, str]) -> np.ndarray:
+        one, split = self.tasks[part[0]], part[1]
+        scores = ndcg_of(one.lexical[split], one, split)
+        return np.tile(scores, (1 + len(WEIGHTS), 1))
 
     def _search(self, part: tuple[str, str], queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         import jax
 
-        from mtret.evaluation.metrics import hits, ndcg
         from mtret.index.exact import Rules, excluded_pairs, search
 
         one, split = self.tasks[part[0]], part[1]
         rows = one.rows[split]
         with jax.default_device(self.place):
             excluded = excluded_pairs(one.task.exclude, rows)
-            run = search(queries, documents, 10, Rules(one.order, excluded))
-        return ndcg(hits(run, one.task.splits[split], rows), 10)
+            run = search(queries, documents, DEPTH, Rules(one.order, excluded))
+        both = fused(run, one.lexical[split], queries, documents)
+        return np.stack([ndcg_of(each, one, split) for each in (run, *both)])
+
+
+def ndcg_of(run: Any, one: Any, split: str) -> np.ndarray:
+    """nDCG@10 of each query."""
+    from mtret.evaluation.metrics import hits, ndcg
+    from mtret.index.exact import Run as Found
+
+    first = Found(run.documents[:, :10].astype(np.int32), run.scores[:, :10].astype(np.float32))
+    return ndcg(hits(first, one.task.splits[split], one.rows[split]), 10)
 
 
 def where_to_search() -> Any:
@@ -326,27 +398,43 @@ class Output:
 
     path: Path
     roles: Mapping[str, str]
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    last: "Future[None] | None" = None
 
     def begin(self, head: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(head) + "\n", encoding="utf-8")
-        self.path.with_suffix(".scores").write_bytes(b"")
+        for suffix in (".scores", ".fused"):
+            self.path.with_suffix(suffix).write_bytes(b"")
 
-    def add(self, about: Mapping[str, Any], scores: Mapping[tuple[str, str], np.ndarray]) -> None:
+    def add(self, about: Mapping[str, Any], scores: Scores) -> None:
+        """Is written as soon as the scores are known, while the device goes on."""
+        self.last = self.writer.submit(self._write, about, scores)
+
+    def _write(self, about: Mapping[str, Any], found: Scores) -> None:
+        scores = {part: each.result() for part, each in found.items()}
+        alone = self._means({part: each[0] for part, each in scores.items()})
+        both = {
+            str(weight): self._means({part: each[n] for part, each in scores.items()})
+            for n, weight in enumerate(WEIGHTS, start=1)
+        }
+        means = {"means": alone.pop("means")}
+        line = {**about, **means, **alone, "fused": both, "at_s": round(time.monotonic() - START, 1)}
+        whole = np.concatenate([each for (_, split), each in scores.items() if split == "test"], axis=1)
+        for suffix, values in ((".scores", whole[0].astype(np.float32)), (".fused", whole[1:].astype(np.float16))):
+            with self.path.with_suffix(suffix).open("ab") as file:
+                file.write(values.tobytes())
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        best = {role: max(each["means"]["test"][role] for each in both.values()) for role in means["means"]["test"]}
+        known = {key: value for key, value in about.items() if key not in ("seconds", "means", "without")}
+        print(known, means["means"]["test"], "fused at best", best, flush=True)
+
+    def _means(self, scores: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
         by_split: dict[str, dict[str, float]] = {"dev": {}, "test": {}}
         for (name, split), each in scores.items():
             by_split[split][name] = round(float(each.mean()), 6)
-        means = {split: means_by_role(each, self.roles) for split, each in by_split.items()}
-        line = {**about, "means": means, **by_split, "at_s": round(time.monotonic() - START, 1)}
-        whole = np.concatenate([each for (_, split), each in scores.items() if split == "test"])
-        with self.path.with_suffix(".scores").open("ab") as file:
-            file.write(whole.astype(np.float32).tobytes())
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        shown = {role: means["test"][role] for role in means["test"]}
-        print(
-            {key: about[key] for key in ("name", "rate", "batch", "seed", "steps") if key in about}, shown, flush=True
-        )
+        return {"means": {split: means_by_role(each, self.roles) for split, each in by_split.items()}, **by_split}
 
 
 def means_by_role(scores: Mapping[str, float], roles: Mapping[str, str]) -> dict[str, float]:
@@ -383,22 +471,25 @@ def sweep(arguments: argparse.Namespace) -> None:
     output = Output(arguments.out, {name: one.role for name, one in packed.tasks.items()})
     output.begin(head_of(packed, evaluator, jax))
     print(f"laid out after {time.monotonic() - START:.1f} s", flush=True)
+    output.add({"name": BM25}, evaluator.lexical())
     for name, queries in (("base, bare", evaluator.bare), ("base, instructed", evaluator.instructed)):
         output.add({"name": name}, evaluator.scores(encoder.params, queries))
     took: dict[tuple[int, int], float] = {}
-    finished: dict[tuple[float, int, int], list[Any]] = {}
+    finished: dict[Run, list[Any]] = {}
     for run in runs:
         began = time.monotonic()
         if began - START + took.get((run.batch, run.steps), guessed(run, took)) > arguments.limit_s:
             continue
         params = one_run(run, trainer, evaluator, output)
-        alike = finished.setdefault((run.rate, run.batch, run.steps), [])
+        alike = finished.setdefault(replace(run, seed=0, means=()), [])
         alike.append(params)
         if [run.seed, len(alike)] == [2, 3]:
             mean = jax.tree.map(lambda *each: sum(each) / 3, *alike)
-            output.add({**asdict(run), "name": SOUP, "seed": None}, evaluator.scores(mean, evaluator.instructed))
+            output.add({**about_run(run), "name": SOUP, "seed": None}, evaluator.scores(mean, evaluator.instructed))
             alike.clear()
         took[run.batch, run.steps] = time.monotonic() - began
+    if output.last is not None:
+        output.last.result()
     print(f"ended after {time.monotonic() - START:.1f} s", flush=True)
     os._exit(0)  # what still compiles is not waited for
 
@@ -408,17 +499,28 @@ def guessed(run: Run, took: Mapping[tuple[int, int], float]) -> float:
     return max(took.values(), default=20.0) + run.steps * run.batch * 1.5e-4
 
 
+def about_run(run: Run) -> dict[str, Any]:
+    """What a line says of it: what is as configured is not mentioned."""
+    usual = Run(run.rate)
+    always = ("rate", "batch", "seed", "steps")
+    return {
+        key: value
+        for key, value in asdict(run).items()
+        if key != "means" and (key in always or value != getattr(usual, key))
+    }
+
+
 def one_run(run: Run, trainer: Trainer, evaluator: Evaluator, output: Output) -> Any:
     """Trains and evaluates; returns the last step's parameters."""
     import jax
 
     params, about = trainer.train(run)
-    half = jax.tree.map(lambda a, b: (a + b) / 2, params, trainer.encoder.params)
-    for name, each in ((PLAIN, params), (HALF_WAY, half)):
-        began = time.monotonic()
+    for name in (PLAIN, *run.means):
+        share, began = SHARES.get(name, 0.0), time.monotonic()
+        each = jax.tree.map(lambda a, b, s=share: (1 - s) * a + s * b, params, trainer.encoder.params)
         scores = evaluator.scores(each, evaluator.instructed)
-        seconds = {"train": round(about["seconds"], 2), "evaluate": round(time.monotonic() - began, 2)}
-        known = {"name": name, **asdict(run), "loss": about["loss"], "skipped": about["skipped"], "seconds": seconds}
+        seconds = {"train": round(about["seconds"], 2), "embed": round(time.monotonic() - began, 2)}
+        known = {"name": name, **about_run(run), "loss": about["loss"], "skipped": about["skipped"], "seconds": seconds}
         output.add(known, scores)
     return params
 
@@ -428,7 +530,7 @@ def head_of(packed: Any, evaluator: Evaluator, jax: Any) -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
-        "base": "all-MiniLM-L6-v2",
+        "base": packed.config.model.source,
         "weights": packed.precision,
         "operands": "bfloat16",
         "mixture": list(packed.config.mixture.tasks),
@@ -445,6 +547,7 @@ def head_of(packed: Any, evaluator: Evaluator, jax: Any) -> dict[str, Any]:
 
 
 TINY = [Run(1e-4, batch=8, steps=2, seed=seed) for seed in range(3)]
+TINY += [Run(1e-4, batch=8, steps=2, temperature=0.02, words=0.0, without=FAMILIES, means=tuple(SHARES))]
 TINY_TASKS = ("banking77", "hwu64", "argument_keypoint")
 
 
@@ -459,11 +562,18 @@ def cut_short(packed: Any) -> Any:
             rows={split: rows[keep[split]] for split, rows in one.rows.items()},
             bare={split: each.subset(keep[split]) for split, each in one.bare.items()},
             instructed={split: each.subset(keep[split]) for split, each in one.instructed.items()},
+            lexical={split: type(each)(*(part[keep[split]] for part in each)) for split, each in one.lexical.items()},
         )
     return replace(packed, tasks=tasks)
 
 
 Line = Mapping[str, Any]
+UNUSUAL = {
+    "temperature": "temperature {}",
+    "alpha": "alpha {}",
+    "words": "words {}",
+    "without": "without three families",
+}
 
 
 def read(paths: Sequence[Path]) -> tuple[Line, list[Line]]:
@@ -476,8 +586,10 @@ def read(paths: Sequence[Path]) -> tuple[Line, list[Line]]:
 
 
 def model_of(line: Line) -> tuple[Any, ...]:
-    """Name, rate, batch, steps and seed."""
-    return tuple(line.get(key) for key in ("name", "rate", "batch", "steps", "seed"))
+    """Name, rate, batch, steps and seed; and what is not as configured."""
+    settings = tuple(line.get(key) for key in ("name", "rate", "batch", "steps", "seed"))
+    unusual = tuple((key, str(line[key])) for key in UNUSUAL if key in line)
+    return (*settings, unusual) if unusual else settings
 
 
 def grouped(lines: Sequence[Line]) -> dict[str, list[Line]]:
@@ -486,7 +598,8 @@ def grouped(lines: Sequence[Line]) -> dict[str, list[Line]]:
     for line in lines:
         name = line["name"]
         if "rate" in line:
-            name = f"{line['rate']:.0e}, {line['batch']} x {line['steps']}{SUFFIX[name]}"
+            unusual = "".join(f", {UNUSUAL[key].format(line[key])}" for key in UNUSUAL if key in line)
+            name = f"{line['rate']:.0e}, {line['batch']} x {line['steps']}{unusual}{SUFFIX[name]}"
         found.setdefault(name, []).append(line)
     return found
 
