@@ -1,6 +1,6 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -61,8 +61,16 @@ from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import batch_sharding, layout, layout_lines
 from mtret.train.step import Step, TrainState, create_state, deployed_of
 
+Fence = Callable[[], None]  # is called before anything is written; raises where another process has the run now
 
-def train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool = False) -> AnyPath:
+
+def train(
+    config: RunConfig,
+    workdir: AnyPath,
+    console: Console,
+    profile: bool = False,
+    fence: Fence = lambda: None,
+) -> AnyPath:
     """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
     finished is left as it is.
 
@@ -73,10 +81,12 @@ def train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool =
     raises `Stopped` after a requested stop, with the state saved.
     """
     with ExitStack() as held:
-        return _train(config, workdir, console, profile, held)
+        return _train(config, workdir, console, profile, fence, held)
 
 
-def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool, held: ExitStack) -> AnyPath:
+def _train(
+    config: RunConfig, workdir: AnyPath, console: Console, profile: bool, fence: Fence, held: ExitStack
+) -> AnyPath:
     """`held` gets what has to be given back in the end: the workdir."""
     here = session.begin(console)
     programs_made = count_compilations()
@@ -101,6 +111,7 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
     undrawn = run.planner.without_steps()
     _say_undrawn(undrawn, config.loop.steps, console)
     if is_first():
+        fence()
         replace_arrays(workdir / WORDS_FILE, {"ids": run.vocabulary.ids})
         claim(workdir, {**identity, UNDRAWN: undrawn, WORDS: len(run.vocabulary.ids)}, write=True)
     check_shared(workdir)
@@ -116,13 +127,15 @@ def _train(config: RunConfig, workdir: AnyPath, console: Console, profile: bool,
             number = len(run.planner.arrays)
             say(console, f"compiled {number} shape(s) in {duration(seconds)} (kept in {here.programs})")
             say_once(console, memory_remarks([*steps.values()], config.model.remat, free_memory()))
-            state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile)
+            state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile, fence)
             if is_first():
+                fence()
                 numbers = _numbers(run, config, state, totals, first, number, seconds)
                 replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
                 say(console, in_words(numbers))
         latest = run.whole(state)
     if is_first():
+        fence()
         _write_model(inputs, undrawn, best, latest, int(state.step), workdir, here.cache, console)
     return workdir / "model"
 
@@ -147,6 +160,7 @@ def _run(
     workdir: AnyPath,
     console: Console,
     profile: bool,
+    fence: Fence,
 ) -> tuple[TrainState, Totals]:
     """All steps that are left."""
     config, first = inputs.config, int(state.step)
@@ -166,8 +180,10 @@ def _run(
             on_skipped=skipped if is_first() else lambda plan: None,
             weights=weights,
             profile=traces,
+            at_once=jax.default_backend() == "cpu" and jax.process_count() == 1,
             evaluated=partial(deployed_of, lora=config.model.lora),
             kept=run.whole,
+            fence=fence,
         )
         return loop.run(state), loop.totals
 

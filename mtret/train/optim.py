@@ -1,4 +1,7 @@
-"""AdamW with warm-up, decay of the rate, weight decay by parameter name, and clipping."""
+"""AdamW with warm-up, decay of the rate, weight decay by parameter name, and clipping.
+
+Rates and weight decay are data to a compiled update: runs that differ in them alone have the same programs.
+"""
 
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 from mtret.errors import UserError
 from mtret.pytrees import Tree, flatten, match_rules, unflatten
@@ -90,15 +94,35 @@ def frozen_paths(params: Tree, config: OptimConfig) -> frozenset[str]:
     return frozenset(frozen)
 
 
-class Optimizer(NamedTuple):
-    """An optax transformation; and what it is for a gradient that is clipped already. In that, what becomes of a
-    parameter depends on no other."""
+class Hyperparameters(NamedTuple):
+    """What an update is told and is not compiled for."""
+
+    rates: Float[Array | np.ndarray, "updates"]  # the learning rate of each; beyond the last of a run zeros
+    weight_decay: Float[Array | np.ndarray, ""]
+
+
+ROUNDED_TO = 1024  # updates that there are rates for: programs know how many
+
+
+def hyperparameters(config: OptimConfig, steps: int) -> Hyperparameters:
+    """Of a run."""
+    rates = np.zeros(-(-steps // ROUNDED_TO) * ROUNDED_TO, np.float32)
+    rates[:steps] = np.asarray(learning_rate(config, steps)(np.arange(steps)))
+    return Hyperparameters(rates, np.asarray(config.weight_decay, np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Optimizer:
+    """An optax transformation, of AdamW; and what it is for a gradient that is clipped already. In that, what becomes
+    of a parameter depends on no other. `update` of both takes hyperparameters; without any they are the run's own.
+    """
 
     init: Any
     update: Any
     clip_norm: float  # 0: no clipping
-    clipped: optax.GradientTransformation
+    clipped: optax.GradientTransformationExtraArgs
     kind: Callable[[str], Hashable]  # of a path: what the rule for that parameter depends on beside its array
+    hyperparameters: Hyperparameters  # on the host
 
 
 def optimizer(config: OptimConfig, params: Tree, steps: int) -> Optimizer:
@@ -110,32 +134,63 @@ def optimizer(config: OptimConfig, params: Tree, steps: int) -> Optimizer:
     frozen = frozen_paths(params, config)
     trained = unflatten({path: path not in frozen for path in flatten(params)})
     decayed = flatten(match_rules(params, config.decay_mask, "optim.decay_mask"))
-    adam = optax.adamw(
-        learning_rate(config, steps),
-        b1=config.beta1,
-        b2=config.beta2,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        # Frozen ones are no nodes any more where this mask is asked for.
-        mask=lambda tree: jax.tree_util.tree_map_with_path(
-            lambda path, _: decayed["/".join(k.key for k in path)], tree
-        ),
+    # The three of optax.adamw, so that their states lie where they lay in checkpoints of before.
+    adam = optax.chain(
+        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon), decay(decayed), descend()
     )
     rates = flatten(match_rules(params, config.learning_rate_scales, "optim.learning_rate_scales"))
     if not any(rate for path, rate in rates.items() if path not in frozen and path != "log_scale"):
         raise UserError(
             "optim.learning_rate_scales: the rate of every parameter that is trained is 0; nothing would be trained"
         )
-    parts: list[optax.GradientTransformation] = [adam]
+    parts: list[Any] = [adam]
     if any(rate != 1.0 for rate in rates.values()):
         parts.append(scaled(rates))
     if config.ema_decay:
         parts.append(moving_average(config.ema_decay))
     rule = optax.chain(*parts) if len(parts) > 1 else adam
     rule = optax.masked(rule, trained) if frozen else rule
-    clipped = optax.chain(optax.identity(), rule)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return Optimizer(*optax.chain(clip, rule), config.clip_norm, clipped, lambda path: (decayed[path], rates[path]))
+    own = hyperparameters(config, steps)
+    whole, clipped = (_told(optax.chain(first, rule), own) for first in (clip, optax.identity()))
+    kinds = lambda path: (decayed[path], rates[path])  # noqa: E731
+    return Optimizer(whole.init, whole.update, config.clip_norm, clipped, kinds, own)
+
+
+def _told(rule: optax.GradientTransformation, own: Hyperparameters) -> optax.GradientTransformationExtraArgs:
+    """With `own` hyperparameters where none are given."""
+    known: Any = optax.with_extra_args_support(rule)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, hyperparameters: Hyperparameters | None = None, **_: Any
+    ) -> tuple[Any, Any]:
+        return known.update(updates, state, params, hyperparameters=hyperparameters or own)
+
+    return optax.GradientTransformationExtraArgs(rule.init, update)
+
+
+def decay(decayed: Mapping[str, bool]) -> optax.GradientTransformationExtraArgs:
+    """Adds to each update the weight decay of its parameter, of those whose path is `decayed`."""
+
+    def update(updates: Any, state: Any, params: Any = None, hyperparameters: Any = None, **_: Any) -> tuple[Any, Any]:
+        def with_decay(path: Any, update: Any, param: Any) -> Any:
+            name = "/".join(key.key for key in path)
+            return update + hyperparameters.weight_decay.astype(param.dtype) * param if decayed[name] else update
+
+        return jax.tree_util.tree_map_with_path(with_decay, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.MaskedState(optax.EmptyState()), update)
+
+
+def descend() -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by minus the learning rate; counts them."""
+
+    def update(updates: Any, state: Any, params: Any = None, hyperparameters: Any = None, **_: Any) -> tuple[Any, Any]:
+        rate = jnp.asarray(hyperparameters.rates)[state.count]
+        updates = jax.tree.map(lambda update: -rate.astype(update.dtype) * update, updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.ScaleByScheduleState(jnp.int32(0)), update)
 
 
 def without_gradient(config: OptimConfig, frozen: Collection[str], path: str, steps: int, updates: int) -> float:

@@ -19,7 +19,7 @@ from mtret.models.lora import LoraConfig, adapted, initial_adapters
 from mtret.models.pooling import normalise
 from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.grad_cache import encode_in_chunks
-from mtret.train.optim import Optimizer, averaged
+from mtret.train.optim import Hyperparameters, Optimizer, averaged
 from mtret.train.sharding import AXES, batch_specs, gathered, named, replicated, summed, whole
 from mtret.types import PairBatch, TokenBatch
 
@@ -200,13 +200,19 @@ def _held(params: Tree, frozen: Collection[str]) -> Tree:
 
 
 def update(
-    state: TrainState, loss: Float[Array, ""], accuracy: Float[Array, ""], gradient: Tree, config: StepConfig
+    state: TrainState,
+    loss: Float[Array, ""],
+    accuracy: Float[Array, ""],
+    gradient: Tree,
+    config: StepConfig,
+    hyperparameters: Hyperparameters | None = None,
 ) -> tuple[TrainState, Float[Array, "metrics"]]:
     """The optimizer's, or none where loss or gradient is not finite: then only the counts move on.
 
     The metrics are one vector, in the order of METRICS: one small fetch for the host.
     """
-    updates, opt_state = config.optimizer.update(gradient, state.opt_state, state.params)
+    told = {} if hyperparameters is None else {"hyperparameters": hyperparameters}
+    updates, opt_state = config.optimizer.update(gradient, state.opt_state, state.params, **told)
     params: Any = optax.apply_updates(state.params, updates)
     if config.loss.learn_temperature:  # the parameter, not its use: a clipped use has no gradient that could lead back
         params = {**params, "log_scale": jnp.clip(params["log_scale"], *LOG_SCALE_RANGE)}

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtret.pytrees import flatten, unflatten
 from mtret.train.layerwise import Compiler
-from mtret.train.optim import Optimizer
+from mtret.train.optim import Hyperparameters, Optimizer
 from mtret.train.sharding import replicated
 from mtret.train.step import LOG_SCALE_RANGE, StepConfig, TrainState, metrics_of, update
 
@@ -32,9 +32,10 @@ class WholeUpdate:
     again."""
 
     program: "Future[Any]"
+    hyperparameters: Hyperparameters | None  # on the devices; None: the optimizer takes none
 
     def __call__(self, state: TrainState, loss: Array, accuracy: Array, gradient: Leaves) -> tuple[TrainState, Array]:
-        return self.program.result()(state, loss, accuracy, gradient)
+        return self.program.result()(state, loss, accuracy, gradient, self.hyperparameters)
 
     @property
     def temporary_bytes(self) -> int:
@@ -58,6 +59,7 @@ class PartwiseUpdate:
     metrics: "Future[Any]"
     parts: Sequence[Part]
     counts: tuple[int, ...]  # places of what the optimizer keeps for all parameters together
+    hyperparameters: Hyperparameters  # on the device
 
     def __call__(self, state: TrainState, loss: Array, accuracy: Array, gradient: Leaves) -> tuple[TrainState, Array]:
         params = flatten(state.params)
@@ -72,7 +74,7 @@ class PartwiseUpdate:
         for part in self.parts:
             own = [params[path] for path in part.paths], [kept[place] for place in part.kept]
             changes = [gradient.pop(path) for path in part.paths]
-            new, new_kept, new_counts = part.rule.result()(*own, counts, changes, norm, finite)
+            new, new_kept, new_counts = part.rule.result()(*own, counts, changes, norm, finite, self.hyperparameters)
             params.update(zip(part.paths, new, strict=True))
             for place, leaf in zip((*part.kept, *self.counts), (*new_kept, *new_counts), strict=True):
                 kept[place] = leaf
@@ -94,27 +96,35 @@ def compile_update(
     """In the threads of a pool. `by_part`: on one device, where the optimizer's rule is known to allow it."""
     if by_part and isinstance(config.optimizer, Optimizer):
         return _by_part(config, config.optimizer, jax.eval_shape(lambda: state), mesh, threads, options)
-    return WholeUpdate(threads.submit(_whole, config, state, mesh, options))
+    told = config.optimizer.hyperparameters if isinstance(config.optimizer, Optimizer) else None
+    return WholeUpdate(threads.submit(_whole, config, state, mesh, options), placed(told, mesh))
+
+
+def placed(hyperparameters: Hyperparameters | None, mesh: Mesh) -> Hyperparameters | None:
+    """On every device of the mesh."""
+    everywhere = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda _: x), hyperparameters)
 
 
 def _whole(config: StepConfig, state: TrainState, mesh: Mesh, options: Mapping[str, str]) -> Any:
     places, everywhere = jax.tree.map(lambda x: x.sharding, state), replicated(mesh)
     like = jax.eval_shape(lambda: state)
 
-    def apply(state: TrainState, loss: Array, accuracy: Array, gradient: Leaves) -> Any:
+    def apply(state: TrainState, loss: Array, accuracy: Array, gradient: Leaves, told: Any) -> Any:
         zeros = {path: jnp.zeros_like(leaf) for path, leaf in flatten(state.params).items() if path in config.frozen}
         every = unflatten({path: gradient.get(path, zeros.get(path)) for path in flatten(state.params)})
-        return update(state, loss, accuracy, every, config)
+        return update(state, loss, accuracy, every, config, told)
 
     jitted = jax.jit(
         apply,
         donate_argnums=0,
-        in_shardings=(places, everywhere, everywhere, trained(places.params, config)),
+        in_shardings=(places, everywhere, everywhere, trained(places.params, config), everywhere),
         out_shardings=(places, everywhere),
         compiler_options=dict(options),
     )
     number: Any = like.params["log_scale"]
-    return jitted.lower(like, number, number, trained(like.params, config)).compile()
+    told = config.optimizer.hyperparameters if isinstance(config.optimizer, Optimizer) else None
+    return jitted.lower(like, number, number, trained(like.params, config), told).compile()
 
 
 def _by_part(
@@ -135,12 +145,12 @@ def _by_part(
         rules = tuple((rule.kind(path), path == "log_scale") for path in paths)
         order = tuple(paths.index(cast(str, owners[place])) for place in places)
         apply = RuleOfPart(config, rule, structure, flatten(like.params).keys(), paths, places, counts)
-        arguments = own, held, [kept[place] for place in counts], own, number, flag
+        arguments = own, held, [kept[place] for place in counts], own, number, flag, rule.hyperparameters
         program, _ = compiler((rules, order), apply, *arguments, donate=(0, 1))
         parts.append(Part(paths, places, squares, program))
     of_state = like.step, like.skipped, number, number, number
     metrics, _ = compiler("metrics", _metrics, *of_state, dict.fromkeys(leaves, number), donate=(0, 1))
-    return PartwiseUpdate(metrics, parts, counts)
+    return PartwiseUpdate(metrics, parts, counts, cast(Hyperparameters, placed(rule.hyperparameters, mesh)))
 
 
 def _owners(rule: Optimizer, like: TrainState) -> list[str | None]:
@@ -200,6 +210,7 @@ class RuleOfPart:
         gradient: list[Array],
         norm: Array,
         finite: Array,
+        hyperparameters: Hyperparameters,
     ) -> tuple[list[Array], list[Array], list[Array]]:
         """The first three after the update."""
         places = [*self.kept, *self.counts]
@@ -207,7 +218,8 @@ class RuleOfPart:
         for place, leaf in zip(places, (*kept, *counts), strict=True):
             held[place] = leaf
         own, changes = self._tree(params), self._tree([self._clipped(leaf, norm) for leaf in gradient])
-        updates, state = self.optimizer.clipped.update(changes, self.structure.unflatten(held), own)
+        state = self.structure.unflatten(held)
+        updates, state = self.optimizer.clipped.update(changes, state, own, hyperparameters=hyperparameters)
         new: Any = flatten(cast(Any, optax.apply_updates(own, updates)))
         if self.config.loss.learn_temperature and "log_scale" in self.paths:
             new["log_scale"] = jnp.clip(new["log_scale"], *LOG_SCALE_RANGE)

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,20 @@ def test_every_step_is_logged_one_step_late_but_as_itself(tmp_path: Path) -> Non
     assert [(v, s) for name, v, s in run.events.scalars if name == "loss/beta"] == [(1.5, 2), (3.5, 4)]
 
 
+def test_where_steps_are_done_when_they_return_the_speed_of_each_is_its_own(tmp_path: Path) -> None:
+    seconds = [0.0, 0.5, 0.0, 0.5]
+
+    def slow(state: TrainState, batch: PairBatch) -> tuple[TrainState, Array]:
+        time.sleep(seconds[int(state.step)])
+        return toy_step(1)(state, batch)
+
+    run = Run(tmp_path, LoopConfig(steps=4, evaluate_every=9, checkpoint_every=9))
+    replace(run.loop, steps={Shape(rows, 8): slow for rows in (1, 2)}, at_once=True).run(toy_state())
+    run.close()
+    found = [line["pairs"] / line["pairs_per_s"] for line in lines(tmp_path)]
+    assert min(found[1], found[3]) >= 0.5 > max(found[0], found[2])
+
+
 @pytest.mark.parametrize(("every", "logged"), [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6]), (5, [5])])
 def test_metrics_are_fetched_for_logged_steps_only(tmp_path: Path, every: int, logged: list[int]) -> None:
     run = Run(
@@ -197,6 +213,34 @@ def test_speeds_are_over_all_steps_since_the_last_line(tmp_path: Path) -> None:
     for line in lines(tmp_path):
         assert line["fill"] == pytest.approx(0.75)
         assert 0 <= line["wait"] <= 1
+
+
+def test_behind_the_fence_nothing_is_written(tmp_path: Path) -> None:
+    """Whoever has lost a run to another process must leave its folder as it is, whatever would be written next."""
+    for last in range(8):
+        folder, calls = tmp_path / f"{last}", 0
+        folder.mkdir()
+        config = LoopConfig(steps=4, evaluate_every=2, checkpoint_every=2)
+        run = Run(folder, config, {0: 0.1, 1: 0.2, 2: 0.3})
+        before: list[set[str]] = []
+
+        def fence(last: int = last, before: list[set[str]] = before, folder: Path = folder, run: Run = run) -> None:
+            nonlocal calls
+            calls += 1
+            if calls > last:
+                run.checkpoints.wait()
+                before.append(written(folder))
+                raise UserError("lost")
+
+        with pytest.raises(UserError, match="lost"):
+            replace(run.loop, fence=fence, at_once=True).run(toy_state())
+        run.close()
+        assert before == [written(folder)]
+
+
+def written(folder: Path) -> set[str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {f"{path.relative_to(folder)} {path.stat().st_size}" for path in files}
 
 
 def test_the_best_is_kept_and_the_first_of_equals(tmp_path: Path) -> None:

@@ -32,6 +32,12 @@ UPPER_HALF = ((r"tower/encoder/layer/0/.*", False), (r".*", True))
 EVERY = ((r".*", True),)
 
 
+def drawn_params(random: np.random.Generator) -> dict[str, Any]:
+    like: Any = jax.eval_shape(TOWER.init, jax.random.key(0), *[jnp.zeros((1, 4), jnp.int32)] * 3)["params"]
+    tower = jax.tree.map(lambda x: jnp.asarray(random.normal(0, 1.0, x.shape), jnp.float32), like)
+    return {"tower": tower, "log_scale": jnp.float32(4.6)}
+
+
 @pytest.mark.slow
 @pytest.mark.unoptimised
 @pytest.mark.parametrize(
@@ -45,13 +51,12 @@ EVERY = ((r".*", True),)
     ],
 )
 def test_parts_are_updated_as_the_whole_is(optim: OptimConfig, programs: int):
-    like: Any = jax.eval_shape(TOWER.init, jax.random.key(0), *[jnp.zeros((1, 4), jnp.int32)] * 3)["params"]
     random = np.random.default_rng(0)
+    params = drawn_params(random)
 
     def drawn(shape: Any, scale: float) -> jax.Array:
         return jnp.asarray(random.normal(0, scale, shape), jnp.float32)
 
-    params = {"tower": jax.tree.map(lambda x: drawn(x.shape, 1.0), like), "log_scale": jnp.float32(4.6)}
     frozen = frozen_paths(params, optim)
     loss = LossConfig(learn_temperature=True)
     config = StepConfig(TOWER, optimizer(optim, params, 9), loss, 1, 2, False, False, 0, frozen=frozen)
@@ -78,3 +83,36 @@ def test_parts_are_updated_as_the_whole_is(optim: OptimConfig, programs: int):
         assert moved == (set() if step == 2 else trained(params, config).keys())
     assert int(states[1].step) == 6 and int(states[1].skipped) == 1
     assert unflatten(flatten(states[1].params)).keys() == params.keys()
+
+
+@pytest.mark.unoptimised
+@pytest.mark.parametrize("by_part", [False, True])
+def test_runs_of_other_rates_and_decay_have_the_same_programs(by_part: bool):
+    asked: list[str] = []
+
+    def note(event: str, **_: Any) -> None:
+        asked.append(event.rpartition("/")[2])
+
+    jax.monitoring.register_event_listener(note)
+    params, mesh = drawn_params(np.random.default_rng(0)), make_mesh(1, 1, jax.devices()[:1])
+    specs = param_specs(params, MeshConfig())
+    rates, decays = (1e-3, 3e-2), (0.0, 0.5)
+    moved = []
+    for rate, decay, steps in zip(rates, decays, (9, 300), strict=True):
+        # Clipping is compiled in: with this norm no other test asks for these programs.
+        optim = OptimConfig(rate, warmup_steps=0, schedule="constant", weight_decay=decay, clip_norm=1234.5)
+        rule = optimizer(optim, params, steps)
+        config = StepConfig(TOWER, rule, LossConfig(), 1, 2, False, False, 0)
+        state = create_state(params, rule, mesh, specs)
+        asked.clear()
+        with ThreadPoolExecutor(1) as threads:
+            update = compile_update(config, state, mesh, threads, {}, by_part)
+        gradient = {path: jnp.ones_like(leaf) for path, leaf in trained(params, config).items()}
+        after, _ = update(state, jnp.float32(0.5), jnp.float32(0.5), gradient)
+        moved.append({path: np.asarray(new) for path, new in flatten(after.params).items()})
+    assert "cache_hits" in asked and "cache_misses" not in asked
+    for path, start in flatten(params).items():
+        for rate, decay, found in zip(rates, decays, moved, strict=True):
+            decayed = decay if path.endswith(("kernel", "embedding")) else 0.0
+            expected = start - rate * (1 + decayed * start)  # the first update of Adam is the gradient's sign
+            np.testing.assert_allclose(found[path], expected, rtol=1e-4, atol=1e-6)
