@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from absl import flags
 
-from mtret.commands import completion, data, encoding, evaluation, models, results, system, training
+from mtret.commands import completion, data, encoding, evaluation, models, results, sweeps, system, training
 from mtret.commands.common import Command, Flags, define_suite, mistake_of, readable
 from mtret.errors import UserError, nearest
 from mtret.names import KEYS, flags_now, renamed
@@ -228,6 +228,18 @@ COMMANDS: dict[str, Command] = {
         "mtret init --suite=tasks --out=first.py",
         training.define_init,
         training.init,
+        configurable=True,
+    ),
+    "sweep": Command(
+        "train and evaluate many configurations with their seeds, and lay them out as one table",
+        "mtret sweep configs/sweeps/quickstart.py --out=runs/quickstart_sweep",
+        sweeps.define_sweep,
+        sweeps.sweep,
+        files="sweep",
+        more=(
+            "mtret sweep configs/sweeps/quickstart.py --list",
+            "mtret sweep configs/sweeps/quickstart.py --out=runs/quickstart_sweep --shard=3/16  # a job of an array",
+        ),
         configurable=True,
     ),
     "curves": Command(

@@ -90,7 +90,7 @@ def read_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     The file defines `get_config()` (or `get_config(argument)`), which returns a ConfigDict or a dict. Raises UserError,
     naming the key, for one that is unknown or of the wrong type.
     """
-    values = _as_dict(_call(source))
+    values = _as_dict(called(source, "get_config", "--config"))
     if not isinstance(values, dict):
         raise UserError(f"{source}: get_config() must return a ConfigDict or a dict, got {values!r}")
     if old := old_keys(values):
@@ -107,27 +107,33 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     return changed
 
 
-def _call(source: str) -> Any:
+def called(source: str, function: str, what: str) -> Any:
+    """What a function of a Python file returns, given as `path.py` or `path.py:argument`. `what`: a file is needed for.
+
+    Raises UserError, with the line of the file, for whatever goes wrong in it.
+    """
     path, _, argument = source.partition(":")
     file = Path(path)
     if not file.is_file():
         siblings = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        raise UserError(f"--config: no file '{path}'.{nearest(path, siblings)}")
+        raise UserError(f"{what}: no file '{path}'.{nearest(path, siblings)}")
     if file.suffix != ".py":
-        raise UserError(f"--config: {file} is not a Python file (.py); `mtret init` writes one to imitate")
+        raise UserError(f"{what}: {file} is not a Python file (.py){_to_imitate(function)}")
     module = types.ModuleType(f"mtret_config_{file.stem}")
     module.__file__ = str(file)
     try:
         # Not imported, which would leave a __pycache__ beside the user's file.
         exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"{file}: defines no get_config(); `mtret init` writes one to imitate")
-        return module.get_config(argument) if argument else module.get_config()
-    except UserError:
-        raise
+        if (found := module.__dict__.get(function)) is not None:
+            return found(argument) if argument else found()
     except Exception as error:  # whatever the user's file raises is the user's to fix
-        line = _line_in(error, str(file))
-        raise UserError(f"{file}{line}: {type(error).__name__}: {error}") from error
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        raise UserError(f"{file}{_line_in(error, str(file))}: {kind}{error}") from error
+    raise UserError(f"{file}: defines no {function}(){_to_imitate(function)}")
+
+
+def _to_imitate(function: str) -> str:
+    return "; `mtret init` writes one to imitate" if function == "get_config" else "; see docs/sweeps.md"
 
 
 def _line_in(error: Exception, file: str) -> str:

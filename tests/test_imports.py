@@ -18,6 +18,7 @@ LAYERS = (
     ("model_folder", "evaluation"),
     ("run_config",),
     ("runs",),
+    ("sweeps",),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -11,8 +11,9 @@ from mtret.tables import Form
 def define_report(values: Flags) -> None:
     values.repeated(
         "results",
-        "results.json files or their folders, without this flag; NAME=FOLDER calls a row so; NAME=FOLDER,FOLDER are a "
-        "group of that name, with a row of mean and standard deviation; seeds of one configuration are one anyway",
+        "results.json files or their folders, or a sweep's, without this flag; NAME=FOLDER calls a row so; "
+        "NAME=FOLDER,FOLDER are a group of that name, with a row of mean and standard deviation; seeds of one "
+        "configuration are one anyway",
     )
     values.choice(
         "format",
@@ -42,6 +43,9 @@ def report(values: Flags) -> None:
     out = locate(values["out"].value) if values["out"].value else None
     asked: dict[str, Any] = {name: values[name].value for name in ("metric", "per_task", "only_groups", "intervals")}
     plain = not form and all(asked[name] == values[name].default for name in asked)
+    if len(names) == 1 and "://" not in names[0] and (locate(names[0]) / "sweep.json").exists():
+        _report_sweep(names[0], {name: value for name, value in asked.items() if value != values[name].default}, form)
+        return
     label, places = side_of(names[0]) if len(names) == 1 else ("", [])
     if plain and not label and len(places) == 1:
         from mtret.evaluation.report import terminal_tables
@@ -65,6 +69,21 @@ def report(values: Flags) -> None:
     check_new(out, "--out")
     replace_text(out, text)
     print(f"wrote {out}")
+
+
+def _report_sweep(name: str, asked: dict[str, Any], form: Any) -> None:
+    """All of a sweep's folder again, or its table in one format."""
+    from pathlib import Path
+
+    from mtret.commands.sweeps import report
+    from mtret.sweeps.runner import noted
+    from mtret.sweeps.table import table_text
+
+    out = Path(name).expanduser()
+    if asked or form:
+        print(table_text(noted(out), out, form or "terminal", **asked), end="")
+    else:
+        report(noted(out), out)
 
 
 def define_compare(values: Flags) -> None:

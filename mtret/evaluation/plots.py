@@ -1,4 +1,5 @@
-"""Figures: systems by role and every task's difference to the reference, of results; lines by step, of trainings."""
+"""Figures: systems by role and every task's difference to the reference, of results; lines by step, of trainings;
+differences to one setting by role, of sweeps."""
 
 import io
 from collections.abc import Collection, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from mtret.evaluation.findings import reference_system, tasks_by_role
 from mtret.evaluation.results import Results, RoleResults
 from mtret.evaluation.retrieval import PRIMARY, ROLES
+from mtret.evaluation.statistics import Difference
 from mtret.evaluation.wording import ROLE_NAMES, count, metric_name
 
 if TYPE_CHECKING:
@@ -84,6 +86,24 @@ def lines_figure(
         lines = [drawn[name] for name in names]
         shown = [_plain(name) if name[0] != "_" else f" {_plain(name)}" for name in names]
         figure.legend(lines, shown, loc="outside right upper", frameon=False, fontsize=8.5)
+    return figure
+
+
+def sweep_figure(baseline: str, found: Mapping[str, Mapping[str, Difference]]) -> "Figure":
+    """Differences of settings to the baseline, with intervals: by setting, then by role; a panel a role."""
+    roles = list(dict.fromkeys(role for each in found.values() for role in each))
+    labels = [(float(y), name) for y, name in enumerate(found)]
+    figure = _figure(2.5 + 3.6 * len(roles), ROW_INCHES * len(found) + 1.9)
+    panels = figure.subplots(1, len(roles), sharey=True, squeeze=False)[0]
+    for axes, role in zip(panels, roles, strict=True):
+        axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        for y, name in labels:
+            axes.axhline(y, color=FAINT, linewidth=0.6, zorder=0)
+            if (one := found[name].get(role)) is not None:
+                axes.plot((one.low, one.high), [y, y], color=LAST, linewidth=2.2, solid_capstyle="round", zorder=2)
+                axes.plot(one.mean, y, "o", color=LAST, markersize=6, markeredgecolor="white", zorder=3)
+        _lay_out(axes, role, labels, len(labels) - 0.2)
+        axes.set_xlabel(f"{metric_name(PRIMARY)} less that of\n{_plain(baseline)}, 95% interval")
     return figure
 
 

@@ -1,0 +1,187 @@
+"""A sweep file: one configuration, the settings that differ from it, and their seeds."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product as every_choice
+from typing import Any
+
+from mtret.errors import UserError, nearest
+from mtret.run_config import RunConfig, build, called, read_config, with_overrides
+
+Setting = Mapping[str, Any]  # by key of the configuration, such as "optim.learning_rate"
+SEED = "seed"
+
+
+def grid(choices: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the values of these keys, the last key's changing fastest."""
+    return [dict(zip(choices, values, strict=True)) for values in every_choice(*_listed(choices).values())]
+
+
+def zip_(choices: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The first value of every key, the second of every key, and so on."""
+    listed = _listed(choices)
+    if len({len(values) for values in listed.values()}) > 1:
+        counts = ", ".join(f"{key} has {len(values)}" for key, values in listed.items())
+        raise UserError(f"zip_: needs as many values of each key; {counts}")
+    return [dict(zip(listed, values, strict=True)) for values in zip(*listed.values(), strict=True)]
+
+
+def product(*parts: Sequence[Setting]) -> list[dict[str, Any]]:
+    """Every combination of settings of these lists."""
+    found = []
+    for chosen in every_choice(*parts):
+        keys = [key for setting in chosen for key in setting]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise UserError(f"product: {twice} is set by two of the lists")
+        found.append({key: value for setting in chosen for key, value in setting.items()})
+    return found
+
+
+def _listed(choices: Mapping[str, Any]) -> dict[str, list[Any]]:
+    for key, values in choices.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise UserError(f"{key}: {values!r} is not a list of values")
+    return {key: list(values) for key, values in choices.items()}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What `get_sweep()` returns."""
+
+    config: Any  # a configuration file, path.py or path.py:argument; or what its get_config() would return
+    runs: Any  # a list of settings, which are named by what they differ in; or settings by name
+    seeds: Sequence[Any] = (0,)  # each setting is trained with each of them
+    baseline: str = ""  # the setting that others are compared with; the first if none is named
+    split: str = "test"  # that all are evaluated on
+    tasks: Sequence[str] = ()  # that are evaluated; none: all that have the split
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One training of a sweep."""
+
+    setting: str
+    seed: int
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """Also its folder's, below the sweep's."""
+        return f"{self.setting}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All of a sweep, its configurations read."""
+
+    every: tuple[SweepRun, ...]
+    baseline: str
+    split: str
+    tasks: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, list[SweepRun]]:
+        """By name, the baseline first."""
+        found: dict[str, list[SweepRun]] = {self.baseline: []}
+        for run in self.every:
+            found.setdefault(run.setting, []).append(run)
+        return found
+
+    def chosen(self, only: Sequence[str], shard: tuple[int, int]) -> list[SweepRun]:
+        """Those that are `only` asked for by name, of a run or of a setting; of them every `shard[1]`th, from
+        `shard[0]`. Raises UserError for a name that is none."""
+        known = {*self.settings, *(run.name for run in self.every)}
+        for name in only:
+            if name not in known:
+                raise UserError(f"--only: no run '{name}'.{nearest(name, known)} --list shows them")
+        found = [run for run in self.every if not only or {run.name, run.setting} & {*only}]
+        return found[shard[0] :: shard[1]]
+
+
+def read_sweep(source: str, overrides: Sequence[str] = (), suite: str = "") -> Runs:
+    """The runs of a file that defines `get_sweep()`, with `overrides` put into the configuration of each.
+
+    Raises UserError where the file is no sweep, and for a run whose configuration is wrong, naming it.
+    """
+    sweep = called(source, "get_sweep", "a sweep")
+    if not isinstance(sweep, Sweep):
+        raise UserError(f"{source}: get_sweep() must return a mtret.sweeps.Sweep, got {type(sweep).__name__}")
+    named = _named(sweep.runs, source)
+    seeds = [*sweep.seeds]
+    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
+        raise UserError(f"{source}: seeds must be whole numbers, got {sweep.seeds!r}")
+    if len({*seeds}) < len(seeds):
+        raise UserError(f"{source}: a seed is given twice, in {tuple(seeds)}")
+    if sweep.split not in ("dev", "test"):
+        raise UserError(f"{source}: split is 'dev' or 'test', not {sweep.split!r}")
+    baseline = sweep.baseline or next(iter(named))
+    if baseline not in named:
+        raise UserError(f"{source}: baseline '{baseline}' is none of its runs.{nearest(baseline, named)}")
+    put = [*overrides, *([f"suite={suite!r}"] if suite else [])]
+    runs = tuple(
+        SweepRun(name, seed, _config(sweep.config, name, {**setting, SEED: seed}, put))
+        for name, setting in named.items()
+        for seed in seeds
+    )
+    _check_different(runs, source)
+    return Runs(runs, baseline, sweep.split, tuple(sweep.tasks))
+
+
+def _config(base: Any, name: str, setting: Setting, put: Sequence[str]) -> RunConfig:
+    given = [*(f"{key}={value!r}" for key, value in setting.items()), *put]
+    try:
+        if isinstance(base, str):
+            return read_config(base, given)
+        return build(RunConfig, with_overrides(base.to_dict() if hasattr(base, "to_dict") else base, given), "")
+    except UserError as error:
+        raise UserError(f"run '{name}': {error}") from error
+
+
+def _named(runs: Any, source: str) -> dict[str, Setting]:
+    """By name. Raises UserError where two are called alike, or a setting is none."""
+    if not isinstance(runs, Mapping | Sequence) or isinstance(runs, str) or not runs:
+        raise UserError(f"{source}: runs must be a list of settings, or settings by name, got {runs!r}")
+    settings = [*runs.values()] if isinstance(runs, Mapping) else [*runs]
+    for setting in settings:
+        if not isinstance(setting, Mapping) or not all(isinstance(key, str) for key in setting):
+            raise UserError(f"{source}: a setting is {{'optim.learning_rate': 1e-4, ...}}, not {setting!r}")
+        if SEED in setting:
+            raise UserError(f"{source}: 'seed' stands in a setting; give seeds=({setting[SEED]}, ...) to the sweep")
+    names = [str(name) for name in runs] if isinstance(runs, Mapping) else [*_names(settings)]
+    for name in names:
+        if re.fullmatch(r"[\w.+-]+", name) is None or name.startswith("."):
+            raise UserError(f"{source}: '{name}' cannot be a folder's name; letters, digits and any of -_.+ can")
+        if names.count(name) > 1:
+            raise UserError(f"{source}: two runs are called '{name}'; give names: runs={{'first': {{...}}, ...}}")
+    return dict(zip(names, settings, strict=True))
+
+
+def _names(settings: Sequence[Setting]) -> Iterator[str]:
+    """`learning_rate-0.0001_queries-64`: what each differs by from others."""
+    every = list(dict.fromkeys(key for setting in settings for key in setting))
+    absent = object()
+    differing = [k for k in every if len({repr(setting.get(k, absent)) for setting in settings}) > 1] or every
+    ends = [key.rpartition(".")[2] for key in differing]
+    for setting in settings:
+        parts = [
+            f"{key if ends.count(end) > 1 else end}-{_shown(setting[key])}"
+            for key, end in zip(differing, ends, strict=True)
+            if key in setting
+        ]
+        yield "_".join(parts) or "plain"
+
+
+def _shown(value: Any) -> str:
+    """A value as a part of a folder's name."""
+    text = "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-") or "none"
+
+
+def _check_different(runs: Sequence[SweepRun], source: str) -> None:
+    """Raises UserError for two settings that are one: seeds of it would count twice."""
+    first: dict[str, str] = {}
+    for run in runs:
+        same = first.setdefault(repr(run.config), run.setting)
+        if same != run.setting:
+            raise UserError(f"{source}: '{same}' and '{run.setting}' are the same configuration; leave one out")

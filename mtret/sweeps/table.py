@@ -1,0 +1,102 @@
+"""What a sweep found: its settings side by side, and each against the baseline."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtret.errors import UserError
+from mtret.evaluation import plots
+from mtret.evaluation.comparison import Comparison, Side, compare, role_words
+from mtret.evaluation.query_scores import read_query_scores, results_file
+from mtret.evaluation.results import read_results
+from mtret.evaluation.run_tables import RunResults, build, long_table
+from mtret.evaluation.statistics import Difference
+from mtret.files import replace_bytes, replace_text
+from mtret.sweeps.definition import Runs, SweepRun
+from mtret.sweeps.runner import is_finished
+from mtret.tables import Cell, Form, Table, to_markdown, to_text
+
+NOTES = (
+    "Intervals are over queries, and over trainings where a setting has several seeds; with one seed they are about "
+    "that very model, and another seed may differ by more.",
+    "Not corrected for the number of settings: of twenty that change nothing one is expected outside its interval.",
+)
+
+
+def write_report(runs: Runs, out: Path) -> list[Table]:
+    """Writes table.md, and sweep.png where there is something to compare; returns the tables to show, none where no run
+    is finished."""
+    if not finished(runs, out):
+        return []
+    tables, found = [scores(runs, out)], by_role(comparisons(runs, out))
+    if found:
+        tables.append(differences(runs, out, found))
+        replace_bytes(out / "sweep.png", plots.png(plots.sweep_figure(runs.baseline, found)))
+    parts = [*map(to_markdown, tables), to_markdown(scores(runs, out, per_task=True))]
+    replace_text(out / "table.md", "\n\n".join(parts) + "\n")
+    return tables
+
+
+def table_text(runs: Runs, out: Path, form: Form, **asked: Any) -> str:
+    """The settings' scores in one format; `asked` is what `run_tables.build` can be asked for. CSV has every metric of
+    every run. Raises UserError where no run is finished."""
+    if not finished(runs, out):
+        raise UserError(f"{out}: no run is finished yet")
+    return to_text(long_table(_results(runs, out)) if form == "csv" else scores(runs, out, **asked), form)
+
+
+def finished(runs: Runs, out: Path) -> dict[str, list[SweepRun]]:
+    """Runs with results, by setting; the baseline's first."""
+    found = {name: [run for run in own if is_finished(out, run, runs.split)] for name, own in runs.settings.items()}
+    return {name: own for name, own in found.items() if own}
+
+
+def _results(runs: Runs, out: Path) -> list[RunResults]:
+    return [
+        RunResults(name if len(own) == 1 else run.name, read_results(results_file(_folder(run, runs, out))))
+        for name, own in finished(runs, out).items()
+        for run in own
+    ]
+
+
+def scores(runs: Runs, out: Path, **asked: Any) -> Table:
+    """By role, or as asked, of every setting over its seeds, beside BM25 and the base."""
+    named = {name: [run.name for run in own] for name, own in finished(runs, out).items() if len(own) > 1}
+    usual = {"only_groups": True, "intervals": not named}
+    return build(_results(runs, out), named, **{**usual, **asked})
+
+
+def comparisons(runs: Runs, out: Path) -> dict[str, Comparison]:
+    """Every setting that has results with the baseline, over the same queries, and over seeds where there are some."""
+    sides = {name: _side(name, own, runs, out) for name, own in finished(runs, out).items()}
+    base = sides.pop(runs.baseline, None)
+    return {} if base is None else {name: compare(base, side) for name, side in sides.items()}
+
+
+def by_role(found: Mapping[str, Comparison]) -> dict[str, dict[str, Difference]]:
+    """Differences to the baseline by setting, then by role in words."""
+    return {name: {role_words(each.roles): each.difference for each in one.roles} for name, one in found.items()}
+
+
+def differences(runs: Runs, out: Path, found: Mapping[str, Mapping[str, Difference]]) -> Table:
+    """Of every setting to the baseline, with 95% intervals."""
+    counted = {name: len(own) for name, own in finished(runs, out).items()}
+    roles = list(dict.fromkeys(role for each in found.values() for role in each))
+    cells = [
+        [name, f"{counted[name]} and {counted[runs.baseline]}", *(_shown(each.get(role)) for role in roles)]
+        for name, each in found.items()
+    ]
+    return Table(["", "seeds", *roles], [cells], f"nDCG@10 less that of {runs.baseline}", NOTES)
+
+
+def _shown(one: Difference | None) -> Any:
+    return "" if one is None else Cell(f"{one.mean:+.3f}", f"[{one.low:+.3f}, {one.high:+.3f}]")
+
+
+def _side(name: str, own: Sequence[SweepRun], runs: Runs, out: Path) -> Side:
+    return Side(name, [read_query_scores(_folder(run, runs, out)) for run in own])
+
+
+def _folder(run: SweepRun, runs: Runs, out: Path) -> str:
+    """Of a run's results."""
+    return str(out / run.name / runs.split)

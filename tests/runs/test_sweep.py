@@ -1,0 +1,126 @@
+"""`mtret sweep` from end to end: killed, gone on with, shared out; always the same table."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+Mtret = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, tiny_config: Path) -> Path:
+    """Two rates with two seeds."""
+    path = tmp_path / "sweep.py"
+    path.write_text(
+        "from mtret.sweeps import Sweep, grid\n\n"
+        "def get_sweep():\n"
+        f"    return Sweep({str(tiny_config)!r}, grid({{'optim.learning_rate': [3e-3, 1e-3]}}), seeds=(0, 1))\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def table(out: Path) -> str:
+    return (out / "table.md").read_text(encoding="utf-8")
+
+
+def test_runs_become_one_table(sweep: Path, tmp_path: Path, mtret: Mtret) -> None:
+    out = tmp_path / "out"
+    sweep.write_text(sweep.read_text(encoding="utf-8").replace("(0, 1)", "(3,)"), encoding="utf-8")
+    code, said, wrong = mtret("sweep", str(sweep), f"--out={out}")
+    assert code == 0, wrong
+    found = table(out)
+    assert "| learning_rate-0.001 | 1 and 1 |" in found and "nDCG@10 less that of learning_rate-0.003" in found
+    for name in ("learning_rate-0.003", "learning_rate-0.001"):
+        assert (out / name / "seed3" / "test" / "results.json").exists()
+    assert f"wrote {out}/table.md and sweep.png" in said and "2 runs done here" in said
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    (out / "table.md").unlink()
+    assert mtret("report", str(out))[0] == 0 and table(out) == found
+    code, said, wrong = mtret("report", str(out), "--format=latex", "--per_task")
+    assert code == 0 and "alpha" in said and "\\begin{tabular}" in said
+    (out / "table.md").unlink()
+    code, said, wrong = mtret("sweep", str(sweep), f"--out={out}")
+    assert code == 0 and table(out) == found and "0 runs done here" in said
+    code, said, wrong = mtret("sweep", str(sweep), f"--out={out}", "--list", "--only=learning_rate-0.001")
+    assert said.splitlines() == ["learning_rate-0.001/seed3  6 steps, finished"]
+
+
+@pytest.mark.system
+def test_killed_gone_on_with_by_two_and_shared_out_the_table_is_the_same(
+    sweep: Path, tmp_path: Path, mtret: Mtret
+) -> None:
+    whole = tmp_path / "whole"
+    assert mtret("sweep", str(sweep), f"--out={whole}")[0] == 0
+    assert "learning_rate-0.003 (mean of 2)" in table(whole) and "learning_rate-0.001 (mean of 2)" in table(whole)
+
+    def begin(out: Path, *more: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "mtret", "sweep", str(sweep), f"--out={out}", *more]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    disturbed = tmp_path / "disturbed"
+    for _ in range(2):
+        process, before = begin(disturbed), len([*disturbed.rglob("metrics.jsonl"), *disturbed.rglob("best*")])
+        deadline = time.monotonic() + 240
+        while len([*disturbed.rglob("metrics.jsonl"), *disturbed.rglob("best*")]) <= before:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    workers = [begin(disturbed) for _ in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert table(disturbed) == table(whole)
+
+    halves = [tmp_path / "half0", tmp_path / "half1"]
+    for number, half in enumerate(halves):
+        assert mtret("sweep", str(sweep), f"--out={half}", f"--shard={number}/2")[0] == 0
+    shutil.copytree(halves[1], halves[0], dirs_exist_ok=True)
+    assert mtret("sweep", str(sweep), f"--out={halves[0]}")[0] == 0
+    assert table(halves[0]) == table(whole)
+
+
+def test_every_run_has_a_command_of_its_own(sweep: Path, tmp_path: Path, mtret: Mtret) -> None:
+    out = tmp_path / "an out"
+    code, said, _ = mtret(
+        "sweep", str(sweep), f"--out={out}", "--print_commands", "--shard=1/2", "--config.loop.steps=4"
+    )
+    assert code == 0
+    assert said.splitlines() == [
+        f"mtret sweep {sweep} '--out={out}' --only=learning_rate-{rate}/seed1 --config.loop.steps=4"
+        for rate in ("0.003", "0.001")
+    ]
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_done(sweep: Path, tmp_path: Path, mtret: Mtret) -> None:
+    text = sweep.read_text(encoding="utf-8").replace("seeds=(0, 1)", "seeds=(0,)")
+    text = text.replace(
+        "grid({'optim.learning_rate': [3e-3, 1e-3]})", "{'good': {}, 'bad': {'mixture.tasks': ('no',)}}"
+    )
+    sweep.write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    code, said, wrong = mtret("sweep", str(sweep), f"--out={out}")
+    assert code == 2 and "1 of 2 runs failed; the same command tries them again" in wrong
+    assert "bad/seed0 failed: " in said and "good" in table(out)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["--shard=4/4"], "--shard=4/4: is not I/N"),
+        (["--only=x"], "--only: no run 'x'"),
+        ([], "--out is needed"),
+        (["--out=s3:/x", "--config.loop.stepz=4"], "unknown key 'loop.stepz'"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said(sweep: Path, mtret: Mtret, given: list[str], complaint: str) -> None:
+    code, _, wrong = mtret("sweep", str(sweep), *given)
+    assert code == 2 and complaint in wrong and len(wrong.splitlines()) == 1
