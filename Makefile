@@ -30,7 +30,7 @@ quickstart: $(READY) ## Train a small encoder on the bundled enterprise, then ev
 test: lint ## The units, and one of each kind from end to end
 	$(PYTEST) -m "$(LANE)"
 
-test-fast: $(READY) ## Of the tests of `make test` those that take less than five seconds each
+test-fast: $(READY) ## Of the tests of `make test` those of less than two seconds, and one of each kind of the others
 	$(PYTEST) -m "$(FAST)"
 
 # One worker more: these tests wait for other processes, and for one that stays away, as long as they work.

@@ -10,6 +10,7 @@ What tests write lies in memory where there is enough (a run of them writes, flu
 small files), or else where `$TMPDIR` says; of tests that passed nothing is left.
 """
 
+import functools
 import hashlib
 import os
 import platform
@@ -39,6 +40,10 @@ MESH_DEVICES = "--xla_force_host_platform_device_count"
 OPTIMISED = ("kernels", "models", "train", "parity", "test_losses.py")
 LONG = ("kernels", "models", "runs", "train")
 UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+# Nor is it written by XLA's newer emitters, which halves what is left of that time, where XLA still has others. To
+# processes that are given XLA_FLAGS of their own this variable tells how.
+QUICK = {"xla_cpu_use_fusion_emitters": False} if version("jaxlib").startswith("0.10.") else {}
+QUICK_FLAGS = "MTRET_TESTS_QUICK"
 
 # Where our own arithmetic is tested, no dtype is promoted silently. Not where an optimiser takes a step: optax raises a
 # float to the int32 step count.
@@ -52,6 +57,7 @@ def prepare() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault(UNOPTIMISED, "1")
+    os.environ[QUICK_FLAGS] = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
     # A job in a shell's background ignores Ctrl-C, and so would the runs that these tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     flags = os.environ.get("XLA_FLAGS", "")
@@ -204,6 +210,23 @@ def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+def compile_quickly() -> None:
+    """Adds these options to those of every program that is not optimised. XLA reads its environment once, and a program
+    of ours may name options itself, so they are added where JAX collects them."""
+    import jax
+    from jax._src import compiler
+
+    collect = compiler.get_compile_options
+
+    @functools.wraps(collect)
+    def with_ours(*arguments: Any, env_options_overrides: dict[str, Any] | None = None, **named: Any) -> Any:
+        options: dict[str, Any] = dict(QUICK) if jax.config.values[UNOPTIMISED.lower()] else {}
+        return collect(*arguments, env_options_overrides=options | (env_options_overrides or {}), **named)
+
+    if not hasattr(collect, "__wrapped__"):
+        compiler.get_compile_options = with_ours
+
+
 @pytest.hookimpl(tryfirst=True)  # before the fixtures of a session, which compile too
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Lets XLA optimise where towers, steps and gradients are tested, and nowhere else; with the flags of the start,
@@ -215,6 +238,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     import jax
 
+    compile_quickly()
     if jax.config.values[UNOPTIMISED.lower()] == optimise:
         jax.clear_caches()  # what is compiled is not looked up by this setting
         jax.config.update(UNOPTIMISED.lower(), not optimise)

@@ -86,6 +86,18 @@ def test_jax_keeps_its_programs_where_they_are_shared_from() -> None:
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == jax.config.values["jax_compilation_cache_dir"]
 
 
+@pytest.mark.parametrize("optimised", [False, True])
+def test_only_what_is_not_optimised_is_compiled_quickly(conftest: Any, optimised: bool) -> None:
+    from jax._src import compiler
+
+    jax.config.update(conftest.UNOPTIMISED.lower(), not optimised)
+    try:
+        found = compiler.get_compile_options(1, 1).env_option_overrides
+    finally:
+        jax.config.update(conftest.UNOPTIMISED.lower(), True)  # as it is for this file
+    assert dict(found) == ({} if optimised else conftest.QUICK)
+
+
 def test_our_warnings_are_errors_and_others_are_not() -> None:
     with pytest.raises(DeprecationWarning):
         warnings.warn_explicit("old", DeprecationWarning, "step.py", 1, module="mtret.train.step")

@@ -236,6 +236,7 @@ def test_padding_and_repeats_in_the_relation_do_not_matter():
     np.testing.assert_array_equal(replace(case, masked=wider).loss(True), case.loss(True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_blocks_equal_one_block_at_size(symmetric: bool):
     """Every way of masking at once: 96 queries that share 40 positives of 150 documents, in float32."""
@@ -246,6 +247,7 @@ def test_blocks_equal_one_block_at_size(symmetric: bool):
     np.testing.assert_allclose(case.loss(symmetric, 16)[0], case.loss(symmetric, 150)[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_whole_matrix_is_never_held():
     """The compiler's own account of memory: 4,096 x 8,192 similarities would be 128 MiB."""
     n, m, width = 4096, 8192, 32

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def test_no_outputs_are_kept(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SMALL))
 def test_runs_from_top_to_bottom(name: str, tmp_path: Path, first_layer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device, as a reader has
+    monkeypatch.setenv("XLA_FLAGS", os.environ["MTRET_TESTS_QUICK"])  # one device, as a reader has
     settings = *SMALL[name]["settings"], f"model.source={first_layer}"
     book = with_parameters(read(BOOKS[name]), {**SMALL[name], "settings": settings})
     client = NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})

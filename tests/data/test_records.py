@@ -25,6 +25,7 @@ def test_csv(tmp_path: Path) -> None:
     assert len(rows(long, "x")[0].values["x"]) == 200_000
 
 
+@pytest.mark.slow
 def test_bytes_are_counted(tmp_path: Path) -> None:
     for name, content in (("a.csv", "x\n" + "1\n" * 50_000), ("a.jsonl", '{"x": "1"}\n' * 20_000)):
         (tmp_path / name).write_text(content)

@@ -51,6 +51,7 @@ def test_panels_follow_what_there_is(make, options: dict[str, Any], panels: int)
     assert len(results_figure(parse_results(make(**options))).axes) == panels
 
 
+@pytest.mark.slow
 def test_the_png_is_the_same_bytes_for_the_same_results_and_not_blank(results: dict[str, Any]):
     from matplotlib.image import imread
 

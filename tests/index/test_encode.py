@@ -197,6 +197,7 @@ def test_without_a_cache_nothing_is_written(embedder: Embedder, tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_images_are_embedded_in_batches_each_as_alone(monkeypatch: pytest.MonkeyPatch):
     """Chosen ones, in their order: two whole batches, and one that is filled up."""
     monkeypatch.setattr(module, "BATCH_IMAGES", 1)

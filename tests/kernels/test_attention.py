@@ -81,6 +81,7 @@ def gradients(attention: Callable[..., jax.Array], weight: jax.Array, *inputs: j
     return jax.grad(lambda *x: (attention(*x) * weight).sum(), argnums=(0, 1, 2))(*inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 1])
 @pytest.mark.parametrize(("matmul_dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
 def test_attention_has_the_gradients_of_softmax(window: int | None, matmul_dtype: str, tolerance: float) -> None:
@@ -109,6 +110,7 @@ def test_attention_with_dropout_has_the_gradients_of_the_mask_it_drew() -> None:
         assert np.linalg.norm(a - b) < 1e-6 * np.linalg.norm(b)
 
 
+@pytest.mark.slow
 def test_dropped_attention_weights_are_not_summed_anew() -> None:
     """Dropout scales what is left by 1 / (1 - rate); the softmax's own sum is that before dropout, as in BERT."""
     q, k, _ = random_arrays(*[(64, LENGTH, 1, FEATURES)] * 3)

@@ -49,6 +49,7 @@ def value_and_gradients(attention: Callable[..., jax.Array], q: Any, k: Any, v: 
 
 
 # Several blocks to a row; a length and a width that are no powers of two; a row that is padded to one block.
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "features"), [(64, 16), (50, 24), pytest.param(8, 4, marks=pytest.mark.system)])
 @pytest.mark.parametrize(("window", "rate"), [(None, 0.0), (7, 0.3)])
 def test_the_kernel_is_softmax_attention(length: int, features: int, window: int | None, rate: float) -> None:
@@ -68,6 +69,7 @@ def test_the_kernel_is_softmax_attention(length: int, features: int, window: int
         assert np.linalg.norm(a - b) < 1e-6 * np.linalg.norm(b)
 
 
+@pytest.mark.slow
 def test_attend_rounds_operands_and_draws_the_librarys_dropout() -> None:
     q, k, v, weight = inputs(3, 32, 16)
     keys = jax.random.split(jax.random.key(3), 3)

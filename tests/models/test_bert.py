@@ -90,6 +90,7 @@ def test_order_within_a_text_matters(params: dict[str, Any]) -> None:
     assert np.abs(swapped[:, order] - states(params, (ids, position, segment))).max() > 0.1
 
 
+@pytest.mark.slow
 def test_gradients_of_a_text_do_not_depend_on_its_row(params: dict[str, Any]) -> None:
     @jax.jit
     def gradient(params: dict[str, Any], batch: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, Any]:
@@ -105,6 +106,7 @@ def test_gradients_of_a_text_do_not_depend_on_its_row(params: dict[str, Any]) ->
         assert np.linalg.norm(found - theirs[path]) < 1e-6 * norm, path
 
 
+@pytest.mark.slow
 def test_dropout_is_a_function_of_the_rows_key_whatever_the_chunk(params: dict[str, Any]) -> None:
     batch = rows([[0, 1], [2], [3], [1, 3]], 9)
     keys = jax.random.split(jax.random.key(5), 4)

@@ -11,6 +11,8 @@ from mtret.models.bert import BertConfig, BertTower
 from mtret.models.dual_encoder import encode, row_keys
 from mtret.types import TokenBatch
 
+pytestmark = pytest.mark.unoptimised  # of towers that others look at
+
 FEATURES, N_TEXTS = 12, 3
 CHUNKS, SHARDS, ROWS, LENGTH = 3, 2, 2, 5
 CONFIG = BertConfig(
@@ -51,6 +53,7 @@ embed = jax.jit(encode, static_argnums=(0, 3))
 apply = jax.jit(BertTower(CONFIG).apply)
 
 
+@pytest.mark.slow
 def test_embeddings_are_unit_means_of_each_texts_tokens(params: Any) -> None:
     tokens = batch()
     found = np.asarray(embed(BertTower(CONFIG), params, tokens, N_TEXTS))
@@ -72,6 +75,7 @@ def test_slots_without_a_text_hold_zeros(params: Any) -> None:
     np.testing.assert_array_equal(embed(BertTower(CONFIG), params, empty, N_TEXTS), 0)
 
 
+@pytest.mark.slow
 def test_keys_follow_the_place_in_the_batch_and_nothing_else() -> None:
     key = jax.random.key(7)
     large, whole = (np.asarray(jax.random.key_data(row_keys(key, shape))) for shape in ((3, 5, 2), (1, 5, 6)))

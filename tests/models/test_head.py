@@ -16,6 +16,8 @@ from mtret.model_folder.golden import encoder_of
 from mtret.models import hf
 from mtret.models.pooling import ACTIVATIONS
 
+pytestmark = pytest.mark.unoptimised  # programs of a line or two, behind a tower that others look at
+
 WriteModel = Callable[..., Path]
 TEXTS = ["a b c", "d", "b b a c d a", ""]
 PROMPT = "c d"
@@ -92,6 +94,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtret.index.encode.BATCH_TOKENS", 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pools_prompt", [True, False])
 def test_all_poolings_side_by_side_in_the_order_of_their_list(write_model: WriteModel, pools_prompt: bool) -> None:
     names = [*reversed(POOLINGS), "mean"]

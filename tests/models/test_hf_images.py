@@ -44,6 +44,7 @@ def test_scratch_is_drawn_by_the_seed() -> None:
     assert hf_images.begin(SCRATCH, 16, 1).sha256 != hf_images.begin(SCRATCH, 16, 2).sha256
 
 
+@pytest.mark.slow
 def test_published_weights_come_with_a_fresh_projection_and_without_the_text_tower(tmp_path: Path) -> None:
     made = written(tmp_path / "siglip")
     path = tmp_path / "siglip" / "model.safetensors"

@@ -84,7 +84,12 @@ def vectors(tower: Any, given: list[np.ndarray], packing: Packing, row_length: i
 
 
 ATTENTIONS = [
-    pytest.param(name, attention, marks=[pytest.mark.system] if (name, attention) in ELSEWHERE else [])
+    pytest.param(
+        name,
+        attention,
+        marks=[pytest.mark.system] * ((name, attention) in ELSEWHERE)
+        + [pytest.mark.slow] * (attention == "cpu" or name == "xlmr"),
+    )
     for name in TOWERS
     for attention in ("xla", "cpu")
 ]
@@ -105,6 +110,7 @@ def test_packed_or_alone_a_text_has_the_same_vector(tower: Any, attention: str) 
 
 
 @pytest.mark.system  # every length is a program of its own
+@pytest.mark.unoptimised
 @pytest.mark.parametrize("attention", ["xla", "cpu"])
 def test_every_text_alone_has_the_vector_that_it_has_packed(tower: Any, attention: str) -> None:
     tower = tower.clone(config=replace(tower.config, attention=attention))
@@ -119,6 +125,7 @@ REMATERIALISED = ["bert", *(pytest.param(name, marks=pytest.mark.system) for nam
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimised
 @pytest.mark.parametrize("tower", REMATERIALISED, indirect=True)
 def test_rematerialised_the_gradients_are_the_same(tower: Any) -> None:
     """Nor does dropout change: a layer that is run again draws the same masks."""

@@ -333,10 +333,15 @@ def drafted(names: Sequence[str]) -> Draft:
 UNSEEN = {"prompt left out", "dropout", "a folder of its own", "default prompt", "new names"}
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The vectors of the encoder that nothing is varied of, without a prompt."""
+    return ours(hf.load(str(write(tmp_path_factory.mktemp("plain") / "folder", Draft()))))[0]
+
+
 @pytest.mark.parametrize("name", VARIATIONS)
-def test_a_variation_alone(tmp_path: Path, name: str) -> None:
+def test_a_variation_alone(tmp_path: Path, plain: np.ndarray, name: str) -> None:
     found = check(write(tmp_path / "folder", drafted([name])), tmp_path / "out")[0]
-    plain = ours(hf.load(str(write(tmp_path / "plain", Draft()))))[0]
     assert (found.shape == plain.shape and np.allclose(found, plain, atol=1e-4)) == (name in UNSEEN)
 
 

@@ -173,7 +173,7 @@ Tree = dict[str, bytes]
 @pytest.fixture(scope="session")
 def environment() -> Environment:
     """Of a command in a process of its own: one device, as on a user's machine."""
-    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    return {**os.environ, "XLA_FLAGS": os.environ["MTRET_TESTS_QUICK"], "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from mtret.model_folder.folder import load_model
 from mtret.runs.export import export, open_model
 
 
+@pytest.mark.slow
 def test_a_checkpoint_equals_its_export(unfinished: Path, tmp_path: Path, words: list[str]) -> None:
     exported = load_model(str(export(unfinished, tmp_path / "exported")))
     (unfinished / "weights").mkdir()

@@ -63,17 +63,20 @@ def test_a_soup_is_the_mean_and_knows_what_each_knows(tmp_path: Path, two: list[
     assert soup.details["source"] == "somewhere"
 
 
+@pytest.mark.slow
 def test_weights_are_shares(tmp_path: Path, two: list[str], tiny_model: Path) -> None:
     merge(two, [3.0, 1.0], tmp_path / "soup")
     assert moved_by(tmp_path / "soup", tiny_model) == pytest.approx(0.15, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_half_way_back_to_where_it_came_from(tmp_path: Path, two: list[str], tiny_model: Path) -> None:
     merge([two[1], str(tiny_model)], [0.5, 0.5], tmp_path / "half")
     assert moved_by(tmp_path / "half", tiny_model) == pytest.approx(0.15, abs=1e-6)
     assert list(load_model(str(tmp_path / "half")).encoder.prompts) == ["alpha", "beta", "query", "document"]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_together_is_refused(
     tmp_path: Path, two: list[str], tiny_model: Path, tiny_suite: Path
 ) -> None:

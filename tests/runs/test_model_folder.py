@@ -244,6 +244,7 @@ def test_nothing_is_written_that_does_not_answer_alike(
     assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_target_gets_what_it_needs_or_nothing(
     tmp_path: Path, saved: Path, tiny_model: Path, tiny_suite: Path
 ) -> None:

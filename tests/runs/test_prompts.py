@@ -172,6 +172,7 @@ def test_prompts_that_are_not_used_are_remarked(own_model: Path) -> None:
     assert "its prompt 'document' is empty and overrides 'passage'" in line and "--document_prompt='p '" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "query", "document"),
     [
@@ -331,6 +332,7 @@ def test_the_forms_of_a_base(own_model: Path) -> None:
     assert [name for name, _, _ in forms({"document": "p: "})] == ["published", "bare"]
 
 
+@pytest.mark.slow
 def test_the_baseline_is_the_form_that_is_best_on_dev_queries(
     own_model: Path, tiny_suite: Path, console: Console, tmp_path: Path
 ) -> None:

@@ -20,7 +20,8 @@ def test_the_page_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    code = "\n".join(blocks).replace('"loop.steps=100"', f'"loop.steps=3", "model.source={str(tiny_model)!r}"')
+    small = f'"loop.steps=3", "batch.queries=16", "model.source={str(tiny_model)!r}"'  # all of one shape
+    code = "\n".join(blocks).replace('"loop.steps=100"', small)
     shutil.copytree(tiny_suite, tmp_path / "tasks")
     monkeypatch.chdir(tmp_path)
     variables: dict[str, Any] = {}

@@ -84,7 +84,7 @@ def start(
         else []
     )
     programs = [["-c", STRUCK, struck[i]] if struck and i in struck else ["-m", "mtret.cli"] for i in range(count)]
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = {"XLA_FLAGS": f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
     return [
         subprocess.Popen(
             [sys.executable, *programs[process], *line, *several, *([f"--process={process}"] if several else [])],

@@ -46,6 +46,7 @@ def digests(source: str, suite: str, console: Console) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_fifty_steps_have_the_batches_of_the_folder(
     tiny_config: Path,
     tiny_suite: Path,

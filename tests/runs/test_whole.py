@@ -84,7 +84,6 @@ def whole(
     return {"out": out, "said": done.stdout, **json.loads((out / "marks.json").read_text(encoding="utf-8"))}
 
 
-@pytest.mark.slow
 def test_every_command_succeeds_and_says_what_comes_next(whole: dict[str, Any]) -> None:
     assert whole["codes"] == [0] * 6
     out = whole["out"]
@@ -96,7 +95,6 @@ def test_every_command_succeeds_and_says_what_comes_next(whole: dict[str, Any]) 
     assert (out / "report" / "results.json").read_bytes() == results
 
 
-@pytest.mark.slow
 def test_only_declared_shapes_are_compiled_and_none_after_the_first_step(whole: dict[str, Any]) -> None:
     # Batches of both tasks are whole chunks of one size.
     assert re.search(r"\n1 shape\(s\), rows x tokens \(steps\): \d+-\d+ x 32 \(\d+\)\n", whole["said"])
@@ -107,6 +105,5 @@ def test_only_declared_shapes_are_compiled_and_none_after_the_first_step(whole: 
     assert whole["after the last step"] == whole["at first step"]
 
 
-@pytest.mark.slow
 def test_no_command_imports_torch_or_tensorflow(whole: dict[str, Any]) -> None:
     assert whole["imported"] == []

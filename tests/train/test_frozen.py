@@ -23,7 +23,8 @@ from mtret.train.programs import compile_steps
 from mtret.train.sharding import MeshConfig, batch_sharding, layout, make_mesh, param_specs
 from mtret.train.step import StepConfig, TrainState, create_state, deployed, deployed_of, gradients, initial_params
 
-pytestmark = pytest.mark.slow  # several steps are compiled
+# Several steps are compiled; what XLA makes of one is looked at by test_step and test_layerwise.
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
 
 TOWER = BertTower(
     BertConfig(
@@ -112,7 +113,6 @@ OPTIM = OptimConfig(learning_rate=0.01, warmup_steps=1, schedule="constant")
 AVERAGED = replace(OPTIM, ema_decay=0.6)  # which changes no parameter: its runs serve the other tests too
 
 
-@pytest.mark.unoptimised
 def test_what_is_frozen_stays_bit_equal_and_the_rest_moves() -> None:
     params, states = run(replace(AVERAGED, trainable=NO_TOP))
     moved = changed(params, states[-1].params)
@@ -144,7 +144,6 @@ def test_all_frozen_is_refused() -> None:
         frozen_paths(initial_params(start(), LossConfig()), replace(OPTIM, trainable=((r"tower/.*", True),)))
 
 
-@pytest.mark.unoptimised
 def test_adapters_alone_are_trained_and_merged_they_are_the_same_model() -> None:
     params, states = run(AVERAGED, LORA)
     after = states[-1].params
@@ -167,7 +166,6 @@ def test_adapters_alone_are_trained_and_merged_they_are_the_same_model() -> None
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-@pytest.mark.unoptimised
 @pytest.mark.parametrize("lora", [NO_LORA, LORA])
 @pytest.mark.parametrize("train", [OPTIM.trainable, NO_TOP])
 def test_the_average_is_that_of_the_parameters_after_each_step(lora: LoraConfig, train: Any) -> None:

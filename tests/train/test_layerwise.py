@@ -90,7 +90,7 @@ CASES = {
     "in one chunk": Case(chunk_tokens=None, programs=2),
     "two chunks at once, and one": Case(together=2, programs=4),
     "xlm-r": Case(XLMR, programs=2),
-    "gte": Case(GTE, programs=2, optimised=True),
+    "gte": Case(GTE, programs=2),
     "modernbert": Case(MODERNBERT, programs=6, optimised=True),  # its first layer, local and global ones
     "layers run again": Case(BERT.clone(config=replace(BERT.config, remat=True)), programs=2),
     "matryoshka, both ways, learned temperature": Case(
@@ -100,7 +100,7 @@ CASES = {
     "the lower half frozen": Case(optim=OptimConfig(trainable=EMBEDDINGS), programs=3),
     "norms alone": Case(optim=OptimConfig(trainable=ALL_BUT_NORMS), programs=2),
     "adapters": Case(lora=LoraConfig(rank=2, alpha=4.0), programs=4),  # the lower layer's input has no derivative
-    "separate documents": Case(documents="separate", programs=2, optimised=True),
+    "separate documents": Case(documents="separate", programs=2),
     "separate documents, in one chunk each": Case(documents="separate", chunk_tokens=None, programs=4),
     "frozen documents": Case(
         optim=OptimConfig(trainable=((r"documents/.*", False), (r".*", True))), documents="separate", programs=3
@@ -240,7 +240,9 @@ SYSTEM = (
     [
         pytest.param(
             name,
-            marks=[pytest.mark.system] * (name in SYSTEM) + [pytest.mark.slow] * (name not in FAST),
+            marks=[pytest.mark.system] * (name in SYSTEM)
+            + [pytest.mark.slow] * (name not in FAST)
+            + [pytest.mark.unoptimised] * (not CASES[name].optimised),
         )
         for name in CASES
     ],

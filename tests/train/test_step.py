@@ -215,6 +215,7 @@ def one_way(scores: jax.Array, target: list[set[int]], masked: list[set[int]], c
     return ((nats - chosen[np.arange(len(rows)), np.array(wanted)]) * np.array(weights)).sum() / len(target)
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_equal_those_of_single_texts_and_sets():
     planner, tower = tangled_planner(), Bag()
     config = make_config(planner, tower, LossConfig(learn_temperature=True))
@@ -245,6 +246,7 @@ def by_hand(dense: Tree, states: jax.Array, inside: np.ndarray) -> jax.Array:
     return 0.5 * y * (1 + jax.lax.erf(y / 2**0.5)) + x @ dense["1"]["residual"]["kernel"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truncate_dim", [None, 7])
 @pytest.mark.parametrize("chunk_tokens", [None, 16])
 def test_a_head_of_several_poolings_and_dense_layers_is_trained(chunk_tokens: int | None, truncate_dim: int | None):
@@ -312,6 +314,7 @@ def check_equal(ours: tuple[float, Tree], theirs: tuple[float, Tree]) -> None:
     assert distance(ours[1], theirs[1]) < 1e-5
 
 
+@pytest.mark.slow
 def test_berts_gradient_equals_that_of_single_texts_and_sets(bert_gradients: Gradients):
     planner, tower = tangled_planner(), BertTower(BERT)
     params = initial_params(start(tower), LossConfig())
@@ -471,6 +474,7 @@ def test_a_learned_temperature_moves_within_its_range(overfitted: tuple[TrainSta
     assert (temperature >= 0.005).all() and (temperature <= 0.2).all()
 
 
+@pytest.mark.slow
 def test_two_runs_are_bit_equal_and_so_is_one_that_goes_on(overfit: Run, overfitted: tuple[TrainState, np.ndarray]):
     state, first = overfit.go(overfit.fresh(), 0, 6)
     state, rest = overfit.go(state, 6, STEPS)
@@ -527,6 +531,7 @@ def scaled(run: Run, log_scale: float) -> TrainState:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("log_scale", "wanted"), [(7.0, np.log(200)), (0.0, np.log(5))])
 def test_a_temperature_that_left_its_range_is_brought_back(bag: Run, log_scale: float, wanted: float):
     state, metrics = bag.go(scaled(bag, log_scale), 0, 1)
@@ -534,6 +539,7 @@ def test_a_temperature_that_left_its_range_is_brought_back(bag: Run, log_scale: 
     np.testing.assert_allclose(state.params["log_scale"], wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_temperature_at_the_border_is_not_stuck_there(bag: Run):
     """Once the pairs are learned, colder is better, and the hottest temperature allowed is left again."""
     learned, _ = bag.go(bag.fresh(), 0, STEPS)
@@ -594,6 +600,7 @@ class NoisyBag(nn.Module):
         return states + jax.vmap(lambda key: jax.random.uniform(key, states.shape[1:]))(row_keys)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_anew_by_seed_and_step_only(bag: Run):
     batch = jax.tree.map(jnp.asarray, bag.planner.fill(bag.planner.plan(0)))
     still = replace(bag.config, tower=NoisyBag())

@@ -99,6 +99,7 @@ def trained(
     return held.whole(found, whole, lambda path: without_gradient(optim, frozen, path, STEPS, updates))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optim", "separate", "state_shards", "updates"),
     [
@@ -121,7 +122,8 @@ def test_what_it_ends_with_is_that_of_all_words(optim: OptimConfig, separate: bo
     ours, theirs = (flatten(trained(optim, each, separate, state_shards, updates)) for each in (held, None))
     first = flatten(start())
     for path, leaf in theirs.items():
-        np.testing.assert_allclose(ours[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
+        if not path.endswith("key/bias"):  # no softmax notices it: its gradient is rounding, which Adam enlarges
+            np.testing.assert_allclose(ours[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
     undrawn = np.setdiff1d(np.arange(WORDS), held.ids)
     table = first[TABLE.removeprefix("tower/")]
     moved = np.abs(theirs[TABLE][undrawn] / table[undrawn] - 1)
