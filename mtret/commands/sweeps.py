@@ -10,6 +10,7 @@ from mtret.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mtret.run_config import RunConfig
     from mtret.sweeps.definition import Runs
 
 
@@ -19,6 +20,12 @@ def define_sweep(values: Flags) -> None:
     define_suite(values)
     values.names("only", "runs or settings by name, of those that --list shows")
     values.text("shard", "I/N: of the runs every Nth, from number I, counted from 0")
+    values.choice(
+        "hold_out",
+        "each: every setting once for each family of what it trains on, which is left out and evaluated",
+        ["", "each"],
+        "",
+    )
     values.switch("list", "name the runs, say which are finished, and do nothing")
     values.switch("print_commands", "print a command for each run, for a queue of jobs, and do nothing")
 
@@ -29,7 +36,8 @@ def sweep(values: Flags, overrides: list[str]) -> int | None:
     from mtret.sweeps.definition import read_sweep
 
     suite = values["suite"].value or ""
-    runs = read_sweep(source, overrides, suite)
+    each = values["hold_out"].value == "each"
+    runs = read_sweep(source, overrides, suite, _families if each else None)
     chosen = runs.chosen(values["only"].value or [], shard)
     from mtret.files import locate
 
@@ -42,7 +50,8 @@ def sweep(values: Flags, overrides: list[str]) -> int | None:
             print(f"{run.name}  {run.config.loop.steps:,} steps{', finished' if there else ''}")
         return None
     if values["print_commands"].value:
-        given = [f"--config.{each}" for each in overrides] + ([f"--suite={suite}"] if suite else [])
+        given = [*(f"--config.{each}" for each in overrides), *([f"--suite={suite}"] if suite else [])]
+        given += ["--hold_out=each"] if each else []
         for run in chosen:
             words = ["mtret", "sweep", source, f"--out={required(values, 'out')}", f"--only={run.name}", *given]
             print(shlex.join(words))
@@ -80,6 +89,14 @@ def report(runs: "Runs", out: "Path") -> None:
             page.print(line)
     if tables:
         print(f"wrote {out}/table.md" + (" and sweep.png" if len(tables) > 1 else ""))
+
+
+def _families(config: "RunConfig") -> list[str]:
+    """Of the tasks that a configuration trains on."""
+    from mtret.data.suites import load_suite
+    from mtret.runs.setup import mixture_tasks
+
+    return sorted({task.family for task in mixture_tasks(load_suite(config.suite), config)})
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """A sweep file: one configuration, the settings that differ from it, and their seeds."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as every_choice
 from typing import Any
@@ -10,7 +10,8 @@ from mtret.errors import UserError, nearest
 from mtret.run_config import RunConfig, build, called, read_config, with_overrides
 
 Setting = Mapping[str, Any]  # by key of the configuration, such as "optim.learning_rate"
-SEED = "seed"
+SEED, HELD_OUT = "seed", "mixture.hold_out"
+WITHOUT = "_without-"  # behind a setting's name, before the family that it leaves out
 
 
 def grid(choices: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -79,6 +80,7 @@ class Runs:
     baseline: str
     split: str
     tasks: tuple[str, ...]
+    hold_out: bool = False  # each run leaves one family out, and is about that
 
     @property
     def settings(self) -> dict[str, list[SweepRun]]:
@@ -99,8 +101,15 @@ class Runs:
         return found[shard[0] :: shard[1]]
 
 
-def read_sweep(source: str, overrides: Sequence[str] = (), suite: str = "") -> Runs:
+def read_sweep(
+    source: str,
+    overrides: Sequence[str] = (),
+    suite: str = "",
+    families: Callable[[RunConfig], Sequence[str]] | None = None,
+) -> Runs:
     """The runs of a file that defines `get_sweep()`, with `overrides` put into the configuration of each.
+
+    With `families` every setting becomes one for each of them, which leaves it out.
 
     Raises UserError where the file is no sweep, and for a run whose configuration is wrong, naming it.
     """
@@ -119,13 +128,26 @@ def read_sweep(source: str, overrides: Sequence[str] = (), suite: str = "") -> R
     if baseline not in named:
         raise UserError(f"{source}: baseline '{baseline}' is none of its runs.{nearest(baseline, named)}")
     put = [*overrides, *([f"suite={suite!r}"] if suite else [])]
+    if families is not None:
+        named = dict(_without_each(named, lambda name, setting: _config(sweep.config, name, setting, put), families))
+        baseline = next(iter(named))
     runs = tuple(
         SweepRun(name, seed, _config(sweep.config, name, {**setting, SEED: seed}, put))
         for name, setting in named.items()
         for seed in seeds
     )
     _check_different(runs, source)
-    return Runs(runs, baseline, sweep.split, tuple(sweep.tasks))
+    return Runs(runs, baseline, sweep.split, tuple(sweep.tasks), families is not None)
+
+
+def _without_each(
+    named: Mapping[str, Setting], config: Callable[[str, Setting], RunConfig], families: Families
+) -> Iterator[tuple[str, Setting]]:
+    """Every setting without each family of what it trains on, beside what it leaves out anyway."""
+    for name, setting in named.items():
+        whole = config(name, setting)
+        for family in families(whole):
+            yield f"{name}{WITHOUT}{_shown(family)}", {**setting, HELD_OUT: (*whole.mixture.hold_out, family)}
 
 
 def _config(base: Any, name: str, setting: Setting, put: Sequence[str]) -> RunConfig:

@@ -52,7 +52,7 @@ def note(out: Path, runs: Runs) -> None:
     path = out / SWEEP_FILE
     there = _noted(path) if path.exists() else {}
     every = {**there, **{run.name: as_json(run.config) for run in runs.every}}
-    about = {"baseline": runs.baseline, "split": runs.split, "tasks": list(runs.tasks)}
+    about = {"baseline": runs.baseline, "split": runs.split, "tasks": list(runs.tasks), "hold_out": runs.hold_out}
     replace_json(path, {"schema": SCHEMA, **about, "runs": every})
 
 
@@ -63,7 +63,7 @@ def noted(out: Path) -> Runs:
     for name, config in _noted(path).items():
         setting, _, seed = name.rpartition("/seed")
         found.append(SweepRun(setting, int(seed), build(RunConfig, config, "")))
-    return Runs(tuple(found), there["baseline"], there["split"], tuple(there["tasks"]))
+    return Runs(tuple(found), there["baseline"], there["split"], tuple(there["tasks"]), there["hold_out"])
 
 
 def _noted(path: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _noted(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        if there["schema"] == SCHEMA and {"baseline", "split", "tasks", "runs"} <= there.keys():
+        if there["schema"] == SCHEMA and {"baseline", "split", "tasks", "hold_out", "runs"} <= there.keys():
             return there
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is damaged; remove it, the runs beside it go on") from error

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mtret.errors import UserError
 from mtret.evaluation import plots
 from mtret.evaluation.comparison import Comparison, Side, compare, role_words
@@ -11,8 +13,9 @@ from mtret.evaluation.query_scores import read_query_scores, results_file
 from mtret.evaluation.results import read_results
 from mtret.evaluation.run_tables import RunResults, build, long_table
 from mtret.evaluation.statistics import Difference
+from mtret.evaluation.wording import count
 from mtret.files import replace_bytes, replace_text
-from mtret.sweeps.definition import Runs, SweepRun
+from mtret.sweeps.definition import WITHOUT, Runs, SweepRun
 from mtret.sweeps.runner import is_finished
 from mtret.tables import Cell, Form, Table, to_markdown, to_text
 
@@ -28,6 +31,10 @@ def write_report(runs: Runs, out: Path) -> list[Table]:
     is finished."""
     if not finished(runs, out):
         return []
+    if runs.hold_out:
+        table = held_out(runs, out)
+        replace_text(out / "table.md", to_markdown(table) + "\n")
+        return [table]
     tables, found = [scores(runs, out)], by_role(comparisons(runs, out))
     if found:
         tables.append(differences(runs, out, found))
@@ -64,6 +71,37 @@ def scores(runs: Runs, out: Path, **asked: Any) -> Table:
     named = {name: [run.name for run in own] for name, own in finished(runs, out).items() if len(own) > 1}
     usual = {"only_groups": True, "intervals": not named}
     return build(_results(runs, out), named, **{**usual, **asked})
+
+
+def held_out(runs: Runs, out: Path) -> Table:
+    """nDCG@10 of every family by the runs that left it out, of each setting over its seeds, beside BM25, the base and
+    their hybrid: what an application of a new kind may expect."""
+    found: dict[str, dict[str, list[float]]] = {}  # by column, then family
+    counted: dict[str, int] = {}
+    for run in (run for own in finished(runs, out).values() for run in own):
+        family, results = run.config.mixture.hold_out[-1], read_results(results_file(_folder(run, runs, out)))
+        tasks = [one for name, one in sorted(results.tasks.items()) if family in (name, one.family) and not one.images]
+        counted |= {family: len(tasks)} if tasks else {}
+        for system in results.systems if tasks else ():
+            column = run.setting.rpartition(WITHOUT)[0] if system == results.systems[-1] else system
+            mean = float(np.mean([one.primary(system).mean for one in tasks]))
+            found.setdefault(column, {}).setdefault(family, []).append(mean)
+    settings = {run.setting.rpartition(WITHOUT)[0] for run in runs.every}
+    columns = sorted(found, key=lambda column: column in settings)
+    whole = [family for family in counted if all(family in found[column] for column in columns)]
+    rows = [
+        [f"{family} ({count(number, 'task')})", *(_mean(found[column].get(family, [])) for column in columns)]
+        for family, number in counted.items()
+    ]
+    means = [_mean([float(np.mean(found[column][family])) for family in whole]) for column in columns]
+    missing = sorted({run.config.mixture.hold_out[-1] for run in runs.every} - {*whole})
+    notes = [f"Not in the mean, since not every setting has results: {', '.join(missing)}."] if missing else []
+    title = f"nDCG@10, {runs.split} split, of each family by the runs that were trained without it"
+    return Table(["", *columns], [rows, [["mean of families", *means]]], title, notes)
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f}" if values else ""
 
 
 def comparisons(runs: Runs, out: Path) -> dict[str, Comparison]:

@@ -1,5 +1,6 @@
 """`mtret sweep` from end to end: killed, gone on with, shared out; always the same table."""
 
+import json
 import os
 import shutil
 import signal
@@ -86,6 +87,26 @@ def test_killed_gone_on_with_by_two_and_shared_out_the_table_is_the_same(
     shutil.copytree(halves[1], halves[0], dirs_exist_ok=True)
     assert mtret("sweep", str(sweep), f"--out={halves[0]}")[0] == 0
     assert table(halves[0]) == table(whole)
+
+
+@pytest.mark.system
+def test_each_family_left_out_becomes_a_row(sweep: Path, tmp_path: Path, mtret: Mtret) -> None:
+    out = tmp_path / "out"
+    text = sweep.read_text(encoding="utf-8").replace("[3e-3, 1e-3]", "[3e-3]").replace("(0, 1)", "(0,)")
+    sweep.write_text(text, encoding="utf-8")
+    code, _, wrong = mtret("sweep", str(sweep), f"--out={out}", "--hold_out=each")
+    assert code == 0, wrong
+    rows = {row.split("|")[1].strip(): row.split("|")[2:-1] for row in table(out).splitlines() if row.startswith("| ")}
+    assert list(rows) == ["", "article (2 tasks)", "table (1 task)", "mean of families"]
+    assert [cell.strip() for cell in rows[""]] == ["bm25", "base", "hybrid", "learning_rate-0.003"]
+    for family, tasks in (("article", ("alpha", "gamma")), ("table", ("beta",))):
+        folder = out / f"learning_rate-0.003_without-{family}" / "seed0" / "test"
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))["tasks"]
+        assert {found[task]["role"] for task in tasks} == {"zero_shot"}
+        mean = sum(found[task]["systems"]["finetuned"]["ndcg@10"]["mean"] for task in tasks) / len(tasks)
+        row = next(cells for name, cells in rows.items() if name.startswith(family))
+        assert float(row[3]) == pytest.approx(mean, abs=5e-4)
+    assert mtret("report", str(out))[0] == 0
 
 
 def test_every_run_has_a_command_of_its_own(sweep: Path, tmp_path: Path, mtret: Mtret) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mtret.errors import UserError
+from mtret.run_config import RunConfig
 from mtret.sweeps import grid, product, zip_
 from mtret.sweeps.definition import Runs, read_sweep
 
@@ -99,6 +100,23 @@ def test_runs_are_chosen_by_name_and_shared_out(tmp_path: Path) -> None:
     assert sorted(names) == sorted(run.name for run in runs.every) and max(map(len, parts)) == 2
     with pytest.raises(UserError, match=r"--only: no run 'c/seed2'. Did you mean 'c/seed"):
         runs.chosen(["c/seed2"], (0, 1))
+
+
+def test_every_setting_leaves_each_family_out(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.py"
+    said = "Sweep({}, {'a': {}, 'b': {'mixture.hold_out': ('z',), 'loop.steps': 5}}, seeds=(0, 1))"
+    path.write_text(f"{HEAD}{said}\n", encoding="utf-8")
+
+    def families(config: RunConfig) -> list[str]:
+        return ["x y", "article"] if config.loop.steps == 5 else ["article"]
+
+    runs = read_sweep(str(path), families=families)
+    assert [(run.name, run.config.mixture.hold_out) for run in runs.every if not run.seed] == [
+        ("a_without-article/seed0", ("article",)),
+        ("b_without-x-y/seed0", ("z", "x y")),
+        ("b_without-article/seed0", ("z", "article")),
+    ]
+    assert runs.hold_out and runs.baseline == "a_without-article"
 
 
 def test_the_committed_sweeps_are_sweeps() -> None:
