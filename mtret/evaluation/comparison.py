@@ -14,9 +14,11 @@ from mtret.evaluation.query_scores import QueryScores
 from mtret.evaluation.results import Bootstrap, Results
 from mtret.evaluation.retrieval import PRIMARY, ROLES
 from mtret.evaluation.statistics import (
+    MIN_QUERIES,
     Difference,
     Interval,
     bounds,
+    p_value,
     paired,
     resampled_means,
     rounded,
@@ -62,6 +64,7 @@ class TaskComparison:
     a: SideScore
     b: SideScore
     difference: Difference  # b minus a
+    p: float  # of no difference; not corrected for how many are compared
     unmatched: tuple[int, int]  # queries of each side that are not in all runs
 
 
@@ -75,6 +78,7 @@ class RoleComparison:
     a: SideScore
     b: SideScore
     difference: Difference
+    p: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,20 +149,22 @@ def compare(
     sides = (a, b)
     systems = [_system(side, system) for side in sides]
     shared = _shared(sides, tasks)
-    noise = run_noise([len(side.runs) for side in sides], seed, statistics.RESAMPLES)
+    counts = [len(side.runs) for side in sides]
+    noise, far = run_noise(counts, seed, statistics.RESAMPLES), run_noise(counts, seed, statistics.TAILS)
+    tails = far[:, 1] - far[:, 0]
     found: dict[str, TaskComparison] = {}
-    resampled: dict[str, tuple[Float64[np.ndarray, "n"], Float64[np.ndarray, "r 2"]]] = {}
+    resampled: dict[str, Resampled] = {}
     for name in shared:
         values, left = _matched(sides, name, metric, systems)
         if not len(values):
             continue
         means = values.mean(axis=0)
-        resampled[name] = means, _drawn(resampled_means(values, seed, name), means, noise, len(a.runs))
+        resampled[name] = _drawn(resampled_means(values, seed, name), means, noise, len(a.runs))
         found[name] = TaskComparison(
             roles=(_role(a, name), _role(b, name)),
             images=a.runs[0].results.tasks[name].images,
             unmatched=left,
-            **_scored(*resampled[name], len(values), len(a.runs)),
+            **_scored(resampled[name], len(values), len(a.runs), tails),
         )
     if not found:
         raise UserError(f"{a.label} and {b.label} share no query")
@@ -174,7 +180,7 @@ def compare(
         n_queries=sum(counted.values()),
         tasks=found,
         roles=tuple(
-            RoleComparison(roles=roles, tasks=tuple(names), **_mean_of(names, resampled, counted, len(a.runs)))
+            RoleComparison(roles=roles, tasks=tuple(names), **_mean_of(names, resampled, counted, len(a.runs), tails))
             for roles, names in _groups(found).items()
         ),
         only={key: () if tasks else tuple(sorted(one)) for key, one in (("a", own - other), ("b", other - own))},
@@ -283,16 +289,28 @@ def _matched(
     return np.array(rows, np.float64).reshape(len(rows), len(every)), left
 
 
+class Resampled(NamedTuple):
+    """A task's scores, or a mean of several tasks'."""
+
+    means: Float64[np.ndarray, "n"]  # of each run
+    sides: Float64[np.ndarray, "r 2"]  # with queries and trainings drawn again
+    queries: Float64[np.ndarray, "r"]  # the difference, with queries alone drawn again
+
+
 def _drawn(
     resampled: Float64[np.ndarray, "r n"],
     means: Float64[np.ndarray, "n"],
     noise: Float64[np.ndarray, "r 2 n"],
     first: int,
-) -> Float64[np.ndarray, "r 2"]:
-    """Means of both sides with the queries drawn again, and the trainings too. The first `first` runs are side a's."""
-    sides = (slice(None, first), slice(first, None))
-    deviations = np.concatenate([means[side] - means[side].mean() for side in sides])
-    return np.stack([resampled[:, side].mean(axis=1) for side in sides], axis=1) + noise @ deviations
+) -> Resampled:
+    """The first `first` runs are side a's."""
+    a, b = (resampled[:, side].mean(axis=1) for side in (slice(None, first), slice(first, None)))
+    return Resampled(means, np.stack([a, b], axis=1) + noise @ _deviations(means, first), b - a)
+
+
+def _deviations(means: Float64[np.ndarray, "n"], first: int) -> Float64[np.ndarray, "n"]:
+    """Of each run from the mean of its side."""
+    return np.concatenate([own - own.mean() for own in (means[:first], means[first:])])
 
 
 def _groups(tasks: Mapping[str, TaskComparison]) -> dict[tuple[str, str], list[str]]:
@@ -305,18 +323,21 @@ def _groups(tasks: Mapping[str, TaskComparison]) -> dict[tuple[str, str], list[s
 
 
 def _mean_of(
-    names: Sequence[str], resampled: Mapping[str, Any], counted: Mapping[str, int], first: int
+    names: Sequence[str],
+    resampled: Mapping[str, Resampled],
+    counted: Mapping[str, int],
+    first: int,
+    tails: Float64[np.ndarray, "t n"],
 ) -> dict[str, Any]:
     """Every task counts the same; the queries of each are resampled apart."""
-    means = np.mean([resampled[name][0] for name in names], axis=0)
-    drawn = np.mean([resampled[name][1] for name in names], axis=0)
-    return _scored(means, drawn, sum(counted[name] for name in names), first)
+    parts = zip(*(resampled[name] for name in names), strict=True)
+    whole = Resampled(*(np.mean(part, axis=0) for part in parts))
+    return _scored(whole, sum(counted[name] for name in names), first, tails)
 
 
-def _scored(
-    means: Float64[np.ndarray, "n"], drawn: Float64[np.ndarray, "r 2"], n_queries: int, first: int
-) -> dict[str, Any]:
+def _scored(found: Resampled, n_queries: int, first: int, tails: Float64[np.ndarray, "t n"]) -> dict[str, Any]:
     """What comparisons of tasks and of roles have alike."""
+    means, drawn = found.means, found.sides
     low, high = bounds(drawn)
     runs = (means[:first], means[first:])
     a, b = (
@@ -325,7 +346,9 @@ def _scored(
     )
     low, high = bounds(drawn[:, 1] - drawn[:, 0])
     difference = paired(runs[1].mean() - runs[0].mean(), low, high, n_queries)
-    return {"n_queries": n_queries, "a": a, "b": b, "difference": difference}
+    p = p_value(difference.mean, float(found.queries.std()), tails @ _deviations(means, first))
+    p = p if n_queries >= MIN_QUERIES else 1.0
+    return {"n_queries": n_queries, "a": a, "b": b, "difference": difference, "p": round(p, 6)}
 
 
 def role_words(roles: Sequence[str]) -> str:

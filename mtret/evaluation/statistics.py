@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 RESAMPLES = 2000
+TAILS = 100_000  # draws of a p-value: a correction for many comparisons asks for small ones
 LEVEL = 0.95
 # With 5 queries even five wins of five have a chance of 1/16 between equal systems (two-sided sign test).
 MIN_QUERIES = 6
@@ -94,6 +95,23 @@ def run_noise(runs: Sequence[int], seed: int, resamples: int = RESAMPLES) -> Flo
         stretch = np.sqrt((n - sides) / rng.chisquare(n - sides, resamples))[:, None]
     # Deviations sum to zero on each side, so the sum of their products has the variance of `freedom` of them.
     return normal * stretch[:, :, None] / np.sqrt(count * freedom)
+
+
+def p_value(difference: float, of_queries: float, of_runs: Float64[np.ndarray, "r"]) -> float:
+    """How likely a difference as large is where there is none, two-sided: beside noise of trainings of which these are
+    draws (`run_noise`), and of queries, which is normal with this standard deviation. At least 1 / (r + 1)."""
+    noise = of_runs + of_queries * np.random.default_rng(len(of_runs)).standard_normal(len(of_runs))
+    return float((1 + np.count_nonzero(np.abs(noise) >= abs(difference))) / (1 + len(of_runs)))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values of several comparisons, adjusted so that the chance of any false one below a level is that level at most
+    (Holm 1979)."""
+    order, adjusted, least = np.argsort(values, kind="stable"), [0.0] * len(values), 0.0
+    for rank, place in enumerate(order.tolist()):
+        least = max(least, min((len(values) - rank) * values[place], 1.0))
+        adjusted[place] = least
+    return adjusted
 
 
 def spread_apart(runs: Sequence[int]) -> bool:

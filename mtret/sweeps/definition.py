@@ -101,12 +101,10 @@ class Runs:
         return found[shard[0] :: shard[1]]
 
 
-def read_sweep(
-    source: str,
-    overrides: Sequence[str] = (),
-    suite: str = "",
-    families: Callable[[RunConfig], Sequence[str]] | None = None,
-) -> Runs:
+Families = Callable[[RunConfig], Sequence[str]]  # of the tasks that a configuration trains on
+
+
+def read_sweep(source: str, overrides: Sequence[str] = (), suite: str = "", families: Families | None = None) -> Runs:
     """The runs of a file that defines `get_sweep()`, with `overrides` put into the configuration of each.
 
     With `families` every setting becomes one for each of them, which leaves it out.

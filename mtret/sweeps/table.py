@@ -8,22 +8,23 @@ import numpy as np
 
 from mtret.errors import UserError
 from mtret.evaluation import plots
-from mtret.evaluation.comparison import Comparison, Side, compare, role_words
+from mtret.evaluation.comparison import Comparison, RoleComparison, Side, TaskComparison, compare, role_words
 from mtret.evaluation.query_scores import read_query_scores, results_file
 from mtret.evaluation.results import read_results
 from mtret.evaluation.run_tables import RunResults, build, long_table
-from mtret.evaluation.statistics import Difference
+from mtret.evaluation.statistics import holm
 from mtret.evaluation.wording import count
 from mtret.files import replace_bytes, replace_text
 from mtret.sweeps.definition import WITHOUT, Runs, SweepRun
 from mtret.sweeps.runner import is_finished
 from mtret.tables import Cell, Form, Table, to_markdown, to_text
 
-NOTES = (
-    "Intervals are over queries, and over trainings where a setting has several seeds; with one seed they are about "
-    "that very model, and another seed may differ by more.",
-    "Not corrected for the number of settings: of twenty that change nothing one is expected outside its interval.",
+LEVEL = 0.025  # of any false star in a table; there are two tables
+STARS = (
+    "*: a difference that is shown, at a chance of {level:.1%} that any star of this table is false (Holm's correction "
+    "over {number} differences; over queries and, where a setting has several seeds, over trainings)."
 )
+ONE_SEED = "Settings with one seed: what is shown is about that very model, and another seed may differ by more."
 
 
 def write_report(runs: Runs, out: Path) -> list[Table]:
@@ -35,12 +36,13 @@ def write_report(runs: Runs, out: Path) -> list[Table]:
         table = held_out(runs, out)
         replace_text(out / "table.md", to_markdown(table) + "\n")
         return [table]
-    tables, found = [scores(runs, out)], by_role(comparisons(runs, out))
+    tables, more, found = [scores(runs, out)], [scores(runs, out, per_task=True)], comparisons(runs, out)
     if found:
-        tables.append(differences(runs, out, found))
-        replace_bytes(out / "sweep.png", plots.png(plots.sweep_figure(runs.baseline, found)))
-    parts = [*map(to_markdown, tables), to_markdown(scores(runs, out, per_task=True))]
-    replace_text(out / "table.md", "\n\n".join(parts) + "\n")
+        tables.append(differences(runs.baseline, _by_role(found)))
+        more.append(differences(runs.baseline, _by_task(found)).transposed())
+        figure = {name: {role: one.difference for role, one in own.items()} for name, own in _by_role(found).items()}
+        replace_bytes(out / "sweep.png", plots.png(plots.sweep_figure(runs.baseline, figure)))
+    replace_text(out / "table.md", "\n\n".join(map(to_markdown, tables + more)) + "\n")
     return tables
 
 
@@ -111,24 +113,37 @@ def comparisons(runs: Runs, out: Path) -> dict[str, Comparison]:
     return {} if base is None else {name: compare(base, side) for name, side in sides.items()}
 
 
-def by_role(found: Mapping[str, Comparison]) -> dict[str, dict[str, Difference]]:
-    """Differences to the baseline by setting, then by role in words."""
-    return {name: {role_words(each.roles): each.difference for each in one.roles} for name, one in found.items()}
+Compared = RoleComparison | TaskComparison
 
 
-def differences(runs: Runs, out: Path, found: Mapping[str, Mapping[str, Difference]]) -> Table:
-    """Of every setting to the baseline, with 95% intervals."""
-    counted = {name: len(own) for name, own in finished(runs, out).items()}
-    roles = list(dict.fromkeys(role for each in found.values() for role in each))
-    cells = [
-        [name, f"{counted[name]} and {counted[runs.baseline]}", *(_shown(each.get(role)) for role in roles)]
-        for name, each in found.items()
-    ]
-    return Table(["", "seeds", *roles], [cells], f"nDCG@10 less that of {runs.baseline}", NOTES)
+def _by_role(found: Mapping[str, Comparison]) -> dict[str, dict[str, Compared]]:
+    """By setting, then by role in words."""
+    return {name: {role_words(each.roles): each for each in one.roles} for name, one in found.items()}
 
 
-def _shown(one: Difference | None) -> Any:
-    return "" if one is None else Cell(f"{one.mean:+.3f}", f"[{one.low:+.3f}, {one.high:+.3f}]")
+def _by_task(found: Mapping[str, Comparison]) -> dict[str, dict[str, Compared]]:
+    """By setting, then by task."""
+    return {name: dict(sorted(one.tasks.items())) for name, one in found.items()}
+
+
+def differences(baseline: str, found: Mapping[str, Mapping[str, Compared]]) -> Table:
+    """Of every setting to the baseline, by role or task, with 95% intervals; stars where Holm's correction over all of
+    them leaves a difference."""
+    every = [(name, key) for name, own in found.items() for key in own]
+    adjusted = dict(zip(every, holm([found[name][key].p for name, key in every]), strict=True))
+    keys = list(dict.fromkeys(key for _, key in every))
+
+    def shown(name: str, key: str) -> Any:
+        if key not in found[name]:
+            return ""
+        mean, low, high, _ = found[name][key].difference
+        star = "*" if adjusted[name, key] < LEVEL else ""
+        return Cell(f"{mean:+.3f}{star}", f"[{low:+.3f}, {high:+.3f}]")
+
+    alone = any(max(len(one.a.runs), len(one.b.runs)) == 1 for own in found.values() for one in own.values())
+    notes = [STARS.format(level=LEVEL, number=len(every)), *([ONE_SEED] if alone else [])]
+    rows = [[name, *(shown(name, key) for key in keys)] for name in found]
+    return Table(["", *keys], [rows], f"nDCG@10 less that of {baseline}", notes)
 
 
 def _side(name: str, own: Sequence[SweepRun], runs: Runs, out: Path) -> Side:

@@ -77,6 +77,7 @@ def test_the_words(outcomes_of: Make, keep: Keep) -> None:
     found = compare(keep([alpha, beta, gamma]), keep([worse(alpha, 0.1), worse(beta, -0.1), gamma]), ("a", "b"))
     words = {name: entry.difference.verdict for name, entry in found.tasks.items()}
     assert words == {"alpha": "WORSE", "beta": "better", "gamma": "no difference"}
+    assert found.tasks["alpha"].p < 1e-4 > found.tasks["beta"].p and found.tasks["gamma"].p == 1  # gamma: four queries
     assert summary(found) == [
         "`b` against `a`: better on 1, no difference on 1, WORSE on 1 of 3 tasks.",
         "354 queries were evaluated in both.",

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from mtret.evaluation.statistics import (
     MIN_QUERIES,
     Difference,
     Interval,
     bounds,
+    holm,
+    p_value,
     paired,
     resampled_means,
     run_noise,
@@ -116,3 +119,23 @@ def test_a_difference_is_rounded_and_its_word_follows_what_is_shown():
     assert paired(0.12345649, 0.0000004, 0.2, 10) == Difference(0.123456, 0.0, 0.2, "no difference")
     assert paired(0.12345649, 0.0000006, 0.2, 10) == Difference(0.123456, 0.000001, 0.2, "better")
     assert paired(-0.1, -0.2, -0.05, 10).as_json() == {"mean": -0.1, "ci95": [-0.2, -0.05], "verdict": "WORSE"}
+
+
+def test_without_noise_of_queries_the_p_value_is_that_of_a_t_test() -> None:
+    a, b = np.array([0.50, 0.53, 0.49]), np.array([0.55, 0.56, 0.53])
+    deviations = np.concatenate([a - a.mean(), b - b.mean()])
+    far = run_noise((3, 3), seed=0, resamples=400_000)
+    found = p_value(b.mean() - a.mean(), 0.0, (far[:, 1] - far[:, 0]) @ deviations)
+    assert found == pytest.approx(stats.ttest_ind(a, b).pvalue, rel=0.03)
+
+
+@pytest.mark.parametrize("difference", [-0.02, 0.0, 0.031])
+def test_of_single_models_the_p_value_is_that_of_normal_noise(difference: float) -> None:
+    found = p_value(difference, 0.01, np.zeros(400_000))
+    assert found == pytest.approx(2 * stats.norm.sf(abs(difference) / 0.01), rel=0.05)
+    assert p_value(1.0, 0.01, np.zeros(999)) == 1 / 1000
+
+
+def test_holms_correction_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []

@@ -40,7 +40,7 @@ def test_runs_become_one_table(sweep: Path, tmp_path: Path, mtret: Mtret) -> Non
     code, said, wrong = mtret("sweep", str(sweep), f"--out={out}")
     assert code == 0, wrong
     found = table(out)
-    assert "| learning_rate-0.001 | 1 and 1 |" in found and "nDCG@10 less that of learning_rate-0.003" in found
+    assert "Holm's correction over 3 differences" in found and "nDCG@10 less that of learning_rate-0.003" in found
     for name in ("learning_rate-0.003", "learning_rate-0.001"):
         assert (out / name / "seed3" / "test" / "results.json").exists()
     assert f"wrote {out}/table.md and sweep.png" in said and "2 runs done here" in said
