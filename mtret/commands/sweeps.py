@@ -96,7 +96,7 @@ def _families(config: "RunConfig") -> list[str]:
     from mtret.data.suites import load_suite
     from mtret.runs.setup import mixture_tasks
 
-    return sorted({task.family for task in mixture_tasks(load_suite(config.suite), config)})
+    return sorted({task.card.family for task in mixture_tasks(load_suite(config.suite), config)})
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -34,6 +34,7 @@ WRITES = {
     "data tfds": "data tfds --suite={suite} --out={out}/sets",
     "init": "init --suite={suite} --config.model.source={encoder} --out={out}/mine.py",
     "train": "train --config={config} --workdir={out}/run",
+    "sweep": "sweep {sweep} --out={out}/sweep",
     "evaluate": "evaluate --model={run} --suite={suite} --noscann --nopooled --out={out}/evaluated",
     "report": "report {evaluated} --out={out}/report",
     "report --format": "report {evaluated} b={other} --format=csv --out={out}/table.csv",
@@ -54,6 +55,7 @@ READS = {
     "data tfds": "data tfds --suite={x} --out={out}/sets",
     "init": "init --suite={x} --config.model.source={encoder} --out={out}/mine.py",
     "train": "train --config={x} --workdir={out}/run",
+    "sweep": "sweep {x} --out={out}/sweep",
     "train --suite": "train --config={config} --suite={x} --workdir={out}/run",
     "evaluate": "evaluate --model={x} --suite={suite} --out={out}/evaluated",
     "evaluate --suite": "evaluate --model={run} --suite={x} --out={out}/evaluated",
@@ -82,7 +84,10 @@ def places(
     words = ("--noscann", "--nopooled", f"--suite={tiny_suite}", f"--out={folder}/evaluated")
     assert main(["evaluate", f"--model={finished}", *words]) == 0
     shutil.copytree(folder / "evaluated", folder / "other")
+    sweep = f"from mtret.sweeps import Sweep\ndef get_sweep():\n    return Sweep({str(tiny_config)!r}, [{{}}])\n"
+    (folder / "sweep.py").write_text(sweep, encoding="utf-8")
     return {
+        "sweep": folder / "sweep.py",
         "rows": folder / "rows.csv", "suite": tiny_suite, "encoder": tiny_model, "config": tiny_config, "run": finished,
         "evaluated": folder / "evaluated", "other": folder / "other",
     }  # fmt: skip
@@ -158,7 +163,7 @@ def test_a_folder_that_may_not_be_written(name: str, places: Mapping[str, Path],
 
 @pytest.mark.parametrize("name", READS)
 def test_a_file_that_may_not_be_read(name: str, places: Mapping[str, Path], mtret: Mtret, tmp_path: Path) -> None:
-    secret = tmp_path / ("secret.py" if name == "train" else "secret")
+    secret = tmp_path / ("secret.py" if name in ("train", "sweep") else "secret")
     secret.write_text("years of work", encoding="utf-8")
     secret.chmod(0)
     with as_anybody():
