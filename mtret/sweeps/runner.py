@@ -2,6 +2,7 @@
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 from rich.console import Console
 
 from mtret.console import duration, say
-from mtret.errors import UserError
-from mtret.files import AnyPath, check_writable, replace_json
+from mtret.errors import UserError, first_line
+from mtret.files import AnyPath, check_writable, replace_json, replace_text
 from mtret.run_config import RunConfig, as_json, build, differences
 from mtret.sweeps.definition import Runs, SweepRun
 from mtret.sweeps.leases import Lease, LeaseLost, held, take
+from mtret.train.loop import Stopped
 
 SWEEP_FILE, LEASES = "sweep.json", ".leases"
 SCHEMA = "mtret.sweep/1"
@@ -42,7 +44,7 @@ def check_folder(out: AnyPath, runs: Runs) -> Path:
         for run in runs.every:
             if run.name in there and (found := differences(as_json(run.config), there[run.name])):
                 raise UserError(f"{out}: holds another sweep: in run '{run.name}', {found[0]}; use another --out")
-    elif out.exists() and any(each.name != LEASES for each in out.iterdir()):
+    elif out.exists() and any(not each.name.startswith(".") for each in out.iterdir()):  # such as another worker begins
         raise UserError(f"{out}: is not empty and holds no sweep; use another --out")
     return out
 
@@ -91,7 +93,7 @@ def work_off(
 ) -> Outcome:
     """Does these runs, each by one worker, until all are finished, by whomever.
 
-    A run whose input is wrong does not keep the others from being done.
+    A run that fails does not keep the others from being done. Raises Stopped where a training was stopped.
     """
     outcome, began, waiting = Outcome(), time.monotonic(), False
     while left := [run for run in runs if not is_finished(out, run, split) and run.name not in outcome.failed]:
@@ -113,6 +115,13 @@ def work_off(
                     say(console, str(error), style="yellow")
                 except UserError as error:
                     outcome.failed[run.name] = " ".join(str(error).split())
+                except (Stopped, BrokenPipeError):
+                    raise
+                except Exception as error:  # whatever it is, the other runs may do without: the night is long
+                    place = out / f"{run.name}.error.txt"  # beside the folder, which a training wants to itself
+                    replace_text(place, traceback.format_exc())
+                    outcome.failed[run.name] = f"{type(error).__name__}: {first_line(error)[:200]} ({place})"
+                if run.name in outcome.failed:
                     say(console, f"{run.name}: {outcome.failed[run.name]}", style="red")
         if not did:
             if not waiting:

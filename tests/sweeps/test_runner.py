@@ -16,8 +16,9 @@ from rich.console import Console
 from mtret.errors import UserError
 from mtret.run_config import RunConfig, build
 from mtret.sweeps.definition import Runs, SweepRun
-from mtret.sweeps.leases import Lease, LeaseLost
+from mtret.sweeps.leases import Lease, LeaseLost, take
 from mtret.sweeps.runner import check_folder, is_finished, note, work_off
+from mtret.train.loop import Stopped
 
 QUIET = Console(quiet=True)
 
@@ -45,12 +46,30 @@ def test_what_is_finished_is_left_and_what_fails_does_not_stop_the_others(tmp_pa
         lease.check()
         if run.name == "s0/seed0":
             raise UserError("no such\nsuite")
+        if run.name == "s1/seed0":
+            raise RuntimeError("RESOURCE_EXHAUSTED: 9 TiB\nof them")
         finish(run, folder)
 
     outcome = work_off(runs.every, "test", tmp_path, work, QUIET)
     assert seen == ["s0/seed0", "s1/seed0", "s1/seed1"]
-    assert outcome.done == seen[1:] and outcome.failed == {"s0/seed0": "no such suite"}
-    assert [is_finished(tmp_path, run, "test") for run in runs.every] == [False, True, True, True]
+    place = tmp_path / "s1" / "seed0.error.txt"
+    assert outcome.done == seen[2:] and outcome.failed == {
+        "s0/seed0": "no such suite",
+        "s1/seed0": f"RuntimeError: RESOURCE_EXHAUSTED: 9 TiB ({place})",
+    }
+    assert "in work\n" in place.read_text(encoding="utf-8")
+    assert [is_finished(tmp_path, run, "test") for run in runs.every] == [False, True, False, True]
+
+
+def test_a_stop_ends_the_worker_and_gives_its_run_up(tmp_path: Path) -> None:
+    runs = sweep_of(1)
+
+    def work(run: SweepRun, folder: Path, lease: Lease) -> None:
+        raise Stopped(3, signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        work_off(runs.every, "test", tmp_path, work, QUIET)
+    assert take(tmp_path / ".leases" / "s0" / "seed0") is not None
 
 
 def test_a_lost_run_is_left_to_the_one_who_has_it(tmp_path: Path) -> None:
@@ -76,6 +95,9 @@ def test_a_folder_belongs_to_one_sweep(tmp_path: Path) -> None:
     (out / "sweep.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"sweep\.json: is damaged"):
         check_folder(out, sweep_of(1))
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".sweep.json.1f").write_text("{", encoding="utf-8")  # by another worker, at this moment
+    check_folder(tmp_path / "begun", sweep_of(1))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is not empty and holds no sweep"):
