@@ -1,11 +1,16 @@
 """`mtret report` and `compare`."""
 
 import json
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from mtret.commands.common import Flags, console, next_line
 from mtret.errors import UserError
 from mtret.tables import Form
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mtret.files import AnyPath
 
 
 def define_report(values: Flags) -> None:
@@ -37,14 +42,15 @@ def report(values: Flags) -> None:
     if not names:
         raise UserError(f"--results is needed: {values['results'].help}")
     form: Any = values["format"].value
-    from mtret.files import check_new, check_writable, locate, replace_text
+    from mtret.files import at_home, locate
     from mtret.runs.report import open_runs, rebuild_report, side_of, table_text
 
     out = locate(values["out"].value) if values["out"].value else None
     asked: dict[str, Any] = {name: values[name].value for name in ("metric", "per_task", "only_groups", "intervals")}
     plain = not form and all(asked[name] == values[name].default for name in asked)
-    if len(names) == 1 and "://" not in names[0] and (locate(names[0]) / "sweep.json").exists():
-        _report_sweep(names[0], {name: value for name, value in asked.items() if value != values[name].default}, form)
+    if len(names) == 1 and "://" not in names[0] and (at_home(names[0]) / "sweep.json").exists():
+        given = {name: value for name, value in asked.items() if value != values[name].default}
+        _report_sweep(at_home(names[0]), given, form, out)
         return
     label, places = side_of(names[0]) if len(names) == 1 else ("", [])
     if plain and not label and len(places) == 1:
@@ -61,7 +67,13 @@ def report(values: Flags) -> None:
 
         console().print(to_terminal(build(runs, groups, **asked)))
         return
-    text = table_text(runs, form or "terminal", groups, **asked)
+    _give(table_text(runs, form or "terminal", groups, **asked), out)
+
+
+def _give(text: str, out: "AnyPath | None") -> None:
+    """To standard output, or to a new file."""
+    from mtret.files import check_new, check_writable, replace_text
+
     if out is None:
         print(text, end="")
         return
@@ -71,19 +83,16 @@ def report(values: Flags) -> None:
     print(f"wrote {out}")
 
 
-def _report_sweep(name: str, asked: dict[str, Any], form: Any) -> None:
+def _report_sweep(folder: "Path", asked: dict[str, Any], form: Any, out: "AnyPath | None") -> None:
     """All of a sweep's folder again, or its table in one format."""
-    from pathlib import Path
-
     from mtret.commands.sweeps import report
     from mtret.sweeps.runner import noted
     from mtret.sweeps.table import table_text
 
-    out = Path(name).expanduser()
-    if asked or form:
-        print(table_text(noted(out), out, form or "terminal", **asked), end="")
+    if asked or form or out is not None:
+        _give(table_text(noted(folder), folder, form or "terminal", **asked), out)
     else:
-        report(noted(out), out)
+        report(noted(folder), folder)
 
 
 def define_compare(values: Flags) -> None:

@@ -51,6 +51,10 @@ def table_text(runs: Runs, out: Path, form: Form, **asked: Any) -> str:
     every run. Raises UserError where no run is finished."""
     if not finished(runs, out):
         raise UserError(f"{out}: no run is finished yet")
+    if runs.hold_out and form != "csv":
+        for name in asked:
+            raise UserError(f"{out}: each run left a family out, of which there is one table; leave --{name} out")
+        return to_text(held_out(runs, out), form)
     return to_text(long_table(_results(runs, out)) if form == "csv" else scores(runs, out, **asked), form)
 
 

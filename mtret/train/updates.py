@@ -97,7 +97,7 @@ def compile_update(
     if by_part and isinstance(config.optimizer, Optimizer):
         return _by_part(config, config.optimizer, jax.eval_shape(lambda: state), mesh, threads, options)
     told = config.optimizer.hyperparameters if isinstance(config.optimizer, Optimizer) else None
-    return WholeUpdate(threads.submit(_whole, config, state, mesh, options), placed(told, mesh))
+    return WholeUpdate(threads.submit(_whole, config, state, told, mesh, options), placed(told, mesh))
 
 
 def placed(hyperparameters: Hyperparameters | None, mesh: Mesh) -> Hyperparameters | None:
@@ -106,14 +106,16 @@ def placed(hyperparameters: Hyperparameters | None, mesh: Mesh) -> Hyperparamete
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda _: x), hyperparameters)
 
 
-def _whole(config: StepConfig, state: TrainState, mesh: Mesh, options: Mapping[str, str]) -> Any:
+def _whole(
+    config: StepConfig, state: TrainState, told: Hyperparameters | None, mesh: Mesh, options: Mapping[str, str]
+) -> Any:
     places, everywhere = jax.tree.map(lambda x: x.sharding, state), replicated(mesh)
     like = jax.eval_shape(lambda: state)
 
-    def apply(state: TrainState, loss: Array, accuracy: Array, gradient: Leaves, told: Any) -> Any:
+    def apply(state: TrainState, loss: Array, accuracy: Array, gradient: Leaves, hyperparameters: Any) -> Any:
         zeros = {path: jnp.zeros_like(leaf) for path, leaf in flatten(state.params).items() if path in config.frozen}
         every = unflatten({path: gradient.get(path, zeros.get(path)) for path in flatten(state.params)})
-        return update(state, loss, accuracy, every, config, told)
+        return update(state, loss, accuracy, every, config, hyperparameters)
 
     jitted = jax.jit(
         apply,
@@ -123,7 +125,6 @@ def _whole(config: StepConfig, state: TrainState, mesh: Mesh, options: Mapping[s
         compiler_options=dict(options),
     )
     number: Any = like.params["log_scale"]
-    told = config.optimizer.hyperparameters if isinstance(config.optimizer, Optimizer) else None
     return jitted.lower(like, number, number, trained(like.params, config), told).compile()
 
 

@@ -48,6 +48,8 @@ def test_runs_become_one_table(sweep: Path, tmp_path: Path, mtret: Mtret) -> Non
     (out / "table.md").unlink()
     assert mtret("report", str(out))[0] == 0 and table(out) == found
     code, said, wrong = mtret("report", str(out), "--format=latex", "--per_task")
+    assert mtret("report", str(out), "--format=latex", "--per_task", f"--out={tmp_path / 'table.tex'}")[0] == 0
+    assert (tmp_path / "table.tex").read_text(encoding="utf-8") == said
     assert code == 0 and "alpha" in said and "\\begin{tabular}" in said
     (out / "table.md").unlink()
     code, said, wrong = mtret("sweep", str(sweep), f"--out={out}")
@@ -105,6 +107,10 @@ def test_each_family_left_out_becomes_a_row(sweep: Path, tmp_path: Path, mtret: 
         row = next(cells for name, cells in rows.items() if name.startswith(family))
         assert float(row[3]) == pytest.approx(mean, abs=5e-4)
     assert mtret("report", str(out))[0] == 0
+    code, said, _ = mtret("report", str(out), "--format=markdown")
+    assert code == 0 and said == table(out)
+    code, _, wrong = mtret("report", str(out), "--per_task")
+    assert code == 2 and "there is one table; leave --per_task out" in wrong
 
 
 def test_every_run_has_a_command_of_its_own(sweep: Path, tmp_path: Path, mtret: Mtret) -> None:
