@@ -89,7 +89,10 @@ class TrainingBar(Bar):
 
     def dev(self, step: int, scores: Mapping[str, float], best: bool) -> None:
         fewer = {name.removeprefix("mean@"): score for name, score in scores.items() if name.startswith("mean@")}
-        words = f"step {step}: dev sample nDCG@10 {scores['mean']:.4f}, mean of {len(scores) - 1 - len(fewer)} tasks"
+        words = f"step {step}: dev sample nDCG@10 {scores['mean']:.4f}"
+        others = {name: score for name, score in scores.items() if name.startswith("mean of ")}
+        words += "".join(f", {name} {score:.4f}" for name, score in others.items())
+        words += "" if others else f", mean of {len(scores) - 1 - len(fewer)} tasks"
         if fewer:
             words += f" ({', '.join(f'{score:.4f} by {name} dimensions' for name, score in fewer.items())})"
         say(self._console, f"{words}{'  (best so far)' if best else ''}")

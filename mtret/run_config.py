@@ -17,7 +17,7 @@ from mtret.data.mixture import MixtureConfig
 from mtret.data.templates import TemplateConfig
 from mtret.data.training_tasks import BatchConfig
 from mtret.errors import UserError, nearest
-from mtret.evaluation.dev_sample import DevConfig
+from mtret.evaluation.samples import DevConfig
 from mtret.losses import LossConfig
 from mtret.models.dual_encoder import ModelConfig
 from mtret.names import config_now, old_keys, override_now, renamed

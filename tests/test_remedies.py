@@ -25,8 +25,9 @@ PAGES = sorted(
 FILLED = "{}"  # in place of what a message fills in
 # Flags of other tools, and of the programs in experiments/, that our pages and messages name.
 FOREIGN = {
-    "array", "attention", "command", "gpus-per-node", "help", "model-id", "no-deps", "nodes", "ntasks-per-node", "only",
-    "porcelain", "ship", "untracked-files", "version", "worker", "xla_gpu_enable_latency_hiding_scheduler",
+    "array", "attention", "command", "cpus-per-task", "gpus-per-node", "help", "job-name", "mem", "model-id", "no-deps",
+    "nodes", "ntasks-per-node", "only", "porcelain", "ship", "time", "untracked-files", "version", "worker",
+    "xla_gpu_enable_latency_hiding_scheduler",
 }  # fmt: skip
 PLACEHOLDERS = {"flag", "name", "noname"}
 SECTIONS = "model|mixture|templates|batch|loss|optim|loop|mesh|dev"

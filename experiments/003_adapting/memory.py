@@ -19,6 +19,7 @@ from mtret.devices import cache_folder, keep_compilations
 from mtret.files import locate
 from mtret.run_config import read_config
 from mtret.runs import setup
+from mtret.runs.tasks import mixture_tasks
 from mtret.train.programs import compile_steps
 from mtret.train.step import create_state
 
@@ -39,7 +40,7 @@ def measure(suite: str, overrides: list[str]) -> dict[str, Any]:
     """Parameters, state and temporary memory of the largest shape."""
     own = [f"suite={suite!r}", "mixture.tasks=policyqa", "loop.steps=20", "dev.queries=1", "dev.distractors=1"]
     config = read_config(str(HERE.parents[1] / "configs" / "public_suite.py"), [*own, *overrides])
-    tasks = setup.mixture_tasks(load_suite(config.suite), config)
+    tasks = mixture_tasks(load_suite(config.suite), config)
     model = setup.start_models(config, tasks)
     run = setup.prepare(config, tasks, model, cache_folder(), Console(quiet=True))
     state = create_state(run.params, run.step.optimizer, run.mesh, run.specs)

@@ -1,36 +1,25 @@
 #!/bin/sh
 # Usage: experiments/003_adapting/run.sh FOLDER_OF_TASKS [RUNS]
-# Three trainings on the sixteen tasks of configs/public_suite.py, two merged models, three judgements, what each way to train holds
-# in memory; then the tables beside this file. What is finished already is not done again. See README.md.
+# The trainings of sweep.py, two merged models, evaluated alike, and what each way to train holds in memory; then the tables beside this
+# file. What is finished already is not done again. See README.md.
 set -eu
 here=$(dirname "$0")
 suite=$1
 runs=${2:-runs/adapting}
-# Two tasks of long documents take as long as all others, and pictures cannot be read by these models.
-judged=$(ls "$suite" | grep -v -x -e aws_kb -e medquad -e icons -e '.*\..*' | paste -sd, -)
+plain=$runs/plain/seed0
+tasks=$(python -c "import runpy; print(','.join(runpy.run_path('$here/sweep.py')['get_sweep']().tasks))")
 
-train() {
+merged() {
   name=$1
   shift
-  mtret train --config=configs/public_suite.py --suite="$suite" --workdir="$runs/$name" \
-    "--config.dev.dimensions=(256,128,64)" "$@"
+  test -e "$runs/$name" || mtret merge --models="$1" --out="$runs/$name"
+  test -e "$runs/$name/test/results.json" ||
+    mtret evaluate --model="$runs/$name" --suite="$suite" --split=test --noscann --nopooled --tasks="$tasks" --out="$runs/$name/test"
 }
 
-judge() {
-  test -e "$runs/judged/$1/results.json" ||
-    mtret evaluate --model="$runs/$1" --suite="$suite" --split=test --noscann --nopooled --tasks="$judged" \
-      --out="$runs/judged/$1"
-}
-
-train plain
-train other_seed --config.seed=1
-train matryoshka "--config.loss.dimensions=(256,128,64)"
-
-test -e "$runs/half" || mtret merge --models="$runs/plain,minilm" --out="$runs/half"
-test -e "$runs/soup" || mtret merge --models="$runs/plain,$runs/other_seed" --out="$runs/soup"
-judge plain
-judge half
-judge soup
+mtret sweep "$here/sweep.py" --suite="$suite" --out="$runs" "--config.dev.dimensions=(256,128,64)"
+merged half "$plain,minilm"
+merged soup "$plain,$runs/plain/seed1"
 
 python "$here/memory.py" "$suite"
 python "$here/tables.py" "$runs"

@@ -11,8 +11,13 @@ from typing import Any
 from mtret.names import results_now
 
 HERE = Path(__file__).parent
-TRAINED = ("plain", "other_seed", "matryoshka")
-JUDGED = ("plain", "half", "soup")
+TRAINED = {
+    "plain": "plain/seed0",
+    "other_seed": "plain/seed1",
+    "matryoshka": "matryoshka/seed0",
+    "matryoshka, other_seed": "matryoshka/seed1",
+}
+EVALUATED = {"plain": "plain/seed0", "half": "half", "soup": "soup"}
 PRIMARY = "ndcg@10"
 
 
@@ -23,7 +28,7 @@ def dev_scores(workdir: Path) -> dict[str, Any]:
     return {str(step): {k: v for k, v in scores.items() if k.startswith("mean")} for step, scores in dev.items()}
 
 
-def judged(folder: Path) -> dict[str, Any]:
+def evaluated(folder: Path) -> dict[str, Any]:
     """Mean nDCG@10 by role, with intervals, and what it depends on."""
     results = results_now(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     roles = {
@@ -46,9 +51,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def main() -> None:
     runs = Path(sys.argv[1])
     found = {
-        "trained": {name: dev_scores(runs / name) for name in TRAINED},
-        # What is not judged yet is not shown.
-        "judged": {name: judged(runs / "judged" / name) for name in JUDGED if (runs / "judged" / name).exists()},
+        "trained": {name: dev_scores(runs / place) for name, place in TRAINED.items()},
+        # What is not evaluated yet is not shown.
+        "judged": {
+            name: evaluated(runs / place / "test")
+            for name, place in EVALUATED.items()
+            if (runs / place / "test" / "results.json").exists()
+        },
     }
     (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     cut = []

@@ -33,7 +33,8 @@ BATCH, LENGTH, MEGABATCH = 64, 256, 20
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:  # splitlines would take U+2028 for the end of a line
+        return [json.loads(line) for line in file]
 
 
 def read_judged(path: Path) -> list[tuple[str, str]]:

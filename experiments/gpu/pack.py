@@ -35,7 +35,8 @@ from mtret.model_folder.folder import of_others
 from mtret.models import hf, weights
 from mtret.models.dual_encoder import ModelConfig
 from mtret.run_config import RunConfig, read_config
-from mtret.runs.setup import mixture_tasks, with_templates
+from mtret.runs.setup import with_templates
+from mtret.runs.tasks import mixture_tasks
 from mtret.train.vocabulary import Vocabulary, vocabulary_of
 
 CONFIG = Path(__file__).parents[2] / "configs" / "public_suite.py"

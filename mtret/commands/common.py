@@ -22,10 +22,11 @@ class _Places(flags.ListParser):
     """Of a list of places, in whose names a comma may be."""
 
     def parse(self, argument: Any) -> list[str]:
+        if not isinstance(argument, str) or '"' in argument:  # as CSV has it
+            return super().parse(argument)
         from mtret.files import split_places
 
-        quoted = not isinstance(argument, str) or '"' in argument  # as CSV has it
-        return super().parse(argument) if quoted else [place.strip() for place in split_places(argument)]
+        return [place.strip() for place in split_places(argument)]
 
 
 class Flags(flags.FlagValues):

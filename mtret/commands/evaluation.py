@@ -16,7 +16,19 @@ def define_evaluate(values: Flags) -> None:
     values.text("suite", "a folder of task folders, 'enterprise', or tfds:NAME; that of the training if not given")
     values.choice("split", "the split to evaluate on; test is asked for by name", ["dev", "test"], "dev")
     values.names("tasks", "names; all of the suite that have the split if none is given")
-    values.text("out", "folder of the results, which must hold none (default: MODEL/SPLIT, overwritten)")
+    values.text(
+        "sample",
+        "in minutes: at most so many queries of each task, over their gold documents and a few hundred others that are "
+        "the same for every model; or the sample.json of such an evaluation, to do it alike",
+    )
+    values.places(
+        "pool", "with --sample=NUMBER: encoders that find the other documents, beside BM25 (default: the model's base)"
+    )
+    values.text(
+        "out",
+        "folder of the results, which must hold none (default: MODEL/SPLIT, with --sample MODEL/sample_SPLIT, "
+        "overwritten)",
+    )
     values.switch("pooled", "also search one index over all tasks' documents", default=True)
     values.switch("scann", "also search by ScaNN, with its recall against exact search", default=True)
     values.switch("allow_leakage", "evaluate though more than 1% of a task's queries were trained on")
@@ -42,18 +54,25 @@ def evaluate(values: Flags) -> None:
         raise UserError(f"--out is needed, since '{model}' is not a folder here.{close} It is the {values['out'].help}")
     from mtret.runs.evaluate import EvaluationConfig, evaluate
 
+    sample, pool = values["sample"].value or "", tuple(values["pool"].value or ())
+    if sample.isdigit() and int(sample) == 0:
+        raise UserError("--sample=0: is no query; leave it out to evaluate all")
+    if pool and not sample.isdigit():
+        raise UserError("--pool: says what a sample is drawn from; give --sample=NUMBER with it")
     names = ("split", "pooled", "scann", "allow_leakage", "matmul_dtype", "seed", "forms", *PROMPTS)
     given: dict[str, Any] = {name: values[name].value for name in names}
     dimensions: Any = values["dimensions"].value or ()
     if any(not (text.isascii() and text.isdigit()) for text in dimensions):
         raise UserError(f"--dimensions: '{','.join(dimensions)}' is not a list of integers")
     tasks = tuple(values["tasks"].value or ())
-    config = EvaluationConfig(tasks=tasks, dimensions=tuple(map(int, dimensions)), **given)
-    folder = locate(out) if out else place / config.split
+    numbers = tuple(map(int, dimensions))
+    config = EvaluationConfig(tasks=tasks, dimensions=numbers, sample=sample, pool=pool, **given)
+    folder = locate(out) if out else place / (f"sample_{config.split}" if sample else config.split)
     if out and (folder / "results.json").exists():
         raise UserError(f"{folder}: holds results already, which are never overwritten; give another --out")
     results = evaluate(model, suite, config, folder, console())
-    print(f"wrote {folder}/results.json, queries.jsonl, report.md and results.png")
+    written = ["results.json", "queries.jsonl", *(["sample.json"] if sample else []), "report.md"]
+    print(f"wrote {folder}/{', '.join(written)} and results.png")
     example = next(iter(results["tasks"]))
     print(next_line("search", model, example, "a query", *([f"--suite={suite}"] if suite else [])))
 

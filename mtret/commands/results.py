@@ -8,8 +8,6 @@ from mtret.errors import UserError
 from mtret.tables import Form
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mtret.files import AnyPath
 
 
@@ -42,16 +40,21 @@ def report(values: Flags) -> None:
     if not names:
         raise UserError(f"--results is needed: {values['results'].help}")
     form: Any = values["format"].value
-    from mtret.files import at_home, locate
+    from mtret.files import CLIENTS, locate, reaching
     from mtret.runs.report import open_runs, rebuild_report, side_of, table_text
 
     out = locate(values["out"].value) if values["out"].value else None
     asked: dict[str, Any] = {name: values[name].value for name in ("metric", "per_task", "only_groups", "intervals")}
     plain = not form and all(asked[name] == values[name].default for name in asked)
-    if len(names) == 1 and "://" not in names[0] and (at_home(names[0]) / "sweep.json").exists():
-        given = {name: value for name, value in asked.items() if value != values[name].default}
-        _report_sweep(at_home(names[0]), given, form, out)
-        return
+    # Of a place that is given a name (NAME=s3://...) no scheme is known.
+    if len(names) == 1 and names[0].partition("://")[0] in (*CLIENTS, names[0]):
+        folder = locate(names[0])
+        with reaching(folder):
+            is_sweep = (folder / "sweep.json").exists()
+        if is_sweep:
+            given = {name: value for name, value in asked.items() if value != values[name].default}
+            _report_sweep(folder, given, form, out)
+            return
     label, places = side_of(names[0]) if len(names) == 1 else ("", [])
     if plain and not label and len(places) == 1:
         from mtret.evaluation.report import terminal_tables
@@ -83,12 +86,18 @@ def _give(text: str, out: "AnyPath | None") -> None:
     print(f"wrote {out}")
 
 
-def _report_sweep(folder: "Path", asked: dict[str, Any], form: Any, out: "AnyPath | None") -> None:
+def _report_sweep(folder: "AnyPath", asked: dict[str, Any], form: Any, out: "AnyPath | None") -> None:
     """All of a sweep's folder again, or its table in one format."""
-    from mtret.commands.sweeps import report
+    from mtret.commands.sweeps import report, report_search
+    from mtret.sweeps import searching
     from mtret.sweeps.runner import noted
     from mtret.sweeps.table import table_text
 
+    if (found := searching.noted(folder)) is not None:
+        if asked or form or out is not None:
+            raise UserError(f"{folder}: holds a search, of which there is table.md alone; mtret report {folder}")
+        report_search(*found, folder)
+        return
     if asked or form or out is not None:
         _give(table_text(noted(folder), folder, form or "terminal", **asked), out)
     else:

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Int, Int32, Int64, UInt8
 
 from mtret.errors import UserError
 from mtret.files import AnyPath, read_arrays, replace_arrays
@@ -110,3 +110,15 @@ def decode(path: ImageFile, size: int) -> UInt8[np.ndarray, "H H 3"]:
         raise
     except Exception as error:  # Pillow raises many kinds, all of which mean the same to the user
         raise UserError(f"{path}: no readable image ({error}); known formats: {', '.join(FORMATS)}") from error
+
+
+def fill_images(
+    images: Images, chosen: Int32[np.ndarray, "own Nd"], shape: tuple[int, int, int]
+) -> UInt8[np.ndarray, "C own R H H 3"]:
+    """Each in the place of its slot; places of empty slots stay black."""
+    chunks, rows, _ = shape
+    filled = np.zeros((len(chosen), chunks * rows, images.size, images.size, 3), np.uint8)
+    for shard, slots in enumerate(chosen):
+        there = np.flatnonzero(slots >= 0)
+        filled[shard, there] = images.take(slots[there])
+    return filled.reshape(len(chosen), chunks, rows, *filled.shape[2:]).swapaxes(0, 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int, Int64, Shaped
+from jaxtyping import Float32, Int, Int32, Int64, Shaped
 
 from mtret.types import TokenBatch
 
@@ -126,3 +126,14 @@ def fill(
     ids[target], position[target], pool[target] = flat_ids, within, flat_pool
     segment[target] = np.repeat(segments, lengths)
     return Rows(*(x.reshape(*shape, *x.shape[1:]) for x in (ids, position, segment, pool)))
+
+
+def deal(
+    texts: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "all"], shards: int, slots: int
+) -> Int32[np.ndarray, "shards slots"]:
+    """Deals texts to shards, longest first and back and forth, so that the shards hold about the same tokens."""
+    dealt = np.full((shards, slots), -1, np.int32)
+    order = texts[np.argsort(-lengths[texts], kind="stable")]
+    turn, place = np.divmod(np.arange(len(order)), shards)
+    dealt[np.where(turn % 2, shards - 1 - place, place), turn] = order
+    return dealt

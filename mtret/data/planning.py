@@ -9,16 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, Int32, Int64, UInt8
+from jaxtyping import Int, Int32, Int64
 
-from mtret.data.images import Images
+from mtret.data.images import Images, fill_images
 from mtret.data.mixture import MixtureConfig, schedule, shares
-from mtret.data.packing import Packing, Rows, fill, pack, stack, token_weights
+from mtret.data.packing import Packing, Rows, deal, fill, pack, stack, token_weights
 from mtret.data.shapes import Chunks, Kind, Shape, best_row_length, declared_rows, even_chunks, kind_of
 from mtret.data.tokenize import Tokens, ranges
-from mtret.data.training_tasks import BatchConfig, TrainingTask
-from mtret.errors import UserError, nearest
-from mtret.schema import check_limits
+from mtret.data.training_tasks import BatchConfig, TrainingTask, check_batches
 from mtret.types import PairBatch
 
 
@@ -84,7 +82,7 @@ class Planner:
         patches: int = 1,
         even_chunks: bool = False,
     ):
-        _check(batch, tasks)
+        check_batches(batch, tasks)
         self.tasks, self.mixture = tuple(tasks), mixture
         self.batch, self.pooling, self.seed, self.steps = batch, pooling, seed, steps
         self.separate, self.patches = separate, patches
@@ -98,7 +96,17 @@ class Planner:
         most = max(int(task.masked.sizes().max()) for task in tasks)
         self.masked_width = min(most, batch.shards * self.shard_documents)
         self._order = lru_cache(maxsize=4 * len(tasks))(self._epoch_order)
-        self.row_lengths = tuple(map(self._row_lengths, range(len(tasks))))
+        self.row_lengths = (
+            tuple(map(self._row_lengths, range(len(tasks)))) if self._like is self else self._like.row_lengths
+        )
+
+    @cached_property
+    def _like(self) -> "Planner":
+        """The plan by which shapes are chosen: that of seed 0, so that runs of other seeds have the same programs."""
+        if self.seed == 0:
+            return self
+        how = self.separate, self.patches, self.even_chunks
+        return Planner(self.tasks, self.mixture, self.batch, self.pooling, 0, self.steps, *how)
 
     def in_chunks(self, tokens: int) -> "Planner":
         """Plans the same batches, to be read in chunks of so many tokens, each twice."""
@@ -160,8 +168,8 @@ class Planner:
         generic = bool(np.random.default_rng((self.seed, 3, step)).random() < self.mixture.generic_share)
         query_lengths = task.query_tokens(generic).lengths(task.config.query_length)
         document_lengths = task.document_lengths()
-        query_slots = _deal(queries, query_lengths, self.batch.shards, self.shard_queries)
-        document_slots = _deal(documents, document_lengths, self.batch.shards, self.shard_documents)
+        query_slots = deal(queries, query_lengths, self.batch.shards, self.shard_queries)
+        document_slots = deal(documents, document_lengths, self.batch.shards, self.shard_documents)
         texts = [query_lengths[each[each >= 0]] for each in query_slots]
         others = [document_lengths[each[each >= 0]] for each in document_slots]
         length, document_length = self.row_lengths[task_index]
@@ -202,7 +210,7 @@ class Planner:
     def _even_chunks(self) -> Mapping[tuple[bool, int], Chunks]:
         """By side and length of a row, as `_chunk_rows`."""
         counts: dict[tuple[bool, int], Counter[int]] = {}
-        for needed, steps in self._needed.items():
+        for needed, steps in self._shaping().items():
             counts.setdefault((False, needed.length), Counter())[needed.rows] += len(steps)
             counts.setdefault((True, needed.document_length), Counter())[needed.document_rows] += len(steps)
         return {
@@ -261,7 +269,8 @@ class Planner:
         return masked
 
     def fill(self, plan: Plan, shards: range | None = None) -> PairBatch:
-        """Copies the tokens of a plan to their places; in chunks as many as the largest batch has. NumPy arrays.
+        """Copies the tokens of a plan to their places; in chunks as many as the largest batch has, or a few more. NumPy
+        arrays.
 
         `shards`: of these only, and `texts` and `documents` then hold no others; the relation is always whole.
         """
@@ -271,7 +280,7 @@ class Planner:
         texts = [self._fill_texts(task, plan, shard, shape) for shard in chosen]
         documents: Any = None
         if isinstance(task.documents, Images):
-            documents = _fill_images(task.documents, plan.documents[chosen], document_shape)
+            documents = fill_images(task.documents, plan.documents[chosen], document_shape)
         elif plan.document_packings:
             rows = [self._fill_documents(task, plan, shard, document_shape) for shard in chosen]
             documents = stack(rows, document_shape[0])
@@ -327,6 +336,15 @@ class Planner:
             found.setdefault(self._lay_out(step).needed, []).append(step)
         return found
 
+    def _shaping(self) -> Mapping[Shape, list[int]]:
+        """As `_needed`, of the plan that shapes are chosen by; and of kinds of batches that it does not have, our
+        own."""
+        if self._like is self:
+            return self._needed
+        found = dict(self._like._needed)
+        known = {kind_of(each) for each in found}
+        return {**{each: steps for each, steps in self._needed.items() if kind_of(each) not in known}, **found}
+
     @cached_property
     def _declared(self) -> Mapping[Shape, Shape]:
         """What a batch needs -> what it is given: whole chunks, or rows that are worth a shape of their own.
@@ -334,20 +352,31 @@ class Planner:
         Queries that stand alone are the small part of their batch: they are given what the longest of them need, so
         that shapes differ by documents only.
         """
-        separate = [each for each in self._needed if each.document_rows]
+        separate = [each for each in (*self._needed, *self._shaping()) if each.document_rows]
         queries = {
             each.length: max(other.rows for other in separate if other.length == each.length) for each in separate
         }
         counts = Counter[tuple[Kind, int]]()
-        for each, steps in self._needed.items():
+        for each, steps in self._shaping().items():
             counts[kind_of(each), each.document_rows or each.rows] += len(steps)
+        largest: dict[Kind, int] = {}
+        for each in self._needed:
+            largest[kind_of(each)] = max(largest.get(kind_of(each), 0), each.document_rows or each.rows)
+        for kind, rows in largest.items():  # more than any batch of the plan that shapes are chosen by
+            if rows > max(other for each, other in counts if each == kind):
+                counts[kind, rows] = 1
         if self.batch.chunk_tokens is None and not self.even_chunks:
-            rows = declared_rows(counts, lambda kind: kind.row_length or self.patches)
+            declared = set(declared_rows(counts, lambda kind: kind.row_length or self.patches).items())
+            choices = {kind: sorted({most for (each, _), most in declared if each == kind}) for kind in largest}
         else:
-            rows = {key: _up(key[1], self._chunk_rows(key[0].row_length, key[0].separate)) for key in counts}
+            choices = {}
 
         def given(needed: Shape) -> Shape:
-            most = rows[kind_of(needed), needed.document_rows or needed.rows]
+            kind, most = kind_of(needed), needed.document_rows or needed.rows
+            if choices:
+                most = next(rows for rows in choices[kind] if rows >= most)
+            else:
+                most = _up(most, self._chunk_rows(kind.row_length, kind.separate))
             if not needed.document_rows:
                 return needed._replace(rows=most)
             alone = _up(queries[needed.length], self._chunk_rows(needed.length, documents=False))
@@ -362,10 +391,12 @@ class Planner:
         size, document_size = self._chunk_rows(length, False), self._chunk_rows(document_length, True)
         if size is None or document_size is None:
             return (1, rows, length), (1, document_rows, document_length)
-        alike = [each for each in self.shapes if bool(each.document_rows) == bool(document_rows)]
+        every = {*self.shapes, *self._like.shapes}
+        alike = [each for each in every if bool(each.document_rows) == bool(document_rows)]
         most = max(each.rows for each in alike if each.length == length)
         most_documents = max(each.document_rows for each in alike if each.document_length == document_length)
-        return (most // size, size, length), (most_documents // document_size, document_size, document_length)
+        chunks, document_chunks = _roomy(most // size), _roomy(most_documents // document_size)
+        return (chunks, size, length), (document_chunks, document_size, document_length)
 
     @cached_property
     def arrays(self) -> Mapping[tuple[tuple[int, int, int], tuple[int, int, int]], list[Shape]]:
@@ -391,46 +422,12 @@ class Planner:
         return PairBatch(*jax.tree.map(whole, filled[:2]), *relation)
 
 
+def _roomy(chunks: int) -> int:
+    """Rounded up by an eighth at most: what runs of other seeds need too. Chunks that are not filled cost nothing."""
+    step = 1 << max(chunks.bit_length() - 4, 0)
+    return -(-chunks // step) * step
+
+
 def _up(rows: int, size: int | None) -> int:
     """To whole chunks of so many rows, where there are chunks."""
     return -(-rows // size) * size if size else rows
-
-
-def _fill_images(
-    images: Images, chosen: Int32[np.ndarray, "own Nd"], shape: tuple[int, int, int]
-) -> UInt8[np.ndarray, "C own R H H 3"]:
-    """Each in the place of its slot; places of empty slots stay black."""
-    chunks, rows, _ = shape
-    filled = np.zeros((len(chosen), chunks * rows, images.size, images.size, 3), np.uint8)
-    for shard, slots in enumerate(chosen):
-        there = np.flatnonzero(slots >= 0)
-        filled[shard, there] = images.take(slots[there])
-    return filled.reshape(len(chosen), chunks, rows, *filled.shape[2:]).swapaxes(0, 1)
-
-
-def _deal(
-    texts: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "all"], shards: int, slots: int
-) -> Int32[np.ndarray, "shards slots"]:
-    """Deals texts to shards, longest first and back and forth, so that the shards hold about the same tokens."""
-    dealt = np.full((shards, slots), -1, np.int32)
-    order = texts[np.argsort(-lengths[texts], kind="stable")]
-    turn, place = np.divmod(np.arange(len(order)), shards)
-    dealt[np.where(turn % 2, shards - 1 - place, place), turn] = order
-    return dealt
-
-
-def _check(batch: BatchConfig, tasks: Sequence[TrainingTask]) -> None:
-    names = [task.name for task in tasks]
-    blind = {f"batch.tasks.{task.name}" for task in tasks if isinstance(task.documents, Images)}
-    for name in batch.tasks:
-        if name not in names:
-            raise UserError(f"batch.tasks: '{name}' is not in the mixture.{nearest(name, names)}")
-    places = {"batch": batch, **{f"batch.tasks.{name}": batch.of(name) for name in batch.tasks}}
-    for place, own in places.items():
-        check_limits(own, f"{place}.")
-        for name in ("query_length",) if place in blind else ("query_length", "document_length"):
-            if own.row_length is not None and getattr(own, name) > own.row_length:
-                raise UserError(
-                    f"{place}.{name}: a row of {own.row_length} tokens cannot hold a text of {getattr(own, name)}; "
-                    f"raise {place}.row_length or cut the texts"
-                )

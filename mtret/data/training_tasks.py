@@ -1,6 +1,6 @@
 """A task's train split, as batches are made of it: distinct queries and documents, and the relation between them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,8 @@ from mtret.data.images import Images
 from mtret.data.tasks import Judgements, Task
 from mtret.data.templates import Templates
 from mtret.data.tokenize import Tokenizer, Tokens, offsets_of, ranges
-from mtret.errors import UserError
-from mtret.schema import AT_LEAST_0, AT_LEAST_1, AT_LEAST_1_OR_NONE, setting
+from mtret.errors import UserError, nearest
+from mtret.schema import AT_LEAST_0, AT_LEAST_1, AT_LEAST_1_OR_NONE, check_limits, setting
 
 
 @dataclass(frozen=True)
@@ -227,3 +227,21 @@ def _without(pairs: Int64[np.ndarray, "2 pairs"], other: Int64[np.ndarray, "2 ot
     """Those of `pairs` that are not in `other`: merging equal texts can make a negative a positive."""
     width = max(pairs[1].max(initial=0), other[1].max(initial=0)) + 1
     return pairs[:, ~np.isin(pairs[0] * width + pairs[1], other[0] * width + other[1])]
+
+
+def check_batches(batch: BatchConfig, tasks: Sequence[TrainingTask]) -> None:
+    """Raises UserError for settings of batches that these tasks cannot have, naming the key."""
+    names = [task.name for task in tasks]
+    blind = {f"batch.tasks.{task.name}" for task in tasks if isinstance(task.documents, Images)}
+    for name in batch.tasks:
+        if name not in names:
+            raise UserError(f"batch.tasks: '{name}' is not in the mixture.{nearest(name, names)}")
+    places = {"batch": batch, **{f"batch.tasks.{name}": batch.of(name) for name in batch.tasks}}
+    for place, own in places.items():
+        check_limits(own, f"{place}.")
+        for name in ("query_length",) if place in blind else ("query_length", "document_length"):
+            if own.row_length is not None and getattr(own, name) > own.row_length:
+                raise UserError(
+                    f"{place}.{name}: a row of {own.row_length} tokens cannot hold a text of {getattr(own, name)}; "
+                    f"raise {place}.row_length or cut the texts"
+                )

@@ -4,6 +4,7 @@ differences to one setting by role, of sweeps."""
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 from mtret.evaluation.findings import reference_system, tasks_by_role
@@ -104,6 +105,22 @@ def sweep_figure(baseline: str, found: Mapping[str, Mapping[str, Difference]]) -
                 axes.plot(one.mean, y, "o", color=LAST, markersize=6, markeredgecolor="white", zorder=3)
         _lay_out(axes, role, labels, len(labels) - 0.2)
         axes.set_xlabel(f"{metric_name(PRIMARY)} less that of\n{_plain(baseline)}, 95% interval")
+    return figure
+
+
+def search_figure(scores: Mapping[int, float], importances: Mapping[str, float]) -> "Figure":
+    """Scores by trial with the best so far, and the share of each key in what makes trials differ."""
+    figure = _figure(11.0 if importances else 6.0, max(3.6, ROW_INCHES * len(importances) + 1.9))
+    panels = figure.subplots(1, 2 if importances else 1, squeeze=False)[0]
+    best = [*accumulate(scores.values(), max)]
+    panels[0].plot([*scores], [*scores.values()], "o", color=LAST, markersize=5, markeredgecolor="white")
+    panels[0].step([*scores], best, where="post", color=INK, linewidth=1.2)
+    panels[0].set_xlabel("trial")
+    panels[0].set_title(f"{metric_name(PRIMARY)} on the dev samples; line: the best so far", loc="left", fontsize=9.5)
+    if importances:
+        labels = [(float(y), name) for y, name in enumerate(importances)]
+        panels[1].barh([y for y, _ in labels], [*importances.values()], color=LAST, height=0.6)
+        _lay_out(panels[1], "What makes trials differ (PED-ANOVA)", labels, len(labels) - 0.2)
     return figure
 
 

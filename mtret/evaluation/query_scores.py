@@ -83,7 +83,11 @@ def results_file(name: str) -> AnyPath:
     with reaching(path):
         if not path.is_dir():
             return path
-        found = [split for split in ("test", "dev", "dev_sample") if (path / split / "results.json").exists()]
+        found = [
+            split
+            for split in ("test", "dev", "sample_test", "sample_dev", "dev_sample")
+            if (path / split / "results.json").exists()
+        ]
         if found and not (path / "results.json").exists():
             raise UserError(f"{path}: holds no results.json; give {path / found[0]}, which does")
         return path / "results.json"

@@ -13,7 +13,7 @@ from mtret.data.formats import Suite
 from mtret.data.tasks import Task
 from mtret.data.templates import Templates
 from mtret.errors import UserError
-from mtret.evaluation.dev_sample import DevConfig, dev_samples
+from mtret.evaluation.samples import DevConfig, dev_samples
 from mtret.files import AnyPath
 from mtret.model_folder.fingerprint import differing, parts_of
 from mtret.model_folder.folder import RetrievalModel, load_model

@@ -1,6 +1,7 @@
 """Scores of parameters on the dev samples, while they are trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -8,7 +9,8 @@ from jaxtyping import UInt8
 
 from mtret.data.images import Images
 from mtret.data.tokenize import Tokenizer
-from mtret.evaluation.dev_sample import DevSample
+from mtret.errors import UserError
+from mtret.evaluation.samples import TaskSample
 from mtret.index.encode import Texts
 from mtret.index.exact import check_finite, truncate
 from mtret.model_folder.towers import Towers
@@ -16,13 +18,12 @@ from mtret.models import hf
 from mtret.processes import gather
 from mtret.pytrees import Tree
 from mtret.run_config import RunConfig
-from mtret.train.loop import Evaluate
 
 Sides = tuple[Texts, Texts | Images]  # queries and documents of a sample
 
 
 def dev_sides(
-    samples: Mapping[str, DevSample],
+    samples: Mapping[str, TaskSample],
     encoder: hf.Pretrained,
     tokenizer: Tokenizer,
     pixels: Mapping[str, UInt8[np.ndarray, "_ H H 3"]],
@@ -45,29 +46,55 @@ def dev_sides(
     return sides
 
 
-def dev_evaluator(
-    samples: Mapping[str, DevSample], sides: Sequence[Sides], model: Towers, config: RunConfig
-) -> Evaluate:
-    """Scores by task, and their mean, which of truncated vectors alone is kept (`mean@128`). Processes share out the
-    tasks."""
-    share = slice(jax.process_index(), None, jax.process_count())
-    own, parts = list(samples.items())[share], list(sides)[share]
+def watched_by(samples: Mapping[str, TaskSample], others: Collection[str], choose_by: str) -> dict[str, list[str]]:
+    """The tasks of each mean: `mean`, by which the best step is chosen; and beside it of those that are trained on and
+    of the others, where there are others. Raises UserError where there is nothing to choose by."""
+    groups = {"trained": [name for name in samples if name not in others], "others": [*others]}
+    chosen = [*samples] if choose_by == "both" else groups[choose_by]
+    if samples and not chosen:
+        remedy = (
+            "'others' chooses by tasks that are not trained on: name some in loop.evaluate_tasks"
+            if choose_by == "others"
+            else "no task of the mixture has a dev split; 'others' chooses by those of loop.evaluate_tasks"
+        )
+        raise UserError(f"loop.choose_by: is '{choose_by}', but {remedy}")
+    beside = {f"mean of {name}": names for name, names in groups.items() if names and set(names) != set(chosen)}
+    return {"mean": chosen, **(beside if others else {})}
 
-    def evaluate(params: Tree) -> dict[str, float]:
-        comparable = model.encoder.comparable
-        embedded = [tuple(map(comparable, pair)) for pair in model.with_params(params).embedders()(parts)]
+
+@dataclass(frozen=True)
+class DevEvaluator:
+    """Parameters -> scores by task, and the means of those that are `watched`; of truncated vectors the first mean
+    alone is kept (`mean@128`). Processes share out the tasks."""
+
+    samples: Mapping[str, TaskSample]
+    watched: Mapping[str, Sequence[str]]  # see `watched_by`
+    sides: Sequence[Sides]
+    model: Towers
+    config: RunConfig
+
+    @property
+    def tokens(self) -> int:
+        """That are read by all processes together."""
+        texts = [side for sides in self.sides for side in sides if isinstance(side, Texts)]
+        return int(sum(side.tokens.lengths(side.limit).sum() for side in texts))
+
+    def __call__(self, params: Tree) -> dict[str, float]:
+        share = slice(jax.process_index(), None, jax.process_count())
+        own, parts = list(self.samples.items())[share], list(self.sides)[share]
+        comparable, dimensions = self.model.encoder.comparable, self.config.dev.dimensions
+        embedded = [tuple(map(comparable, pair)) for pair in self.model.with_params(params).embedders()(parts)]
         for pair in embedded:
             for name, side in zip(("dev query", "dev document"), pair, strict=True):
                 check_finite(side, name, "the training has diverged; give a lower --config.optim.learning_rate")
         mine = {name: sample.ndcg_at_10(*pair) for (name, sample), pair in zip(own, embedded, strict=True)}
-        for dimension in config.dev.dimensions:
+        for dimension in dimensions:
             for (name, sample), (queries, documents) in zip(own, embedded, strict=True):
                 mine[f"{name}@{dimension}"] = sample.ndcg_at_10(
                     truncate(queries, dimension), truncate(documents, dimension)
                 )
         found = {name: score for each in gather("dev", mine) for name, score in each.items()}
-        means = {"mean": [found[name] for name in samples]}
-        means |= {f"mean@{d}": [found[f"{name}@{d}"] for name in samples] for d in config.dev.dimensions}
-        return {name: float(np.mean(each)) for name, each in means.items()} | {name: found[name] for name in samples}
-
-    return evaluate
+        means = {mean: [found[name] for name in names] for mean, names in self.watched.items()}
+        means |= {f"mean@{d}": [found[f"{name}@{d}"] for name in self.watched["mean"]] for d in dimensions}
+        scores = {name: float(np.mean(each)) for name, each in means.items()}
+        return scores | {name: found[name] for name in self.samples}

@@ -15,13 +15,14 @@ from mtret.data.tasks import Task
 from mtret.data.tokenize import Tokens
 from mtret.data.training_tasks import TrainingTask
 from mtret.devices import free_memory
-from mtret.evaluation.dev_sample import dev_samples
+from mtret.evaluation.samples import dev_samples
 from mtret.run_config import RunConfig
 from mtret.runs import session
 from mtret.runs.fitting import compile_fitting
 from mtret.runs.preflight import memory_remarks
 from mtret.runs.setup import Prepared, bytes_of, load_inputs, prepare
 from mtret.runs.summary import peak_memory
+from mtret.runs.tasks import other_tasks
 from mtret.tables import Table, to_terminal
 from mtret.train.sharding import batch_sharding
 from mtret.train.step import TrainState, create_state
@@ -40,8 +41,9 @@ def dry_run(config: RunConfig, console: Console) -> None:
     Raises UserError for what `train` would raise it for, but for its workdir.
     """
     cache = session.begin(console).cache
-    config, _, tasks, model = load_inputs(config, console)
-    run = prepare(config, tasks, model, cache, console)
+    config, suite, tasks, model = load_inputs(config, console)
+    others = other_tasks(suite, config, tasks)
+    run = prepare(config, tasks, model, cache, console, others=others)
     planned = [run.planner.plan(step) for step in range(min(run.planner.steps, PLANNED))]
     rows = [_row(run.planner, index, task, planned) for index, task in enumerate(run.planner.tasks)]
     console.print(to_terminal(Table(COLUMNS, [rows])))
@@ -50,7 +52,7 @@ def dry_run(config: RunConfig, console: Console) -> None:
     tokens = sum(plan.tokens for plan in planned) / len(planned) * run.planner.steps
     places = sum(plan.slots for plan in planned) / len(planned)
     say(console, f"{run.planner.steps:,} steps, {tokens:,.0f} tokens, fill {tokens / places / run.planner.steps:.0%}")
-    _say_costs(run, config, tasks, places, console)
+    _say_costs(run, config, [*tasks, *others], places, console)
 
 
 def _row(planner: Planner, index: int, task: TrainingTask, planned: Sequence[Plan]) -> list[str]:
@@ -120,5 +122,6 @@ def _places(run: Prepared, shape: Any) -> int:
 def _dev_tokens(tasks: Sequence[Task], planner: Planner, config: RunConfig) -> float:
     """Of one evaluation on the dev samples, from the lengths of what is trained on."""
     lengths = {task.name: task.document_lengths().mean() for task in planner.tasks}
+    mean = float(np.mean([*lengths.values()]))  # of tasks that are not trained on
     samples = dev_samples(tasks, config.dev, config.seed)
-    return float(sum(len(sample.documents) * lengths[name] for name, sample in samples.items()))
+    return float(sum(len(sample.documents) * lengths.get(name, mean) for name, sample in samples.items()))

@@ -1,11 +1,8 @@
 """A model and a suite become results: every system searches, every task gets its role, differences are tested."""
 
-import hashlib
-import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,6 @@ from mtret.data.roles import check_leakage, role_of, seen_document_share
 from mtret.data.suites import content_sha256
 from mtret.data.tasks import Task
 from mtret.errors import UserError, nearest
-from mtret.evaluation.dev_sample import dev_samples
 from mtret.evaluation.findings import findings
 from mtret.evaluation.query_scores import data_sha256, with_query_scores
 from mtret.evaluation.report import terminal_tables, write_report
@@ -32,21 +28,21 @@ from mtret.evaluation.retrieval import (
     pool,
     queries_with_copies,
 )
-from mtret.files import AnyPath, check_writable, read_arrays, replace_arrays
-from mtret.index import bm25, exact
+from mtret.evaluation.samples import dev_samples
+from mtret.files import AnyPath, check_writable, locate, remove, replace_json
+from mtret.index import bm25
 from mtret.index.exact import NOTHING, Rules, Run, excluded_pairs, rules_of, search, tie_order, truncate
 from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.model_folder.folder import RetrievalModel, load_model
 from mtret.models.dual_encoder import ModelConfig
-from mtret.models.weights import file_sha256
 from mtret.run_config import RunConfig
-from mtret.runs import session
+from mtret.runs import lexical, sampling, session
 from mtret.runs.baseline import base_of_model, forms_of_model, in_form
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.export import load_suite_of, open_model
 from mtret.runs.protocol import DEPTH, EvaluationConfig, mixture_of, protocol
-from mtret.runs.setup import mixture_tasks
+from mtret.runs.tasks import mixture_tasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +78,8 @@ def evaluate(
     began = time.monotonic()
     cache = session.begin(console).cache
     check_writable(folder, "--out")
+    if config.sample:  # a search by ScaNN of so few documents says nothing
+        config = replace(config, scann=False)
     if config.scann:
         import_scann()
     read = ModelConfig(model, config.query_prompt, config.document_prompt, matmul_dtype=config.matmul_dtype)
@@ -90,16 +88,21 @@ def evaluate(
         suite = load_suite_of(loaded, suite)
     _check_dimensions(config, loaded)
     asked, skipped = _asked(suite, loaded, config)
-    _say_size(asked, config, sample, console)
     base = base_of_model(loaded, config.matmul_dtype, console)
     forms = forms_of_model(loaded, base, suite, cache, console)
+    sampled = _sample(suite, asked, base, config, cache, console) if config.sample else None
+    if sampled:
+        suite, sample = sampled.suite, sampled.words
+        absent = {one.task.name: "is not in the sample" for one in asked if one.task.name not in suite.tasks}
+        asked, more = _asked(suite, loaded, replace(config, tasks=(), allow_leakage=True))
+        skipped |= {**absent, **more}
+    _say_size(asked, config, sample, console)
     encoders = {"base": in_form(base, forms, forms["chosen"])}
     encoders |= {} if loaded.record is None else {"finetuned": loaded}
     say_once(console, (line for each in encoders.values() for line in each.remarks))
     vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
     with timed(console, "searching"):
-        lexical = {one.task.name: _lexical(one, config, cache) for one in asked if one.task.images is None}
-        outcomes = [_outcome(one, lexical.get(one.task.name), vectors, loaded, config) for one in asked]
+        outcomes = [_outcome(one, vectors, loaded, config, cache) for one in asked]
     pooled = None
     if config.pooled:
         with timed(console, "searching the pooled index"):
@@ -107,7 +110,7 @@ def evaluate(
     how = protocol(model, suite, encoders, forms["chosen"], config, time.monotonic() - began)
     results = build_results(
         outcomes,
-        protocol={"sample": sample or "none", **how},
+        protocol={"sample": sample or "none", **({"sample_sha256": sampled.sha256} if sampled else {}), **how},
         seed=config.seed,
         mixture=mixture_of(loaded),
         pooled=pooled,
@@ -120,11 +123,32 @@ def evaluate(
         with timed(console, "searching truncated vectors"):
             results["dimensions"] = _by_dimension(asked, vectors, config, loaded.encoder.similarity)
     results = with_query_scores(results, outcomes, folder)
+    if sampled:
+        replace_json(folder / sampling.SAMPLE_FILE, sampled.record)
+    elif (left := folder / sampling.SAMPLE_FILE).exists():  # by an evaluation that is overwritten
+        remove(left)
     written = write_report(results, folder)
     console.print(terminal_tables(written))
     for line in findings(written):
         say(console, line)
     return results
+
+
+def _sample(
+    suite: Suite,
+    asked: Sequence[_Asked],
+    base: RetrievalModel,
+    config: EvaluationConfig,
+    cache: AnyPath,
+    console: Console,
+) -> sampling.Sampled:
+    """As the configuration asks for it: drawn here, or read from a file."""
+    names = [one.task.name for one in asked]
+    if not config.sample.isdigit():
+        read = sampling.read_sample(locate(config.sample), suite, config.split)
+        return read.only(names)
+    pool = [load_model(name, ModelConfig(name, matmul_dtype=config.matmul_dtype)) for name in config.pool] or [base]
+    return sampling.draw_sample(suite, names, config.split, int(config.sample), pool, cache, console)
 
 
 def _say_size(asked: Sequence[_Asked], config: EvaluationConfig, sample: str, console: Console) -> None:
@@ -242,38 +266,17 @@ def _embed(name: str, loaded: RetrievalModel, asked: Sequence[_Asked], cache: An
     }
 
 
-def _lexical(one: _Asked, config: EvaluationConfig, cache: AnyPath) -> Run:
-    def run() -> Run:
-        return bm25.BM25Index(one.task.document_texts).search(one.texts, DEPTH, rules_of(one.task, one.rows))
-
-    return _cached_run(cache, [one.sha256, config.split, *map(str, one.rows.tolist())], run)
-
-
-def _cached_run(cache: AnyPath, key: Sequence[str], run: Any) -> Run:
-    """BM25's results depend on data, code and libraries alone; the key holds all three."""
-    code = [file_sha256(Path(str(module.__file__))) for module in (bm25, exact)]
-    libraries = [importlib.metadata.version(name) for name in ("bm25s", "PyStemmer")]
-    whole = "\n".join([*code, *libraries, str(DEPTH), *key])
-    path = cache / f"bm25-{hashlib.sha256(whole.encode()).hexdigest()[:32]}.safetensors"
-    arrays = read_arrays(path)
-    if arrays is None:
-        found = run()
-        arrays = {"documents": found.documents, "scores": found.scores}
-        replace_arrays(path, arrays)
-    return Run(arrays["documents"], arrays["scores"])
-
-
-def _systems(lexical: Run, dense: Mapping[str, Run], order: Int32[np.ndarray, "m"]) -> dict[str, Run]:
-    """In the order of the report; the last is compared with the others."""
-    hybrid = fuse([lexical, dense["base"]], DEPTH, order=order)
-    runs = {"bm25": lexical, "base": dense["base"], "hybrid": hybrid}
+def _systems(by_words: Run, dense: Mapping[str, Run], order: Int32[np.ndarray, "m"]) -> dict[str, Run]:
+    """In the order of the report; the last is compared with the others. `by_words`: BM25's."""
+    hybrid = fuse([by_words, dense["base"]], DEPTH, order=order)
+    runs = {"bm25": by_words, "base": dense["base"], "hybrid": hybrid}
     return runs | {name: run for name, run in dense.items() if name != "base"}
 
 
 def _outcome(
-    one: _Asked, lexical: Run | None, vectors: Mapping[str, Vectors], loaded: RetrievalModel, config: EvaluationConfig
+    one: _Asked, vectors: Mapping[str, Vectors], loaded: RetrievalModel, config: EvaluationConfig, cache: AnyPath
 ) -> TaskOutcome:
-    """`lexical`: None where documents are images, in which case the evaluated model alone can read them."""
+    """Documents that are images the evaluated model alone can read."""
     task = one.task
     rules = rules_of(task, one.rows)
     evaluated, approximate = list(vectors)[-1], None
@@ -283,9 +286,13 @@ def _outcome(
         run, approximate = _approximate(*vectors[evaluated][task.name], dense[evaluated], rules)
         found = evaluate_task(task, config.split, one.rows, {"scann": run}).systems["scann"]
         approximate |= {PRIMARY: float(found[PRIMARY].mean())}
+    systems = dense
+    if not task.images:
+        by_words = lexical.search_task(task, one.sha256, config.split, one.rows, cache)
+        systems = _systems(by_words, dense, rules.order)
     return TaskOutcome(
         task=task,
-        scores=evaluate_task(task, config.split, one.rows, _systems(lexical, dense, rules.order) if lexical else dense),
+        scores=evaluate_task(task, config.split, one.rows, systems),
         role=role_of(task, loaded.record) if loaded.record else None,
         dropped_queries=one.dropped,
         seen_document_share=seen_document_share(task, config.split, loaded.record) if loaded.record else None,
@@ -332,7 +339,7 @@ def _pooled(
     pooled = pool([one.task for one in asked])
     rules = Rules(tie_order(pooled.document_ids), _pooled_exclusions(asked, pooled), pooled.parents)
 
-    def lexical() -> Run:
+    def by_words() -> Run:
         texts = [text for one in asked for text in one.task.document_texts]
         index = bm25.BM25Index([texts[row] for row in pooled.kept])
         return index.search([text for one in asked for text in one.texts], DEPTH, rules)
@@ -353,7 +360,7 @@ def _pooled(
         queries = np.concatenate([queries for queries, _ in sides])
         corpus = np.concatenate([documents for _, documents in sides])[pooled.kept]
         dense[name] = _search_some(queries, corpus, read, rules)
-    systems = _systems(_cached_run(cache, key, lexical), dense, rules.order) if "base" in dense else dense
+    systems = _systems(lexical.cached_run(cache, key, by_words), dense, rules.order) if "base" in dense else dense
     approximate = _approximate(queries, corpus, dense[evaluated], rules)[1] if config.scann else None
     scores, start = {}, 0
     for one in asked:

@@ -35,7 +35,8 @@ from mtret.pytrees import unflatten
 from mtret.run_config import RunConfig, as_json, build
 from mtret.runs.baseline import base_forms
 from mtret.runs.identity import UNDRAWN, begun_by_older, claim, identity_of, read_identity
-from mtret.runs.setup import mixture_tasks, start_models, with_templates
+from mtret.runs.setup import start_models, with_templates
+from mtret.runs.tasks import mixture_tasks
 from mtret.train.loop import KeptWeights
 
 PARAMETERS = ".safetensors"  # a run's best.safetensors, or one of its weights/

@@ -24,6 +24,7 @@ from mtret.model_folder.towers import Towers
 from mtret.processes import broadcast, is_first
 from mtret.provenance import this_start, versions
 from mtret.run_config import RunConfig, as_json, build, differences
+from mtret.runs.tasks import other_tasks
 
 RUN_FILE = "config.json"
 SEEN_WITHIN_S = 30.0
@@ -42,9 +43,9 @@ def identity_of(
     tasks: Sequence[Task],
     model: Towers,
 ) -> dict[str, Any]:
-    """Configuration, data and the encoder to start from: what makes two runs the same; and how attention is computed,
-    which may differ between starts of one run."""
-    data = {task.name: suite.task_sha256[task.name] for task in tasks}
+    """Configuration, data that it trains on or is watched by, and the encoder to start from: what makes two runs the
+    same; and how attention is computed, which may differ between starts of one run."""
+    data = {task.name: suite.task_sha256[task.name] for task in (*tasks, *other_tasks(suite, config, tasks))}
     return {
         "config": as_json(config),
         "data": data,

@@ -21,7 +21,8 @@ from mtret.models.hf import Pretrained
 from mtret.pytrees import flatten
 from mtret.run_config import RunConfig, build, read_config, with_overrides
 from mtret.runs.identity import RUN_FILE, read_identity
-from mtret.runs.setup import mixture_tasks, with_templates
+from mtret.runs.setup import with_templates
+from mtret.runs.tasks import mixture_tasks
 from mtret.schema import to_json
 
 SMALLEST, LARGEST = 16, 1024  # queries of a batch

@@ -29,6 +29,8 @@ class EvaluationConfig:
     matmul_dtype: str = "float32"
     query_prompt: str | None = None  # before a query, of an encoder that mtret did not train; None: as published
     document_prompt: str | None = None
+    sample: str = ""  # at most so many queries of a task over few documents, or a file that says which (sampling.py)
+    pool: tuple[str, ...] = ()  # encoders whose first results are among these documents; empty: the model's base
     forms: bool = False  # also the base's other forms (baseline.py) on the evaluated split
     dimensions: tuple[int, ...] = ()  # also by the evaluated model's vectors truncated to these
     seed: int = 0  # of the bootstrap

@@ -14,16 +14,14 @@ from mtret.console import say, say_once, timed
 from mtret.data.formats import Suite
 from mtret.data.images import Images
 from mtret.data.planning import Planner
-from mtret.data.roles import role_of, training_record
 from mtret.data.shapes import Shape
 from mtret.data.suites import load_suite, read_all_pixels
 from mtret.data.tasks import Task
 from mtret.data.templates import TemplateConfig, Templates
 from mtret.data.tokenize import Tokenizer
 from mtret.data.training_tasks import TrainingTask, training_task
-from mtret.errors import UserError, nearest
-from mtret.evaluation.dev_sample import dev_samples
-from mtret.evaluation.wording import ROLE_NAMES
+from mtret.errors import UserError
+from mtret.evaluation.samples import dev_samples
 from mtret.files import AnyPath
 from mtret.index.encode import Texts
 from mtret.kernels import attention
@@ -32,77 +30,14 @@ from mtret.model_folder.towers import Towers
 from mtret.models import hf, hf_images
 from mtret.pytrees import Tree, flatten
 from mtret.run_config import RunConfig
-from mtret.runs.dev import Sides, dev_evaluator, dev_sides
+from mtret.runs.dev import DevEvaluator, Sides, dev_sides, watched_by
 from mtret.runs.preflight import check_room, check_teaching, slow_average
-from mtret.train.loop import Evaluate
+from mtret.runs.tasks import mixture_tasks, untrainable
 from mtret.train.optim import OptimConfig, frozen_paths, optimizer, warmup_remark, without_gradient
 from mtret.train.programs import suits_layers
 from mtret.train.sharding import make_mesh, param_specs
 from mtret.train.step import StepConfig, TrainState, deployed_of, initial_params
 from mtret.train.vocabulary import Vocabulary, adapts_words, vocabulary_of
-
-BLIND = "; its documents are images, which need an image tower: model.vision.source"
-
-
-def mixture_tasks(suite: Suite, config: RunConfig) -> list[Task]:
-    """The tasks that the configuration trains on; all with a train split where it names none; less what it holds out.
-
-    Raises UserError for a name that the suite does not have.
-    """
-    sees = bool(config.model.vision.source)
-    names = config.mixture.tasks or tuple(
-        name for name, task in suite.tasks.items() if "train" in task.splits and (sees or task.images is None)
-    )
-    for name in names:
-        if name not in suite.tasks:
-            raise UserError(f"mixture.tasks: no task '{name}' in {suite.folder}.{nearest(name, suite.tasks)}")
-        if suite.tasks[name].images is not None and not sees:
-            raise UserError(
-                f"mixture.tasks: '{name}' is a task of images, which needs an image tower; name one in "
-                "model.vision.source, or 'scratch'"
-            )
-    if reserved := {"query", "document"} & set(names):
-        raise UserError(f"mixture.tasks: '{reserved.pop()}' is the name of a prompt of every model; rename the task")
-    if len(set(names)) < len(names):
-        raise UserError(f"mixture.tasks: a task is named twice in {', '.join(names)}")
-    if not names:
-        unseen = "" if sees or not any(task.images for task in suite.tasks.values()) else BLIND
-        raise UserError(f"{suite.folder}: no task has a train split, so there is nothing to train on{unseen}")
-    held = held_out(suite, config)
-    if not (kept := [name for name in names if name not in held]):
-        raise UserError(
-            f"mixture.hold_out: {', '.join(config.mixture.hold_out)} is all that could be trained; hold out less"
-        )
-    return [suite.tasks[name] for name in kept]
-
-
-def held_out(suite: Suite, config: RunConfig) -> set[str]:
-    """The tasks that `mixture.hold_out` names, itself or by their family. Raises UserError for a name of neither."""
-    families = {task.card.family for task in suite.tasks.values()}
-    for name in config.mixture.hold_out:
-        if name not in families and name not in suite.tasks:
-            known = sorted({*families, *suite.tasks})
-            raise UserError(f"mixture.hold_out: no task or family '{name}' in {suite.folder}.{nearest(name, known)}")
-    wanted = set(config.mixture.hold_out)
-    return {name for name, task in suite.tasks.items() if wanted & {name, task.card.family}}
-
-
-def untrainable(suite: Suite, config: RunConfig, tasks: Sequence[Task]) -> list[str]:
-    """A line for each task that has a train split and is left out all the same, where no mixture was named."""
-    chosen = {task.name for task in tasks}
-    if config.mixture.tasks:
-        return []
-    held = held_out(suite, config)
-    record = training_record(tasks) if held else None
-
-    def role(task: Task) -> str:
-        return ROLE_NAMES[role_of(task, record)].lower() if record else ""
-
-    return [
-        f"{name}: held out, to be evaluated {role(task)}" if name in held else f"{name}: left out{BLIND}"
-        for name, task in sorted(suite.tasks.items())
-        if "train" in task.splits and name not in chosen
-    ]
 
 
 def with_templates(config: RunConfig, encoder: hf.Pretrained, begun: TemplateConfig | None = None) -> RunConfig:
@@ -156,10 +91,12 @@ class Inputs(NamedTuple):
     model: Towers
 
 
-def load_inputs(config: RunConfig, console: Console, begun: TemplateConfig | None = None) -> Inputs:
-    """Reads suite and encoder, and says what one would not expect of them. `begun`: templates of a run that an older
-    mtret began. Raises UserError for the first mistake in them."""
-    suite = load_suite(config.suite)
+def load_inputs(
+    config: RunConfig, console: Console, begun: TemplateConfig | None = None, suite: Suite | None = None
+) -> Inputs:
+    """Reads suite (unless it was read before) and encoder, and says what one would not expect of them. `begun`:
+    templates of a run that an older mtret began. Raises UserError for the first mistake in them."""
+    suite = suite or load_suite(config.suite)
     tasks = mixture_tasks(suite, config)
     for line in untrainable(suite, config, tasks):
         say(console, line)
@@ -179,7 +116,7 @@ class Prepared:
     params: Tree
     mesh: jax.sharding.Mesh
     specs: Tree
-    evaluate: Evaluate | None
+    evaluate: DevEvaluator | None
     optim: OptimConfig
     start: Tree  # all parameters that the training starts from
     vocabulary: Vocabulary  # of the word embeddings that are trained
@@ -206,17 +143,19 @@ def prepare(
     cache: AnyPath,
     console: Console,
     words: Int32[np.ndarray, "kept"] | None = None,
+    others: Sequence[Task] = (),
 ) -> Prepared:
     """Tokenises, plans every batch, and says what will be trained on.
 
-    `words`: whose embeddings a run that goes on was begun with; None: those that its texts draw. Raises UserError where
-    configuration, tasks and encoder do not fit together.
+    `words`: whose embeddings a run that goes on was begun with; None: those that its texts draw. `others`: tasks that
+    are not trained on, but evaluated meanwhile. Raises UserError where configuration, tasks and encoder do not fit
+    together.
     """
     encoder, images = model.encoder, model.images
     config = with_templates(config, encoder)
     mesh = make_mesh(config.batch.shards, config.mesh.state_shards)
     tokenizer = Tokenizer(encoder.folder, cache, encoder.pools_prompt)
-    pixels = read_all_pixels(tasks, images.config.image_size, cache, console) if images else {}
+    pixels = read_all_pixels([*tasks, *others], images.config.image_size, cache, console) if images else {}
     with timed(console, "tokenising"):
         training = [
             training_task(task, tokenizer, config.templates.chosen, config.batch, pixels.get(task.name))
@@ -225,7 +164,8 @@ def prepare(
     _check_lengths(training, encoder)
     remarks = check_room(tasks, training, config, tokenizer, encoder.max_length)
     _check_dimensions(config, encoder)
-    samples = dev_samples(tasks, config.dev, config.seed)
+    samples = dev_samples([*tasks, *others], config.dev, config.seed)
+    watched = watched_by(samples, {task.name for task in others}, config.loop.choose_by)
     dev = dev_sides(samples, encoder, tokenizer, pixels, config)
     start = params = _initial(model, config)
     vocabulary = _vocabulary(encoder, training, dev, config, words)
@@ -272,7 +212,7 @@ def prepare(
         vision=images.tower if images else None,
     )
     _print_trained(params, frozen, console)
-    evaluate = dev_evaluator(samples, dev, model, config) if samples else None
+    evaluate = DevEvaluator(samples, watched, dev, model, config) if samples else None
     return Prepared(planner, step, params, mesh, specs, evaluate, optim, start, vocabulary)
 
 

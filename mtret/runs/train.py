@@ -1,5 +1,6 @@
 """A configuration becomes data, model and loop, and in the end a model folder."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
@@ -10,6 +11,7 @@ import jax
 from rich.console import Console
 
 from mtret.console import TrainingBar, duration, say, say_once
+from mtret.data.formats import Suite
 from mtret.data.pipeline import batches
 from mtret.data.planning import Plan, Planner
 from mtret.data.shapes import Shape
@@ -33,6 +35,7 @@ from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig
 from mtret.runs import session
 from mtret.runs.baseline import base_forms
+from mtret.runs.costs import note_costs
 from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.export import save_model
 from mtret.runs.fitting import compile_fitting
@@ -54,9 +57,10 @@ from mtret.runs.identity import (
 from mtret.runs.preflight import memory_remarks
 from mtret.runs.setup import Inputs, Prepared, bytes_of, load_inputs, prepare, sizes_of
 from mtret.runs.summary import count_compilations, in_words, summary
+from mtret.runs.tasks import other_tasks
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.events import EventWriter
-from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, Sinks, Totals
+from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, OnDev, Sinks, Totals
 from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import batch_sharding, layout, layout_lines
 from mtret.train.step import Step, TrainState, create_state, deployed_of
@@ -70,28 +74,39 @@ def train(
     console: Console,
     profile: bool = False,
     fence: Fence = lambda: None,
+    suite: Suite | None = None,
+    on_dev: OnDev = lambda step, scores: None,
 ) -> AnyPath:
     """Trains, or goes on where the same command left off, and returns the folder of the finished model. A run that is
     finished is left as it is.
 
     Writes `config.json`, `checkpoints/`, `metrics.jsonl`, `curves.png`, `events/`, `best.safetensors`, `summary.json`
     and `model/` into `workdir`; with `profile` also a trace of a few steps for TensorBoard's profile page, in
-    `profile/`. Of several processes the first does, and all call this alike; only checkpoints are written by each.
-    Raises UserError before anything is written where the input is wrong or `workdir` belongs to another configuration;
-    raises `Stopped` after a requested stop, with the state saved.
+    `profile/`. `suite`: the configuration's, where it was read before. `on_dev` may end the training by an error. Of
+    several processes the first does, and all call this alike; only checkpoints are written by each. Raises UserError
+    before anything is written where the input is wrong or `workdir` belongs to another configuration; raises `Stopped`
+    after a requested stop, with the state saved.
     """
     with ExitStack() as held:
-        return _train(config, workdir, console, profile, fence, held)
+        return _train(config, workdir, console, profile, fence, suite, on_dev, held, time.monotonic())
 
 
 def _train(
-    config: RunConfig, workdir: AnyPath, console: Console, profile: bool, fence: Fence, held: ExitStack
+    config: RunConfig,
+    workdir: AnyPath,
+    console: Console,
+    profile: bool,
+    fence: Fence,
+    suite: Suite | None,
+    on_dev: OnDev,
+    held: ExitStack,
+    began: float,
 ) -> AnyPath:
     """`held` gets what has to be given back in the end: the workdir."""
     here = session.begin(console)
     programs_made = count_compilations()
     check_writable(workdir, "--workdir")
-    inputs = load_inputs(config, console, begun_by_older(workdir))
+    inputs = load_inputs(config, console, begun_by_older(workdir), suite)
     config = inputs.config
     say(console, attention.in_words(inputs.model.encoder.config.attention))
     identity = identity_of(*inputs)
@@ -105,7 +120,8 @@ def _train(
         return workdir / "model"
     words = words_of(workdir, inputs.model.encoder.config.vocab_size)
     chunks = chunks_of(workdir)
-    run = prepare(config, inputs.tasks, inputs.model, here.cache, console, words)
+    others = other_tasks(inputs.suite, config, inputs.tasks)
+    run = prepare(config, inputs.tasks, inputs.model, here.cache, console, words, others)
     if chunks and not run.step.chunked:
         run = run.in_chunks(chunks)
     undrawn = run.planner.without_steps()
@@ -127,11 +143,15 @@ def _train(
             number = len(run.planner.arrays)
             say(console, f"compiled {number} shape(s) in {duration(seconds)} (kept in {here.programs})")
             say_once(console, memory_remarks([*steps.values()], config.model.remat, free_memory()))
-            state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile, fence)
+            state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile, fence, on_dev)
             if is_first():
                 fence()
                 numbers = _numbers(run, config, state, totals, first, number, seconds)
                 replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
+                dev_tokens = run.evaluate.tokens if run.evaluate else 0
+                whole = time.monotonic() - began
+                memory = numbers["peak_memory_bytes"]
+                note_costs(config, inputs.model.encoder, totals, dev_tokens, seconds, whole, memory, here.cache)
                 say(console, in_words(numbers))
         latest = run.whole(state)
     if is_first():
@@ -161,6 +181,7 @@ def _run(
     console: Console,
     profile: bool,
     fence: Fence,
+    on_dev: OnDev,
 ) -> tuple[TrainState, Totals]:
     """All steps that are left."""
     config, first = inputs.config, int(state.step)
@@ -184,6 +205,7 @@ def _run(
             evaluated=partial(deployed_of, lora=config.model.lora),
             kept=run.whole,
             fence=fence,
+            on_dev=on_dev,
         )
         return loop.run(state), loop.totals
 

@@ -3,6 +3,6 @@
 What such a file needs stands here.
 """
 
-from mtret.sweeps.definition import Sweep, grid, product, zip_
+from mtret.sweeps.definition import Sweep, between, choice, grid, product, search, zip_
 
-__all__ = ["Sweep", "grid", "product", "zip_"]
+__all__ = ["Sweep", "between", "choice", "grid", "product", "search", "zip_"]

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from itertools import product as every_choice
 from typing import Any
 
 from mtret.errors import UserError, nearest
-from mtret.run_config import RunConfig, build, called, read_config, with_overrides
+from mtret.run_config import RunConfig, as_json, build, called, read_config, with_overrides
+from mtret.runs.protocol import EvaluationConfig
 
 Setting = Mapping[str, Any]  # by key of the configuration, such as "optim.learning_rate"
 SEED, HELD_OUT = "seed", "mixture.hold_out"
@@ -47,15 +48,69 @@ def _listed(choices: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 @dataclass(frozen=True)
+class Between:
+    """A range of numbers, both ends included; whole numbers where both ends are."""
+
+    low: float
+    high: float
+    log: bool = False  # whether a factor counts the same everywhere in it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of these values."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A space of settings, of which so many are tried; the first is the configuration's own."""
+
+    space: Mapping[str, Between | Choice]
+    trials: int
+    prune: bool = True  # whether trials that fall behind the others' dev scores are ended
+    seed: int = 0  # of what is proposed
+
+
+def between(low: Any, high: Any, log: bool = False) -> Between:
+    """A range for a key of `search`, both ends included; `log`: a factor counts the same everywhere in it."""
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (low, high))
+    if not numbers or not low < high or (log and low <= 0):
+        raise UserError(f"between: needs a smaller and a larger number{', above 0' * log}, got {low!r} and {high!r}")
+    return Between(low, high, log)
+
+
+def choice(*values: Any) -> Choice:
+    """One of these values, for a key of `search`."""
+    if len(values) < 2:
+        raise UserError(f"choice: needs two values or more, got {values!r}")
+    return Choice(values)
+
+
+def search(space: Mapping[str, Any], trials: int, prune: bool = True, seed: int = 0) -> Search:
+    """So many settings that Optuna proposes (TPE), the better by dev scores the more. `prune`: a trial that is below
+    the median of the others at the same step is ended."""
+    for key, each in space.items():
+        if not isinstance(each, Between | Choice):
+            raise UserError(f"search: {key} must be between(...) or choice(...), got {each!r}")
+    if not space or isinstance(trials, bool) or not isinstance(trials, int) or trials < 2:
+        raise UserError(f"search: needs keys to search and two trials or more, got {len(space)} and {trials!r}")
+    return Search(dict(space), trials, prune, seed)
+
+
+@dataclass(frozen=True)
 class Sweep:
     """What `get_sweep()` returns."""
 
     config: Any  # a configuration file, path.py or path.py:argument; or what its get_config() would return
-    runs: Any  # a list of settings, which are named by what they differ in; or settings by name
+    runs: Any  # a list of settings, which are named by what they differ in; settings by name; or a `search(...)`
     seeds: Sequence[Any] = (0,)  # each setting is trained with each of them
     baseline: str = ""  # the setting that others are compared with; the first if none is named
     split: str = "test"  # that all are evaluated on
     tasks: Sequence[str] = ()  # that are evaluated; none: all that have the split
+    sample: int = 0  # of each task at most so many queries over few documents, as `mtret evaluate --sample`; 0: all
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # other flags of `mtret evaluate`: {"pooled": False}
 
 
 @dataclass(frozen=True)
@@ -78,9 +133,13 @@ class Runs:
 
     every: tuple[SweepRun, ...]
     baseline: str
-    split: str
-    tasks: tuple[str, ...]
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     hold_out: bool = False  # each run leaves one family out, and is about that
+
+    @property
+    def split(self) -> str:
+        """That all are evaluated on."""
+        return self.evaluation.split
 
     @property
     def settings(self) -> dict[str, list[SweepRun]]:
@@ -89,6 +148,11 @@ class Runs:
         for run in self.every:
             found.setdefault(run.setting, []).append(run)
         return found
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The encoders that runs start from."""
+        return tuple(dict.fromkeys(run.config.model.source for run in self.every))
 
     def chosen(self, only: Sequence[str], shard: tuple[int, int]) -> list[SweepRun]:
         """Those that are `only` asked for by name, of a run or of a setting; of them every `shard[1]`th, from
@@ -101,11 +165,36 @@ class Runs:
         return found[shard[0] :: shard[1]]
 
 
+@dataclass(frozen=True)
+class SearchPlan:
+    """A sweep that searches."""
+
+    config: RunConfig  # the baseline, of which trials change what is searched
+    search: Search
+    seed: int
+    about: Runs  # without runs: what is evaluated in the end
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The encoders that trials start from."""
+        own = self.search.space.get("model.source")
+        return own.values if isinstance(own, Choice) else (self.config.model.source,)
+
+    def run(self, number: int, setting: Mapping[str, Any]) -> SweepRun:
+        """A trial's training. Raises UserError for a setting that the configuration does not take."""
+        given = [f"{key}={value!r}" for key, value in {**setting, SEED: self.seed}.items()]
+        name = f"trial{number}"
+        return SweepRun(name, self.seed, _config(as_json(self.config), name, {}, given))
+
+
 Families = Callable[[RunConfig], Sequence[str]]  # of the tasks that a configuration trains on
 
 
-def read_sweep(source: str, overrides: Sequence[str] = (), suite: str = "", families: Families | None = None) -> Runs:
-    """The runs of a file that defines `get_sweep()`, with `overrides` put into the configuration of each.
+def read_sweep(
+    source: str, overrides: Sequence[str] = (), suite: str = "", families: Families | None = None
+) -> Runs | SearchPlan:
+    """The runs of a file that defines `get_sweep()`, or its search, with `overrides` put into the configuration of
+    each.
 
     With `families` every setting becomes one for each of them, which leaves it out.
 
@@ -114,18 +203,19 @@ def read_sweep(source: str, overrides: Sequence[str] = (), suite: str = "", fami
     sweep = called(source, "get_sweep", "a sweep")
     if not isinstance(sweep, Sweep):
         raise UserError(f"{source}: get_sweep() must return a mtret.sweeps.Sweep, got {type(sweep).__name__}")
-    named = _named(sweep.runs, source)
     seeds = [*sweep.seeds]
     if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
         raise UserError(f"{source}: seeds must be whole numbers, got {sweep.seeds!r}")
     if len({*seeds}) < len(seeds):
         raise UserError(f"{source}: a seed is given twice, in {tuple(seeds)}")
-    if sweep.split not in ("dev", "test"):
-        raise UserError(f"{source}: split is 'dev' or 'test', not {sweep.split!r}")
+    put = [*overrides, *([f"suite={suite!r}"] if suite else [])]
+    evaluation = _evaluation(sweep, source)
+    if isinstance(sweep.runs, Search):
+        return _search_plan(sweep, source, put, evaluation, families is not None)
+    named = _named(sweep.runs, source)
     baseline = sweep.baseline or next(iter(named))
     if baseline not in named:
         raise UserError(f"{source}: baseline '{baseline}' is none of its runs.{nearest(baseline, named)}")
-    put = [*overrides, *([f"suite={suite!r}"] if suite else [])]
     if families is not None:
         named = dict(_without_each(named, lambda name, setting: _config(sweep.config, name, setting, put), families))
         baseline = next(iter(named))
@@ -135,7 +225,39 @@ def read_sweep(source: str, overrides: Sequence[str] = (), suite: str = "", fami
         for seed in seeds
     )
     _check_different(runs, source)
-    return Runs(runs, baseline, sweep.split, tuple(sweep.tasks), families is not None)
+    return Runs(runs, baseline, evaluation, families is not None)
+
+
+def _evaluation(sweep: Sweep, source: str) -> EvaluationConfig:
+    """Of all runs. Raises UserError for what `mtret evaluate` does not take."""
+    if sweep.split not in ("dev", "test"):
+        raise UserError(f"{source}: split is 'dev' or 'test', not {sweep.split!r}")
+    if isinstance(sweep.sample, bool) or not isinstance(sweep.sample, int) or sweep.sample < 0:
+        raise UserError(f"{source}: sample must be a number of queries, got {sweep.sample!r}")
+    own = {"split": sweep.split, "tasks": tuple(sweep.tasks), "sample": str(sweep.sample or "")}
+    if twice := own.keys() & {*sweep.evaluation}:
+        raise UserError(f"{source}: evaluation: give {twice.pop()} to the sweep itself")
+    known = {each.name for each in fields(EvaluationConfig)} - {"pool"}
+    for name in sweep.evaluation:
+        if name not in known:
+            raise UserError(f"{source}: evaluation: mtret evaluate has no '{name}'.{nearest(name, known)}")
+    return build(EvaluationConfig, {**own, **sweep.evaluation}, "evaluation")
+
+
+def _search_plan(
+    sweep: Sweep, source: str, put: Sequence[str], evaluation: EvaluationConfig, hold_out: bool
+) -> SearchPlan:
+    if len(sweep.seeds) > 1 or sweep.baseline or hold_out:
+        raise UserError(
+            f"{source}: a search has one seed, its baseline is the configuration itself, and no family is held out for "
+            "each; leave seeds, baseline and --hold_out to a sweep of what it found"
+        )
+    about = Runs((), "trial0", evaluation)
+    plan = SearchPlan(_config(sweep.config, "trial0", {}, put), sweep.runs, sweep.seeds[0], about)
+    for key, each in sweep.runs.space.items():  # a mistake in a key is found before anything is trained
+        for value in each.values if isinstance(each, Choice) else (each.low, each.high):
+            plan.run(0, {key: value})
+    return plan
 
 
 def _without_each(

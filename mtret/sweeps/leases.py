@@ -3,7 +3,8 @@ does.
 
 Leases of a run are numbered files, and the newest counts. A lease is taken by creating the file of the next number,
 which the file system grants to one worker alone; nothing is ever taken back or overwritten by another, so there is no
-moment at which two hold one. A worker writes the time until which it holds its lease into its own file, again and
+moment at which two hold one. (An object store grants it where it can create an object on condition that there is none.)
+A worker writes the time until which it holds its lease into its own file, again and
 again; once that is over, the next number may be taken. Clocks of machines may differ by less than `SECONDS`.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mtret.errors import UserError
-from mtret.files import replace_text
+from mtret.files import PROBE, AnyPath, inside, reaching, remove, replace_text
 
 SECONDS = 120.0  # that a lease lasts without a sign of life
 RENEWALS = 4  # in that time
@@ -34,12 +35,12 @@ class LeaseLost(UserError):
 class Lease:
     """Of one run, held by this process."""
 
-    folder: Path
+    folder: AnyPath
     number: int
     owner: str
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         return self.folder / f"{self.number}.json"
 
     def check(self) -> None:
@@ -61,31 +62,61 @@ class Lease:
             self.renew(0.0)
 
 
-def newest(folder: Path) -> int:
+def newest(folder: AnyPath) -> int:
     """The number of the lease that counts; 0 where there is none yet."""
-    try:
-        names = [path.stem for path in folder.iterdir() if path.suffix == ".json"]
-    except FileNotFoundError:
-        return 0
+    names = [path.stem for path in inside(folder) if path.suffix == ".json"]
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def take(folder: Path) -> Lease | None:
+def take(folder: AnyPath) -> Lease | None:
     """The lease of the run whose leases lie in this folder; None where another worker has it."""
     number = newest(folder)
     if number and not _over(folder / f"{number}.json"):
         return None
     lease = Lease(folder, number + 1, f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{lease.number}.{secrets.token_hex(4)}"
-    draft.write_text(_text(lease.owner, time.time() + SECONDS), encoding="utf-8")
+    return lease if created(lease.path, _text(lease.owner, time.time() + SECONDS)) else None
+
+
+def created(path: AnyPath, text: str) -> bool:
+    """Creates a file, whole or not at all; False where there is one already. No other writes the same text."""
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.stem}.{secrets.token_hex(4)}")
+        draft.write_text(text, encoding="utf-8")
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink()
+        return True
+    from fsspec.core import url_to_fs
+
+    store, key = url_to_fs(str(path))
     try:
-        os.link(draft, lease.path)  # whole, or not at all; fails where another was faster
-    except FileExistsError:
-        return None
-    finally:
-        draft.unlink()
-    return lease
+        store.pipe_file(key, text.encode(), mode="create")
+    except Exception:  # each client says it in its own way, and may have tried twice: what is there decides
+        with suppress(FileNotFoundError):
+            return store.cat_file(key) == text.encode()
+        raise
+    return True
+
+
+def check_exclusive(folder: AnyPath) -> None:
+    """Raises UserError where a store would let two workers create one file: then nothing can be shared out there."""
+    if isinstance(folder, Path):
+        return
+    probe = folder / f"{PROBE}{secrets.token_hex(4)}"
+    with reaching(folder):
+        try:
+            if created(probe, "first") and not created(probe, "second"):
+                return
+        finally:
+            remove(probe)
+    raise UserError(
+        f"--out={folder}: this store overwrites where it is asked to create, so workers cannot share a folder of it; "
+        "give one that is mounted"
+    )
 
 
 @contextmanager
@@ -116,7 +147,7 @@ def _text(owner: str, until: float) -> str:
     return json.dumps({"owner": owner, "until": until, "process": _process(os.getpid())}) + "\n"
 
 
-def _over(path: Path) -> bool:
+def _over(path: AnyPath) -> bool:
     """Whether a lease has ended: by time, or with its process, where that was one of this machine."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -126,9 +157,9 @@ def _over(path: Path) -> bool:
     return time.time() > until or (process is not None and _is_gone(process))
 
 
-def _modified(path: Path) -> float:
+def _modified(path: AnyPath) -> float:
     try:
-        return path.stat().st_mtime
+        return path.stat().st_mtime if isinstance(path, Path) else float(path.stat().mtime)
     except OSError:
         return 0.0
 

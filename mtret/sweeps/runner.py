@@ -4,25 +4,27 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
 
 from mtret.console import duration, say
+from mtret.data.formats import Suite
 from mtret.errors import UserError, first_line
-from mtret.files import AnyPath, check_writable, replace_json, replace_text
+from mtret.files import AnyPath, check_writable, inside, replace_json, replace_text
 from mtret.run_config import RunConfig, as_json, build, differences
+from mtret.runs.protocol import EvaluationConfig
+from mtret.schema import to_json
 from mtret.sweeps.definition import Runs, SweepRun
-from mtret.sweeps.leases import Lease, LeaseLost, held, take
-from mtret.train.loop import Stopped
+from mtret.sweeps.leases import Lease, LeaseLost, check_exclusive, held, take
+from mtret.train.loop import OnDev, Stopped
 
 SWEEP_FILE, LEASES = "sweep.json", ".leases"
-SCHEMA = "mtret.sweep/1"
+SCHEMA = "mtret.sweep/2"
 LOOK_AGAIN_S = 5.0  # at what other workers do
 
-Work = Callable[[SweepRun, Path, Lease], None]  # trains and evaluates a run in its folder
+Work = Callable[[SweepRun, AnyPath, Lease], None]  # trains and evaluates a run in its folder
 
 
 @dataclass
@@ -33,50 +35,62 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)  # by run, what was wrong
 
 
-def check_folder(out: AnyPath, runs: Runs) -> Path:
-    """The sweep's folder. Raises UserError where it cannot be, or runs of these names that are there are others."""
-    if not isinstance(out, Path):
-        raise UserError(f"--out={out}: a sweep's folder cannot lie in an object store; give one that is mounted")
+def check_place(out: AnyPath) -> None:
+    """Raises UserError where a sweep's folder cannot be, workers cannot share it, or it holds something else."""
     check_writable(out, "--out")
+    check_exclusive(out)
+    others = any(not each.name.startswith(".") for each in inside(out))  # with a dot: another worker's, as it begins
+    if others and not (out / SWEEP_FILE).exists():
+        raise UserError(f"{out}: is not empty and holds no sweep; use another --out")
+
+
+def check_folder(out: AnyPath, runs: Runs) -> None:
+    """As `check_place`; and where runs of these names that are there are others."""
+    check_place(out)
     path = out / SWEEP_FILE
     if path.exists():
+        if "search" in read_sweep_file(path):
+            raise UserError(f"{out}: holds a search; use another --out")
         there = _noted(path)
         for run in runs.every:
             if run.name in there and (found := differences(as_json(run.config), there[run.name])):
                 raise UserError(f"{out}: holds another sweep: in run '{run.name}', {found[0]}; use another --out")
-    elif out.exists() and any(not each.name.startswith(".") for each in out.iterdir()):  # such as another worker begins
-        raise UserError(f"{out}: is not empty and holds no sweep; use another --out")
-    return out
+        about = read_sweep_file(path)
+        found = differences(to_json(runs.evaluation), about["evaluation"])
+        if found and any(is_finished(out, run, runs.split) for run in runs.every):
+            raise UserError(f"{out}: holds runs that were evaluated otherwise: {found[0]}; use another --out")
 
 
-def note(out: Path, runs: Runs) -> None:
+def note(out: AnyPath, runs: Runs) -> None:
     """Writes down what the sweep is. Runs of a former definition stay in it, since their folders are there."""
     path = out / SWEEP_FILE
     there = _noted(path) if path.exists() else {}
     every = {**there, **{run.name: as_json(run.config) for run in runs.every}}
-    about = {"baseline": runs.baseline, "split": runs.split, "tasks": list(runs.tasks), "hold_out": runs.hold_out}
+    about = {"baseline": runs.baseline, "evaluation": to_json(runs.evaluation), "hold_out": runs.hold_out}
     replace_json(path, {"schema": SCHEMA, **about, "runs": every})
 
 
-def noted(out: Path) -> Runs:
+def noted(out: AnyPath) -> Runs:
     """The sweep of a folder, as it was written down."""
     path = out / SWEEP_FILE
-    there, found = _read(path), []
+    there, found = read_sweep_file(path), []
     for name, config in _noted(path).items():
         setting, _, seed = name.rpartition("/seed")
         found.append(SweepRun(setting, int(seed), build(RunConfig, config, "")))
-    return Runs(tuple(found), there["baseline"], there["split"], tuple(there["tasks"]), there["hold_out"])
+    evaluation = build(EvaluationConfig, there["evaluation"], "evaluation")
+    return Runs(tuple(found), there["baseline"], evaluation, there["hold_out"])
 
 
-def _noted(path: Path) -> dict[str, Any]:
+def _noted(path: AnyPath) -> dict[str, Any]:
     """Configurations by run."""
-    return _read(path)["runs"]
+    return read_sweep_file(path)["runs"]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_sweep_file(path: AnyPath) -> dict[str, Any]:
+    """What a sweep's folder says that it is. Raises UserError where that is damaged, or of another version."""
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        if there["schema"] == SCHEMA and {"baseline", "split", "tasks", "hold_out", "runs"} <= there.keys():
+        if there["schema"] == SCHEMA and {"baseline", "evaluation", "hold_out", "runs"} <= there.keys():
             return there
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is damaged; remove it, the runs beside it go on") from error
@@ -89,7 +103,7 @@ def is_finished(out: AnyPath, run: SweepRun, split: str) -> bool:
 
 
 def work_off(
-    runs: Sequence[SweepRun], split: str, out: Path, work: Work, console: Console, wait_s: float = LOOK_AGAIN_S
+    runs: Sequence[SweepRun], split: str, out: AnyPath, work: Work, console: Console, wait_s: float = LOOK_AGAIN_S
 ) -> Outcome:
     """Does these runs, each by one worker, until all are finished, by whomever.
 
@@ -133,19 +147,53 @@ def work_off(
     return outcome
 
 
-def train_and_evaluate(runs: Runs, console: Console) -> Work:
-    """What a worker does with a run."""
+@dataclass
+class Worker:
+    """Trains and evaluates runs. It reads a suite once for all."""
 
-    def work(run: SweepRun, workdir: Path, lease: Lease) -> None:
-        import jax
+    evaluation: EvaluationConfig
+    sources: tuple[str, ...]  # the encoders that runs start from
+    console: Console
+    suites: dict[str, Suite] = field(default_factory=dict)
 
-        from mtret.runs.evaluate import EvaluationConfig, evaluate
+    def suite(self, name: str) -> Suite:
+        """By its name."""
+        from mtret.data.suites import load_suite
+
+        if name not in self.suites:
+            self.suites[name] = load_suite(name)
+        return self.suites[name]
+
+    def train(self, run: SweepRun, workdir: AnyPath, lease: Lease, on_dev: OnDev = lambda step, scores: None) -> None:
+        """Trains a run, or goes on with it."""
         from mtret.runs.train import train
 
-        train(run.config, workdir, console, fence=lease.check)
+        suite = self.suite(run.config.suite)
+        train(run.config, workdir, self.console, fence=lease.check, suite=suite, on_dev=on_dev)
         lease.check()
-        how = EvaluationConfig(split=runs.split, tasks=runs.tasks)
-        evaluate(str(workdir), run.config.suite, how, workdir / runs.split, console)
-        jax.clear_caches()  # what the next run needs is read from what is kept on disk
 
-    return work
+    def train_for_score(self, run: SweepRun, workdir: AnyPath, lease: Lease, on_dev: OnDev) -> float:
+        """Trains a run; returns the best of its dev scores."""
+        import jax
+
+        from mtret.evaluation.plots import MEAN
+        from mtret.runs.curves import read_curves
+
+        self.train(run, workdir, lease, on_dev)
+        jax.clear_caches()
+        dev = read_curves(workdir).dev
+        if MEAN not in dev:
+            raise UserError("no task has a dev split, by which a search would choose; mtret data check says more")
+        return max(dev[MEAN].values)
+
+    def train_and_evaluate(self, run: SweepRun, workdir: AnyPath, lease: Lease) -> None:
+        """All of a run."""
+        import jax
+
+        from mtret.runs.evaluate import evaluate
+
+        self.train(run, workdir, lease)
+        # Pooled of all encoders of the sweep, so that the sample is the same for all.
+        how = replace(self.evaluation, pool=self.sources if self.evaluation.sample else ())
+        evaluate(str(workdir), self.suite(run.config.suite), how, workdir / how.split, self.console)
+        jax.clear_caches()  # what the next run needs is read from what is kept on disk

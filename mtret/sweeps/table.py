@@ -1,7 +1,6 @@
 """What a sweep found: its settings side by side, and each against the baseline."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from mtret.evaluation.results import read_results
 from mtret.evaluation.run_tables import RunResults, build, long_table
 from mtret.evaluation.statistics import holm
 from mtret.evaluation.wording import count
-from mtret.files import replace_bytes, replace_text
+from mtret.files import AnyPath, replace_bytes, replace_text
 from mtret.sweeps.definition import WITHOUT, Runs, SweepRun
 from mtret.sweeps.runner import is_finished
 from mtret.tables import Cell, Form, Table, to_markdown, to_text
@@ -27,7 +26,7 @@ STARS = (
 ONE_SEED = "Settings with one seed: what is shown is about that very model, and another seed may differ by more."
 
 
-def write_report(runs: Runs, out: Path) -> list[Table]:
+def write_report(runs: Runs, out: AnyPath) -> list[Table]:
     """Writes table.md, and sweep.png where there is something to compare; returns the tables to show, none where no run
     is finished."""
     if not finished(runs, out):
@@ -38,15 +37,15 @@ def write_report(runs: Runs, out: Path) -> list[Table]:
         return [table]
     tables, more, found = [scores(runs, out)], [scores(runs, out, per_task=True)], comparisons(runs, out)
     if found:
-        tables.append(differences(runs.baseline, _by_role(found)))
-        more.append(differences(runs.baseline, _by_task(found)).transposed())
-        figure = {name: {role: one.difference for role, one in own.items()} for name, own in _by_role(found).items()}
+        tables.append(differences(runs.baseline, by_role(found)))
+        more.append(differences(runs.baseline, by_task(found)).transposed())
+        figure = {name: {role: one.difference for role, one in own.items()} for name, own in by_role(found).items()}
         replace_bytes(out / "sweep.png", plots.png(plots.sweep_figure(runs.baseline, figure)))
     replace_text(out / "table.md", "\n\n".join(map(to_markdown, tables + more)) + "\n")
     return tables
 
 
-def table_text(runs: Runs, out: Path, form: Form, **asked: Any) -> str:
+def table_text(runs: Runs, out: AnyPath, form: Form, **asked: Any) -> str:
     """The settings' scores in one format; `asked` is what `run_tables.build` can be asked for. CSV has every metric of
     every run. Raises UserError where no run is finished."""
     if not finished(runs, out):
@@ -58,13 +57,13 @@ def table_text(runs: Runs, out: Path, form: Form, **asked: Any) -> str:
     return to_text(long_table(_results(runs, out)) if form == "csv" else scores(runs, out, **asked), form)
 
 
-def finished(runs: Runs, out: Path) -> dict[str, list[SweepRun]]:
+def finished(runs: Runs, out: AnyPath) -> dict[str, list[SweepRun]]:
     """Runs with results, by setting; the baseline's first."""
     found = {name: [run for run in own if is_finished(out, run, runs.split)] for name, own in runs.settings.items()}
     return {name: own for name, own in found.items() if own}
 
 
-def _results(runs: Runs, out: Path) -> list[RunResults]:
+def _results(runs: Runs, out: AnyPath) -> list[RunResults]:
     return [
         RunResults(name if len(own) == 1 else run.name, read_results(results_file(_folder(run, runs, out))))
         for name, own in finished(runs, out).items()
@@ -72,14 +71,14 @@ def _results(runs: Runs, out: Path) -> list[RunResults]:
     ]
 
 
-def scores(runs: Runs, out: Path, **asked: Any) -> Table:
+def scores(runs: Runs, out: AnyPath, **asked: Any) -> Table:
     """By role, or as asked, of every setting over its seeds, beside BM25 and the base."""
     named = {name: [run.name for run in own] for name, own in finished(runs, out).items() if len(own) > 1}
     usual = {"only_groups": True, "intervals": not named}
     return build(_results(runs, out), named, **{**usual, **asked})
 
 
-def held_out(runs: Runs, out: Path) -> Table:
+def held_out(runs: Runs, out: AnyPath) -> Table:
     """nDCG@10 of every family by the runs that left it out, of each setting over its seeds, beside BM25, the base and
     their hybrid: what an application of a new kind may expect."""
     found: dict[str, dict[str, list[float]]] = {}  # by column, then family
@@ -110,7 +109,7 @@ def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" if values else ""
 
 
-def comparisons(runs: Runs, out: Path) -> dict[str, Comparison]:
+def comparisons(runs: Runs, out: AnyPath) -> dict[str, Comparison]:
     """Every setting that has results with the baseline, over the same queries, and over seeds where there are some."""
     sides = {name: _side(name, own, runs, out) for name, own in finished(runs, out).items()}
     base = sides.pop(runs.baseline, None)
@@ -120,12 +119,12 @@ def comparisons(runs: Runs, out: Path) -> dict[str, Comparison]:
 Compared = RoleComparison | TaskComparison
 
 
-def _by_role(found: Mapping[str, Comparison]) -> dict[str, dict[str, Compared]]:
+def by_role(found: Mapping[str, Comparison]) -> dict[str, dict[str, Compared]]:
     """By setting, then by role in words."""
     return {name: {role_words(each.roles): each for each in one.roles} for name, one in found.items()}
 
 
-def _by_task(found: Mapping[str, Comparison]) -> dict[str, dict[str, Compared]]:
+def by_task(found: Mapping[str, Comparison]) -> dict[str, dict[str, Compared]]:
     """By setting, then by task."""
     return {name: dict(sorted(one.tasks.items())) for name, one in found.items()}
 
@@ -150,10 +149,10 @@ def differences(baseline: str, found: Mapping[str, Mapping[str, Compared]]) -> T
     return Table(["", *keys], [rows], f"nDCG@10 less that of {baseline}", notes)
 
 
-def _side(name: str, own: Sequence[SweepRun], runs: Runs, out: Path) -> Side:
+def _side(name: str, own: Sequence[SweepRun], runs: Runs, out: AnyPath) -> Side:
     return Side(name, [read_query_scores(_folder(run, runs, out)) for run in own])
 
 
-def _folder(run: SweepRun, runs: Runs, out: Path) -> str:
+def _folder(run: SweepRun, runs: Runs, out: AnyPath) -> str:
     """Of a run's results."""
     return str(out / run.name / runs.split)

@@ -24,7 +24,7 @@ from mtret.models.layers import Rows, TextTower
 from mtret.models.lora import LoraConfig, adapted
 from mtret.models.pooling import DENSE, finish, pool
 from mtret.pytrees import Tree, flatten, unflatten
-from mtret.train.step import Reading, StepConfig, dropout_key, loss_of, readings, sides
+from mtret.train.step import Reading, Seed, StepConfig, dropout_key, loss_of, readings, sides
 from mtret.types import PairBatch
 
 Leaves = dict[str, Any]  # parameters or their gradient, by path
@@ -37,6 +37,7 @@ class Inputs(NamedTuple):
     every: Any  # TokenBatch or images, in chunks
     first: Int[Array, ""] | np.integer  # the number of the first chunk that is read
     step: Int[Array, ""]
+    seed: Seed = None
 
 
 class Stage(NamedTuple):
@@ -55,13 +56,13 @@ def stages(reading: Reading, config: StepConfig, count: int) -> list[Stage]:
     if not isinstance(tower, TextTower):
 
         def whole(params: Tree, _: None, given: Inputs) -> tuple[Array, None]:
-            read, key = chunks_of(given.every, given.first, count), dropout_key(reading, given.step, config)
+            read, key = chunks_of(given.every, given.first, count), dropout_key(reading, given.step, config, given.seed)
             return pooled(tower, params, read, slots, key, first_chunk=given.first), None
 
         return [Stage("", (part, count), whole, lambda inputs, _: inputs)]
 
     def begin(params: Tree, _: None, given: Inputs) -> tuple[Array, Rows]:
-        key = dropout_key(reading, given.step, config)
+        key = dropout_key(reading, given.step, config, given.seed)
         ids, position, segment, keys = in_rows(chunks_of(given.every, given.first, count), key, 0, given.first)
         found: Any = tower.apply({"params": {"embeddings": params}}, ids, position, Rows(segment, keys), method="begin")
         return found
@@ -184,13 +185,13 @@ class Chain(NamedTuple):
     most: int  # chunks that a batch has room for
     add: "Future[Any]"  # two sums of pooled states
 
-    def read(self, inputs: Any, chunks: int, leaves: Leaves, step: Any) -> tuple[list[list[Done]], Any]:
+    def read(self, inputs: Any, chunks: int, leaves: Leaves, step: Any, seed: Seed) -> tuple[list[list[Done]], Any]:
         """Reads the first `chunks`: what the backward pass of each reading goes through, and the sum of their pooled
         states."""
         total: Any = None
         done = []
         for first, count in self.cut.reads(chunks):
-            one, pooled = _read(self.links[count], Inputs(inputs, np.int32(first), step), leaves)
+            one, pooled = _read(self.links[count], Inputs(inputs, np.int32(first), step, seed), leaves)
             total = pooled if total is None else self.add.result()(total, pooled)
             done.append(one)
         return done, total
@@ -225,14 +226,16 @@ class LayerwiseGradients:
     head: tuple[Mapping[str, str], Mapping[str, str]]  # the parameters of the loss, trained and not
     zeros: "Future[Any]"  # what the gradient begins as
 
-    def __call__(self, params: Tree, batch: PairBatch, step: Int[Array, ""]) -> tuple[Array, Array, Leaves]:
+    def __call__(
+        self, params: Tree, batch: PairBatch, step: Int[Array, ""], seed: Seed = None
+    ) -> tuple[Array, Array, Leaves]:
         leaves = flatten(params)
         adaption = self.adapters.run(leaves, None, None)[0] if self.adapters else None
         if adaption is not None:
             leaves |= adaption.out
         counts = np.asarray(batch.chunks).tolist()  # an input: no work is waited for
         read = [
-            chain.read(reading.inputs, counts[reading.number], leaves, step)
+            chain.read(reading.inputs, counts[reading.number], leaves, step, seed)
             for chain, reading in zip(self.chains, readings(params, batch, self.config), strict=True)
         ]
         inputs = *_parameters(leaves, *self.head), [x for _, x in read], _relation(batch)
@@ -316,9 +319,15 @@ class Compiler:
 
 
 def compile_gradients(
-    config: StepConfig, params: Tree, batch: PairBatch, step: Any, compiler: Compiler, cuts: Sequence[Chunks]
+    config: StepConfig,
+    params: Tree,
+    batch: PairBatch,
+    step: Any,
+    compiler: Compiler,
+    cuts: Sequence[Chunks],
+    seed: Any = None,
 ) -> LayerwiseGradients:
-    """For batches of one shape; `params`, `batch` and `step` are shapes. `cuts`: of its texts, and its separate
+    """For batches of one shape; `params`, `batch`, `step` and `seed` are shapes. `cuts`: of its texts, and its separate
     documents. A tower with `remat` keeps nothing of its layers for the backward pass, which runs them a second time."""
     leaves = flatten(params)
     trained = leaves.keys() - config.frozen
@@ -337,7 +346,7 @@ def compile_gradients(
         links: dict[int, tuple[Link, ...]] = {}
         like: Any = None
         for count in sorted({1, cut.together}):
-            links[count], like = _links(reading, config, count, leaves, trained, step, compiler)
+            links[count], like = _links(reading, config, count, leaves, trained, (step, seed), compiler)
         add, _ = compiler("add", jnp.add, like, like, donate=(0,))
         chains.append(Chain(links, cut, most, add))
         sums.append(like)
@@ -357,15 +366,15 @@ def _links(
     count: int,
     leaves: Leaves,
     trained: Collection[str],
-    step: Any,
+    drawn: tuple[Any, Any],
     compiler: Compiler,
 ) -> tuple[tuple[Link, ...], Any]:
-    """Of a tower that reads so many chunks at once; and the shape of their pooled states."""
+    """Of a tower that reads so many chunks at once; and the shape of their pooled states. `drawn`: step and seed."""
     x: Any = None
     rows: Any = None
     has_derivative, links = False, []
     first: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    inputs = Inputs(reading.inputs, first, step)
+    inputs = Inputs(reading.inputs, first, *drawn)
     for stage in stages(reading, config, count):
         names = _split(_within(leaves, reading.part, stage.path), trained)
         again = stage.is_layer and reading.tower.config.remat  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from mtret.errors import UserError
 from mtret.files import AnyPath, inside, remove, replace_arrays, replace_text
 from mtret.processes import stop_together
 from mtret.pytrees import Tree, flatten
-from mtret.schema import AT_LEAST_0, AT_LEAST_1, setting
+from mtret.schema import AT_LEAST_0, AT_LEAST_1, one_of, setting
 from mtret.train.checkpoint import Checkpoints
 from mtret.train.sharding import whole
 from mtret.train.step import METRICS, Step, TrainState
@@ -37,6 +37,14 @@ class LoopConfig:
     steps: int = setting(200, "optimiser steps in all, a batch each", AT_LEAST_1)
     log_every: int = setting(1, "of steps; as the next two", AT_LEAST_1)
     evaluate_every: int = setting(50, "on the dev sample; the best is kept", AT_LEAST_1)
+    evaluate_tasks: tuple[str, ...] = setting(
+        (), "tasks or families beside the mixture that are evaluated too, on samples of their dev splits; ('all',): all"
+    )
+    choose_by: str = setting(
+        "trained",
+        "which of them the best step is chosen by: those of the mixture ('trained'), the 'others', or 'both'",
+        one_of(("trained", "others", "both")),
+    )
     checkpoint_every: int = setting(50, "the state, to go on from", AT_LEAST_1)
     keep_checkpoints: int = setting(2, "of the whole state", AT_LEAST_1)
     keep_weights: int = setting(
@@ -196,7 +204,7 @@ class Sinks:
 
 @dataclass
 class Totals:
-    """What the steps of a loop added up to; evaluations and checkpoints stand outside."""
+    """What the steps of a loop added up to; evaluations and checkpoints stand outside its seconds."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -204,8 +212,11 @@ class Totals:
     pairs: int = 0
     tokens: int = 0  # real ones
     slots: int = 0  # places for tokens
+    evaluations: int = 0
+    evaluating_s: float = 0.0
 
 
+OnDev = Callable[[int, Mapping[str, float]], None]  # is shown a step and its dev scores
 Evaluate = Callable[[Tree], Mapping[str, float]]  # parameters -> scores, the one to choose by under "mean"
 
 
@@ -226,6 +237,7 @@ class Loop:
     profile: Path | None = None  # folder for a trace of a few early steps
     # Log a step before the next is begun. On a CPU it is done when it returns: later, its seconds were the next one's.
     at_once: bool = False
+    on_dev: OnDev = lambda step, scores: None
     fence: Callable[[], None] = lambda: None  # is called before anything is written; raises where that must not be
     evaluated: Callable[[TrainState], Tree] = lambda state: whole(state.params)  # what of a state `evaluate` is given
     kept: Callable[[TrainState], Tree] = lambda state: whole(state.params)  # what of it is written
@@ -330,7 +342,10 @@ class Loop:
 
     def _dev(self, step: int, state: TrainState) -> None:
         assert self.evaluate is not None
+        began = time.monotonic()
         scores = self.evaluate(self.evaluated(state))
+        self.totals.evaluations += 1
+        self.totals.evaluating_s += time.monotonic() - began
         self.fence()
         is_best = self.best.offer(scores["mean"], step, lambda: self.kept(state))
         if self.sinks is None:
@@ -339,6 +354,7 @@ class Loop:
         for name, score in scores.items():
             self.sinks.events.add_scalar(f"dev/{name}", score, step)
         self.sinks.observer.dev(step, scores, is_best)
+        self.on_dev(step, scores)
 
 
 def _finite(score: float) -> float | None:

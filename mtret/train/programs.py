@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -19,13 +20,14 @@ from mtret.models.dual_encoder import matmul_dtype_of
 from mtret.pytrees import Tree
 from mtret.train import layerwise
 from mtret.train.sharding import batch_sharding, replicated
-from mtret.train.step import StepConfig, TrainState, gradients
-from mtret.train.updates import Update, compile_update, trained
+from mtret.train.step import Seed, StepConfig, TrainState, gradients
+from mtret.train.updates import Update, compile_update, placed, trained
 from mtret.types import PairBatch
 
 CORES = os.cpu_count() or 2
 # Of a device's memory, what a state and a step may take. A CPU's memory holds texts, programs and caches as well.
 SHARE, SHARE_OF_CPU = 0.9, 0.7
+SEED = jax.ShapeDtypeStruct((), np.int32)
 
 
 class TooLarge(Exception):
@@ -42,8 +44,10 @@ class WholeGradients:
 
     program: "Future[Any]"
 
-    def __call__(self, params: Tree, batch: PairBatch, step: Int[Array, ""]) -> tuple[Array, Array, dict[str, Array]]:
-        return self.program.result()(params, batch, step)
+    def __call__(
+        self, params: Tree, batch: PairBatch, step: Int[Array, ""], seed: Seed = None
+    ) -> tuple[Array, Array, dict[str, Array]]:
+        return self.program.result()(params, batch, step, seed)
 
     @property
     def temporary_bytes(self) -> int:
@@ -61,9 +65,10 @@ class CompiledStep:
     gradients: Gradients
     update: Update
     gradient_bytes: int  # on a device
+    seed: Seed  # on every device
 
     def __call__(self, state: TrainState, batch: PairBatch) -> tuple[TrainState, Float[Array, "metrics"]]:
-        return self.update(state, *self.gradients(state.params, batch, state.step))
+        return self.update(state, *self.gradients(state.params, batch, state.step, self.seed))
 
     @property
     def runs_layers_again(self) -> bool:
@@ -120,7 +125,9 @@ def compile_steps(
         if bounded and needed > room:
             threads.shutdown(wait=False, cancel_futures=True)
             raise TooLarge(needed, room)
-    compiled = {shape: CompiledStep(derived[batch], shared, gradient) for shape, batch in of.items()}
+    # As jax.random.key reads a number that is compiled in.
+    seed = placed(np.asarray(config.seed, np.int64).astype(np.int32), mesh)
+    compiled = {shape: CompiledStep(derived[batch], shared, gradient, seed) for shape, batch in of.items()}
     for program in compiled.values():
         program.temporary_bytes  # noqa: B018  (whatever could not be compiled is said now)
     give_back_memory()
@@ -149,7 +156,7 @@ def _by_layer(
     compiler = layerwise.Compiler(threads, replicated(mesh), _options(config))
 
     def derive(config: StepConfig, batch: PairBatch) -> layerwise.LayerwiseGradients:
-        return layerwise.compile_gradients(config, like.params, batch, like.step, compiler, cuts[batch])
+        return layerwise.compile_gradients(config, like.params, batch, like.step, compiler, cuts[batch], SEED)
 
     largest = derive(config, shapes[0])
     if largest.kept_bytes > room:
@@ -182,19 +189,19 @@ def _whole(
     places, everywhere = jax.tree.map(lambda x: x.sharding, state), replicated(mesh)
     like = jax.eval_shape(lambda: state)
 
-    def derive(params: Tree, batch: PairBatch, step: Array) -> tuple[Array, Array, dict[str, Array]]:
-        loss, accuracy, gradient = gradients(params, batch, step, config, mesh, specs)
+    def derive(params: Tree, batch: PairBatch, step: Array, seed: Array) -> tuple[Array, Array, dict[str, Array]]:
+        loss, accuracy, gradient = gradients(params, batch, step, config, mesh, specs, seed)
         return loss, accuracy, trained(gradient, config)
 
     derive_all = jax.jit(
         derive,
-        in_shardings=(places.params, batch_sharding(mesh), everywhere),
+        in_shardings=(places.params, batch_sharding(mesh), everywhere, everywhere),
         out_shardings=(everywhere, everywhere, trained(places.params, config)),
         compiler_options=_options(config),
     )
 
     def compiled(batch: PairBatch) -> Any:
-        return derive_all.lower(like.params, batch, like.step).compile()
+        return derive_all.lower(like.params, batch, like.step, SEED).compile()
 
     return {batch: WholeGradients(threads.submit(compiled, batch)) for batch in shapes}
 

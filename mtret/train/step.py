@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -35,6 +36,10 @@ class TrainState(NamedTuple):
     params: Tree
     opt_state: Any
     skipped: Int[Array, ""]  # steps that changed nothing, since their loss or gradient was not finite
+
+
+# Of dropout, as data of a compiled program; None: that of the configuration, compiled in.
+Seed = Int[Array | np.ndarray, ""] | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,12 @@ def deployed_of(state: TrainState, lora: LoraConfig) -> Tree:
 
 
 def batch_loss(
-    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, axes: tuple[str, ...] = ()
+    params: Tree,
+    batch: PairBatch,
+    step: Int[Array, ""],
+    config: StepConfig,
+    axes: tuple[str, ...] = (),
+    seed: Seed = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean nats per query, and the accuracy in the batch.
 
@@ -96,7 +106,7 @@ def batch_loss(
     first_shard = jax.lax.axis_index(axes) * batch.texts.ids.shape[1]
 
     def read(reading: Reading) -> Array:
-        key = dropout_key(reading, step, config)
+        key = dropout_key(reading, step, config, seed)
         arguments = reading.tower, params[reading.part], reading.inputs, reading.slots, key, first_shard
         vectors = encode_in_chunks(*arguments, batch.chunks[reading.number]) if config.chunked else encode(*arguments)
         return jax.lax.stop_gradient(vectors) if reading.frozen else vectors
@@ -131,11 +141,11 @@ def readings(params: Tree, batch: PairBatch, config: StepConfig) -> list[Reading
     ]
 
 
-def dropout_key(reading: Reading, step: Int[Array, ""], config: StepConfig) -> Key[Array, ""] | None:
+def dropout_key(reading: Reading, step: Int[Array, ""], config: StepConfig, seed: Seed = None) -> Key[Array, ""] | None:
     """What a tower's dropout draws from in this step."""
     if not config.dropout or reading.frozen:
         return None
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
+    key = jax.random.fold_in(jax.random.key(config.seed if seed is None else seed), step)
     return key if reading.part == "tower" else jax.random.fold_in(key, OF_DOCUMENTS)
 
 
@@ -175,13 +185,19 @@ def loss_of(
 
 
 def gradients(
-    params: Tree, batch: PairBatch, step: Int[Array, ""], config: StepConfig, mesh: Mesh, specs: Tree
+    params: Tree,
+    batch: PairBatch,
+    step: Int[Array, ""],
+    config: StepConfig,
+    mesh: Mesh,
+    specs: Tree,
+    seed: Seed = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Tree]:
     """Loss, accuracy, and the loss's gradient, which lies as the parameters do."""
 
-    def of_own(params: Tree, batch: PairBatch, step: Array) -> tuple[Array, Array, Tree]:
+    def of_own(params: Tree, batch: PairBatch, step: Array, seed: Seed) -> tuple[Array, Array, Tree]:
         def part(params: Tree) -> tuple[Array, Array]:
-            return batch_loss(gathered(_held(params, config.frozen), specs), batch, step, config, AXES)
+            return batch_loss(gathered(_held(params, config.frozen), specs), batch, step, config, AXES, seed)
 
         (nats, accuracy), gradient = jax.value_and_grad(part, has_aux=True)(params)
         return *jax.lax.psum((nats, accuracy), AXES), summed(gradient, specs, config.frozen)
@@ -189,9 +205,9 @@ def gradients(
     # What is summed is written out, so JAX need not track what differs from device to device (nor can it: its error
     # function fails the check in some versions).
     shared = jax.shard_map(
-        of_own, mesh=mesh, in_specs=(specs, batch_specs(), P()), out_specs=(P(), P(), specs), check_vma=False
+        of_own, mesh=mesh, in_specs=(specs, batch_specs(), P(), P()), out_specs=(P(), P(), specs), check_vma=False
     )
-    return shared(params, batch, step)
+    return shared(params, batch, step, seed)
 
 
 def _held(params: Tree, frozen: Collection[str]) -> Tree:

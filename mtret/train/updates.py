@@ -100,10 +100,10 @@ def compile_update(
     return WholeUpdate(threads.submit(_whole, config, state, told, mesh, options), placed(told, mesh))
 
 
-def placed(hyperparameters: Hyperparameters | None, mesh: Mesh) -> Hyperparameters | None:
-    """On every device of the mesh."""
+def placed(told: Any, mesh: Mesh) -> Any:
+    """Arrays of the host on every device of the mesh."""
     everywhere = replicated(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda _: x), hyperparameters)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda _: x), told)
 
 
 def _whole(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mtret.data.tasks import Judgements, Task, TaskCard
-from mtret.evaluation.dev_sample import DevConfig, dev_samples
 from mtret.evaluation.retrieval import evaluate_task, pool
+from mtret.evaluation.samples import DevConfig, dev_samples
 from mtret.index.exact import Rules, search, tie_order
 
 PARENTS, QUERIES = 40, 15

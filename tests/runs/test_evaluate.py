@@ -15,7 +15,7 @@ from mtret.evaluation.query_scores import read_query_scores
 from mtret.index.encode import Embedder
 from mtret.index.exact import Rules, Run, search
 from mtret.models.dual_encoder import ModelConfig
-from mtret.runs import embedding
+from mtret.runs import embedding, lexical
 from mtret.runs import evaluate as module
 from mtret.runs.evaluate import EvaluationConfig, evaluate
 
@@ -246,9 +246,9 @@ def test_a_cached_run_is_only_used_for_the_same_question(tmp_path: Path) -> None
 
         return search
 
-    first = module._cached_run(tmp_path, ["data", "test", "1"], run("first"))
-    same = module._cached_run(tmp_path, ["data", "test", "1"], run("same"))
-    other = module._cached_run(tmp_path, ["data", "test", "2"], run("other"))
+    first = lexical.cached_run(tmp_path, ["data", "test", "1"], run("first"))
+    same = lexical.cached_run(tmp_path, ["data", "test", "1"], run("same"))
+    other = lexical.cached_run(tmp_path, ["data", "test", "2"], run("other"))
     assert asked == ["first", "other"]
     assert (int(first.documents[0, 0]), int(same.documents[0, 0]), int(other.documents[0, 0])) == (1, 1, 2)
 
@@ -266,5 +266,5 @@ def test_a_cached_run_is_of_the_libraries_that_made_it(tmp_path: Path, monkeypat
     real = importlib.metadata.version
     for library in ("", "PyStemmer", "bm25s", ""):
         monkeypatch.setattr(importlib.metadata, "version", lambda name: real(name) + "x" * (name == library))  # noqa: B023
-        module._cached_run(tmp_path, ["data"], run)
+        lexical.cached_run(tmp_path, ["data"], run)
     assert len(asked) == 3

@@ -25,7 +25,8 @@ from mtret.run_config import RunConfig, read_config
 from mtret.runs.embedding import embed_tasks
 from mtret.runs.evaluate import EvaluationConfig, evaluate
 from mtret.runs.identity import begun_by_older, claim, identity_of, read_identity, resuming
-from mtret.runs.setup import mixture_tasks, start_models, with_templates
+from mtret.runs.setup import start_models, with_templates
+from mtret.runs.tasks import mixture_tasks
 from mtret.runs.train import train
 
 Change = Callable[[Path], None]

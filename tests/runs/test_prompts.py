@@ -18,9 +18,9 @@ from mtret.data.formats import read_task
 from mtret.data.templates import TemplateConfig, Templates
 from mtret.data.tokenize import Tokenizer
 from mtret.errors import UserError
-from mtret.evaluation.dev_sample import DevConfig
 from mtret.evaluation.metrics import hits, ndcg
 from mtret.evaluation.results import parse_results
+from mtret.evaluation.samples import DevConfig
 from mtret.index.encode import Texts
 from mtret.index.exact import Rules, search, tie_order
 from mtret.model_folder.folder import load_model

@@ -62,7 +62,7 @@ PLACES = {
     "compilation": "mtret.runs.train create_state 1",  # what comes just before it
     "step": "mtret.train.loop _Clock.wait_for 4",
     "save": "mtret.train.checkpoint Checkpoints.save 2",  # which goes on behind
-    "evaluation": "mtret.evaluation.dev_sample DevSample.ndcg_at_10 2",
+    "evaluation": "mtret.evaluation.samples TaskSample.ndcg_at_10 2",
 }
 
 

@@ -16,7 +16,8 @@ from mtret.data.suites import load_suite
 from mtret.data.tfds_suites import write_dataset
 from mtret.devices import cache_folder
 from mtret.run_config import read_config
-from mtret.runs.setup import mixture_tasks, prepare, start_models
+from mtret.runs.setup import prepare, start_models
+from mtret.runs.tasks import mixture_tasks
 from mtret.train.sharding import batch_sharding
 
 STEPS = 50

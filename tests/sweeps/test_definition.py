@@ -1,5 +1,6 @@
 """What a sweep file says becomes runs: names, seeds, configurations; and what is wrong with it is said in one line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from mtret.errors import UserError
 from mtret.run_config import RunConfig
 from mtret.sweeps import grid, product, zip_
-from mtret.sweeps.definition import Runs, read_sweep
+from mtret.sweeps.definition import Families, Runs, read_sweep
 
 HEAD = "from mtret.sweeps import Sweep, grid, product, zip_\n\ndef get_sweep():\n    return "
 
@@ -15,7 +16,13 @@ HEAD = "from mtret.sweeps import Sweep, grid, product, zip_\n\ndef get_sweep():\
 def read(folder: Path, said: str, *overrides: str) -> Runs:
     path = folder / "sweep.py"
     path.write_text(f"{HEAD}{said}\n", encoding="utf-8")
-    return read_sweep(str(path), overrides)
+    return runs_of(path, overrides)
+
+
+def runs_of(path: Path, overrides: Sequence[str] = (), families: Families | None = None) -> Runs:
+    found = read_sweep(str(path), overrides, families=families)
+    assert isinstance(found, Runs)
+    return found
 
 
 def test_combinations() -> None:
@@ -110,7 +117,7 @@ def test_every_setting_leaves_each_family_out(tmp_path: Path) -> None:
     def families(config: RunConfig) -> list[str]:
         return ["x y", "article"] if config.loop.steps == 5 else ["article"]
 
-    runs = read_sweep(str(path), families=families)
+    runs = runs_of(path, families=families)
     assert [(run.name, run.config.mixture.hold_out) for run in runs.every if not run.seed] == [
         ("a_without-article/seed0", ("article",)),
         ("b_without-x-y/seed0", ("z", "x y")),
@@ -121,5 +128,6 @@ def test_every_setting_leaves_each_family_out(tmp_path: Path) -> None:
 
 def test_the_committed_sweeps_are_sweeps() -> None:
     folder = Path(__file__).parents[2] / "configs" / "sweeps"
-    for path in folder.glob("*.py"):
-        assert read_sweep(str(path)).every
+    experiments = folder.parents[1] / "experiments"
+    for path in [*folder.glob("*.py"), *experiments.glob("0*/sweep.py")]:
+        assert runs_of(path).every

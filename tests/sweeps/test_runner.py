@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from mtret.errors import UserError
 from mtret.run_config import RunConfig, build
+from mtret.runs.protocol import EvaluationConfig
 from mtret.sweeps.definition import Runs, SweepRun
 from mtret.sweeps.leases import Lease, LeaseLost, take
 from mtret.sweeps.runner import check_folder, is_finished, note, work_off
@@ -29,7 +31,7 @@ def sweep_of(count: int, steps: int = 5) -> Runs:
         for n in range(count)
         for seed in (0, 1)
     )
-    return Runs(runs, "s0", "test", ())
+    return Runs(runs, "s0", EvaluationConfig(split="test"))
 
 
 def finish(run: SweepRun, folder: Path) -> None:
@@ -41,7 +43,7 @@ def test_what_is_finished_is_left_and_what_fails_does_not_stop_the_others(tmp_pa
     runs, seen = sweep_of(2), list[str]()
     finish(runs.every[1], tmp_path / runs.every[1].name)
 
-    def work(run: SweepRun, folder: Path, lease: Lease) -> None:
+    def work(run: SweepRun, folder: Any, lease: Lease) -> None:
         seen.append(run.name)
         lease.check()
         if run.name == "s0/seed0":
@@ -64,7 +66,7 @@ def test_what_is_finished_is_left_and_what_fails_does_not_stop_the_others(tmp_pa
 def test_a_stop_ends_the_worker_and_gives_its_run_up(tmp_path: Path) -> None:
     runs = sweep_of(1)
 
-    def work(run: SweepRun, folder: Path, lease: Lease) -> None:
+    def work(run: SweepRun, folder: Any, lease: Lease) -> None:
         raise Stopped(3, signal.SIGTERM)
 
     with pytest.raises(Stopped):
@@ -75,7 +77,7 @@ def test_a_stop_ends_the_worker_and_gives_its_run_up(tmp_path: Path) -> None:
 def test_a_lost_run_is_left_to_the_one_who_has_it(tmp_path: Path) -> None:
     runs, asked = sweep_of(1), list[str]()
 
-    def work(run: SweepRun, folder: Path, lease: Lease) -> None:
+    def work(run: SweepRun, folder: Any, lease: Lease) -> None:
         asked.append(run.name)
         finish(run, folder)  # by the other
         raise LeaseLost("lost")
@@ -86,9 +88,12 @@ def test_a_lost_run_is_left_to_the_one_who_has_it(tmp_path: Path) -> None:
 
 def test_a_folder_belongs_to_one_sweep(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    note(check_folder(out, sweep_of(1)), sweep_of(1))
-    note(check_folder(out, sweep_of(3)), sweep_of(3))  # more runs are no other sweep
-    note(check_folder(out, sweep_of(1)), sweep_of(1))
+    check_folder(out, sweep_of(1))
+    note(out, sweep_of(1))
+    check_folder(out, sweep_of(3))
+    note(out, sweep_of(3))  # more runs are no other sweep
+    check_folder(out, sweep_of(1))
+    note(out, sweep_of(1))
     assert len(json.loads((out / "sweep.json").read_text(encoding="utf-8"))["runs"]) == 6
     with pytest.raises(UserError, match=r"another sweep: in run 's0/seed0', loop\.steps: 6, there 5; use another"):
         check_folder(out, sweep_of(1, steps=6))
@@ -107,7 +112,7 @@ def test_a_folder_belongs_to_one_sweep(tmp_path: Path) -> None:
 def _worker(out: Path, number: int) -> None:
     """Writes down when it begins and ends a run; takes its time."""
 
-    def work(run: SweepRun, folder: Path, lease: Lease) -> None:
+    def work(run: SweepRun, folder: Any, lease: Lease) -> None:
         def write(what: str) -> None:
             line = f"{time.monotonic()} {what} {run.name} {os.getpid()}\n"
             with (out / "log").open("a", encoding="utf-8") as log:  # appended whole

@@ -29,6 +29,7 @@ from mtret.runs.preflight import memory_remarks
 from mtret.train import programs
 from mtret.train.layerwise import Compiler, LayerwiseGradients, compile_gradients
 from mtret.train.optim import OptimConfig, frozen_paths, optimizer
+from mtret.train.programs import SEED
 from mtret.train.sharding import MeshConfig, batch_sharding, make_mesh, param_specs, replicated
 from mtret.train.step import StepConfig, create_state, gradients, initial_params
 
@@ -183,12 +184,13 @@ def both(case: Case, dtype: Any) -> tuple[tuple[float, Tree], tuple[float, Tree]
         def compiled_for(batch: Any) -> LayerwiseGradients:
             shapes = jax.eval_shape(lambda: (params, batch, step))
             cuts = [Chunks(1, case.together)] * 2  # the rows of a chunk are those of the arrays
-            return compile_gradients(config, shapes[0], shapes[1], shapes[2], compiler, cuts)
+            return compile_gradients(config, shapes[0], shapes[1], shapes[2], compiler, cuts, SEED)
 
         for other in others:
             compiled_for(other)
         compiled = compiled_for(batch)
-        nats, _, ours = compiled(params, batch, step)
+        # Here the seed is data, in the one program it is compiled in.
+        nats, _, ours = compiled(params, batch, step, np.asarray(config.seed, np.int32))
     whole = jax.jit(lambda p, b: gradients(p, b, step, config, mesh, specs), compiler_options=QUICK)
     loss, _, theirs = whole(params, batch)
     wanted = {path: leaf for path, leaf in flatten(theirs).items() if path not in config.frozen}

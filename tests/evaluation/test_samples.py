@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from mtret.data.tasks import Judgements, Task, TaskCard
-from mtret.evaluation.dev_sample import DevConfig, DevSample, dev_samples
+from mtret.evaluation.samples import (
+    POOL_DEPTH,
+    DevConfig,
+    TaskSample,
+    dev_samples,
+    drawing,
+    drawn_queries,
+    pooled_documents,
+    pooled_sample,
+)
+from mtret.index.exact import NOTHING, Run
 
 DOCUMENTS, QUERIES, FEATURES = 60, 20, 5
 
@@ -44,7 +54,7 @@ def make_task(name: str = "alpha", splits: tuple[str, ...] = ("dev", "test")) ->
     )
 
 
-def direct_ndcg(sample: DevSample, queries: np.ndarray, documents: np.ndarray) -> float:
+def direct_ndcg(sample: TaskSample, queries: np.ndarray, documents: np.ndarray) -> float:
     """Järvelin & Kekäläinen with linear gain, as trec_eval has it, query by query."""
     task, judged, scores = sample.task, sample.task.splits["dev"], []
     for place, query in enumerate(sample.queries):
@@ -66,7 +76,7 @@ def direct_ndcg(sample: DevSample, queries: np.ndarray, documents: np.ndarray) -
     return float(np.mean(scores))
 
 
-def vectors(sample: DevSample) -> tuple[np.ndarray, np.ndarray]:
+def vectors(sample: TaskSample) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(2)
     made = [random.normal(size=(n, FEATURES)).astype(np.float32) for n in (len(sample.queries), len(sample.documents))]
     return tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in made)  # type: ignore[return-value]
@@ -149,3 +159,37 @@ def test_a_sample_is_a_task_of_its_own_with_the_same_judgements() -> None:
     assert everything.exclude is not None
     assert task.exclude is not None
     assert by_id(everything, everything.exclude) == by_id(task, task.exclude)
+
+
+def run_of(*ranked: list[int]) -> Run:
+    documents = np.array(ranked, np.int32)
+    return Run(documents, np.where(documents == NOTHING, -np.inf, 1.0).astype(np.float32))
+
+
+def test_the_first_of_every_search_are_pooled_before_the_second_of_any() -> None:
+    by_words, dense = run_of([1, 2, 3], [4, NOTHING, NOTHING]), run_of([5, 1, 6], [7, 4, 8])
+    pooled = pooled_documents([by_words, dense], np.random.default_rng(0)).tolist()
+    assert set(pooled[:4]) == {1, 5, 4, 7} and pooled[4:5] == [2] and set(pooled[5:]) == {3, 6, 8}
+    assert pooled_documents([], np.random.default_rng(0)).tolist() == []
+    deep = run_of(list(range(50)))
+    assert pooled_documents([deep], np.random.default_rng(0)).tolist() == list(range(POOL_DEPTH))
+
+
+def test_a_pooled_sample_holds_gold_then_what_was_found_then_random_ones() -> None:
+    task = make_task()
+    queries = drawn_queries(task, "test", 4, drawing(task, 0))
+    judged = task.splits["test"]
+    gold = {int(d) for q, d, s in zip(judged.pair_queries(), judged.documents, judged.scores, strict=True)
+            if q in queries and s > 0}  # fmt: skip
+    found = [row for row in range(DOCUMENTS) if row not in gold][:12]
+    runs = [run_of(*[[*found, *gold][:POOL_DEPTH]] * 4)]
+    sample = pooled_sample(task, "test", queries, runs, 16, drawing(task, 1))
+    rows_of = set(sample.documents.tolist())
+    assert gold | set(found) <= rows_of and len(rows_of) == len(gold) + 16 and sample.split == "test"
+    fewer = set(pooled_sample(task, "test", queries, runs, 8, drawing(task, 1)).documents.tolist())
+    assert len(fewer) == len(gold) + 8 and len(fewer & set(found)) >= 6
+    again = pooled_sample(task, "test", queries, runs, 16, drawing(task, 1))
+    np.testing.assert_array_equal(again.documents, sample.documents)
+    assert list(sample.as_task().splits) == ["test"]
+    everything = pooled_sample(task, "test", queries, [], 10**6, drawing(task, 1))
+    assert len(everything.documents) == DOCUMENTS
