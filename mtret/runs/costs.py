@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,6 +13,7 @@ from mtret.files import AnyPath, replace_json
 from mtret.models import hf
 from mtret.pytrees import Tree, flatten
 from mtret.run_config import RunConfig, as_json
+from mtret.runs.dev import DevEvaluator
 from mtret.runs.summary import matrix_rate
 from mtret.train.loop import Totals
 
@@ -49,29 +50,30 @@ def costs(config: RunConfig, encoder: hf.Pretrained, cache: AnyPath) -> Costs:
     return Costs(6 * kernels / (STEP_SHARE * rate), 2 * kernels / (EMBEDDING_SHARE * rate))
 
 
+class Took(NamedTuple):
+    """What a training took."""
+
+    compilation_s: float
+    whole_s: float
+    process_bytes: int
+
+
 def note_costs(
-    config: RunConfig,
-    encoder: hf.Pretrained,
-    totals: Totals,
-    dev_tokens: int,
-    compilation_s: float,
-    whole_s: float,
-    process_bytes: int,
-    cache: AnyPath,
+    config: RunConfig, encoder: hf.Pretrained, totals: Totals, dev: DevEvaluator | None, took: Took, cache: AnyPath
 ) -> None:
-    """Of a training that took `whole_s` seconds, `compilation_s` of them to compile, with evaluations of so many
-    tokens each."""
-    if totals.steps < FEW_STEPS or not totals.evaluations or not dev_tokens:
+    """Of a training that was watched on dev samples."""
+    if totals.steps < FEW_STEPS or not totals.evaluations or dev is None:
         return
     path = _path(config, encoder, cache)
     before = _read(path)
+    steps, dev_s = totals.seconds, totals.evaluating_s
     found = Costs(
-        step_s=totals.seconds / totals.slots,
-        embedding_s=totals.evaluating_s / (totals.evaluations * dev_tokens),
+        step_s=steps / totals.slots,
+        embedding_s=dev_s / (totals.evaluations * max(dev.tokens, 1)),
         # Kept programs are read in no time, so the largest is what compiling takes.
-        compilation_s=max(compilation_s, before.compilation_s if before else 0.0),
-        other_s=max(whole_s - totals.seconds - totals.evaluating_s - compilation_s, 0.0),
-        process_bytes=process_bytes,
+        compilation_s=max(took.compilation_s, before.compilation_s if before else 0.0),
+        other_s=max(took.whole_s - steps - dev_s - took.compilation_s, 0.0),
+        process_bytes=took.process_bytes,
     )
     replace_json(path, asdict(found))
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from mtret.pytrees import Tree, unflatten
 from mtret.run_config import RunConfig
 from mtret.runs import session
 from mtret.runs.baseline import base_forms
-from mtret.runs.costs import note_costs
+from mtret.runs.costs import Took, note_costs
 from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.export import save_model
 from mtret.runs.fitting import compile_fitting
@@ -88,22 +89,23 @@ def train(
     after a requested stop, with the state saved.
     """
     with ExitStack() as held:
-        return _train(config, workdir, console, profile, fence, suite, on_dev, held, time.monotonic())
+        return _train(config, workdir, console, Hooks(profile, fence, on_dev), suite, held)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller of `train` wants of its loop beside the model."""
+
+    profile: bool
+    fence: Fence
+    on_dev: OnDev
 
 
 def _train(
-    config: RunConfig,
-    workdir: AnyPath,
-    console: Console,
-    profile: bool,
-    fence: Fence,
-    suite: Suite | None,
-    on_dev: OnDev,
-    held: ExitStack,
-    began: float,
+    config: RunConfig, workdir: AnyPath, console: Console, hooks: Hooks, suite: Suite | None, held: ExitStack
 ) -> AnyPath:
     """`held` gets what has to be given back in the end: the workdir."""
-    here = session.begin(console)
+    began, here = time.monotonic(), session.begin(console)
     programs_made = count_compilations()
     check_writable(workdir, "--workdir")
     inputs = load_inputs(config, console, begun_by_older(workdir), suite)
@@ -127,7 +129,7 @@ def _train(
     undrawn = run.planner.without_steps()
     _say_undrawn(undrawn, config.loop.steps, console)
     if is_first():
-        fence()
+        hooks.fence()
         replace_arrays(workdir / WORDS_FILE, {"ids": run.vocabulary.ids})
         claim(workdir, {**identity, UNDRAWN: undrawn, WORDS: len(run.vocabulary.ids)}, write=True)
     check_shared(workdir)
@@ -143,19 +145,17 @@ def _train(
             number = len(run.planner.arrays)
             say(console, f"compiled {number} shape(s) in {duration(seconds)} (kept in {here.programs})")
             say_once(console, memory_remarks([*steps.values()], config.model.remat, free_memory()))
-            state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, profile, fence, on_dev)
+            state, totals = _run(run, inputs, steps, state, best, checkpoints, workdir, console, hooks)
             if is_first():
-                fence()
+                hooks.fence()
                 numbers = _numbers(run, config, state, totals, first, number, seconds)
                 replace_json(workdir / "summary.json", {**numbers, "compilations": programs_made()})
-                dev_tokens = run.evaluate.tokens if run.evaluate else 0
-                whole = time.monotonic() - began
-                memory = numbers["peak_memory_bytes"]
-                note_costs(config, inputs.model.encoder, totals, dev_tokens, seconds, whole, memory, here.cache)
+                took = Took(seconds, time.monotonic() - began, numbers["peak_memory_bytes"])
+                note_costs(config, inputs.model.encoder, totals, run.evaluate, took, here.cache)
                 say(console, in_words(numbers))
         latest = run.whole(state)
     if is_first():
-        fence()
+        hooks.fence()
         _write_model(inputs, undrawn, best, latest, int(state.step), workdir, here.cache, console)
     return workdir / "model"
 
@@ -179,15 +179,13 @@ def _run(
     checkpoints: Checkpoints,
     workdir: AnyPath,
     console: Console,
-    profile: bool,
-    fence: Fence,
-    on_dev: OnDev,
+    hooks: Hooks,
 ) -> tuple[TrainState, Totals]:
     """All steps that are left."""
     config, first = inputs.config, int(state.step)
     weights = KeptWeights(workdir / "weights", config.loop.keep_weights, writes=is_first())
     weights.forget_after(first)
-    traced = written_locally(workdir / "profile") if profile and is_first() else nullcontext()
+    traced = written_locally(workdir / "profile") if hooks.profile and is_first() else nullcontext()
     skipped = partial(_list_skipped, run.planner, inputs.tasks, workdir / "skipped", console)
     with _sinks(run, workdir, first, console) as sinks, traced as traces:
         loop = Loop(
@@ -204,8 +202,8 @@ def _run(
             at_once=jax.default_backend() == "cpu" and jax.process_count() == 1,
             evaluated=partial(deployed_of, lora=config.model.lora),
             kept=run.whole,
-            fence=fence,
-            on_dev=on_dev,
+            fence=hooks.fence,
+            on_dev=hooks.on_dev,
         )
         return loop.run(state), loop.totals
 

@@ -122,7 +122,7 @@ def test_a_killed_run_in_a_store_ends_as_a_local_one(
     found = scalars(fetched(workdir, tmp_path / "fetched"))
     assert {step for step, _ in found["train/loss"]} == set(range(1, STEPS + 1))
     assert dict(found["train/loss"]) == dict(scalars(alone)["train/loss"])
-    assert {path.name.split("-")[0] for path in inside(place / "cache")} == {"tokens", "bm25", "vectors"}
+    assert {path.name.split("-")[0] for path in inside(place / "cache")} == {"tokens", "bm25", "vectors", "costs"}
 
     code, out, err = mtret(*line[3:])
     assert (code, err, f"\nall {STEPS} steps are done already\n" in out) == (0, "", True)
