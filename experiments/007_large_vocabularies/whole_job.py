@@ -8,7 +8,7 @@ queries a batch, at most 256 tokens, AdamW and in-batch negatives, evaluate nDCG
 before, in the middle and at the end, keep the best and write the model's folder. mtret's verdict at the end is left out
 (`--noevaluate`); the peer has none. Each is a process of its own, one after the other: wall time and largest resident
 set. Grouped by length: within twenty batches of a task its pairs are sorted by length. Before each contender a large
-matrix product is timed.
+matrix product is timed. `of_steps`: the seconds of the steps alone, so that the time of a longer job follows.
 
 The peer needs `datasets` and `accelerate`: pip install datasets accelerate.
 """
@@ -75,23 +75,16 @@ def peer_tasks(suite: Path) -> tuple[dict[str, Any], list[Any]]:
     return training, evaluators
 
 
-def peer(arguments: argparse.Namespace) -> None:
-    """The script that a user of sentence-transformers would write."""
+def grouped(*arguments: Any, **named: Any) -> Any:
+    """A sampler for sentence-transformers. Not a class: its trainer pickles what it is given."""
     import numpy as np
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
     from sentence_transformers.base.sampler import DefaultBatchSampler
-    from sentence_transformers.sentence_transformer.evaluation import SequentialEvaluator
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     class Grouped(DefaultBatchSampler):
         """Batches of pairs of like length, in random order."""
 
         def __iter__(self) -> Any:
-            texts = self.dataset
+            texts: Any = self.sampler  # the data set, whatever its name says
             lengths = np.array([len(a) + len(p) for a, p in zip(texts["anchor"], texts["positive"], strict=True)])
             draw = np.random.default_rng(self.seed + self.epoch)
             order = draw.permutation(len(lengths))
@@ -103,11 +96,25 @@ def peer(arguments: argparse.Namespace) -> None:
                 batches += [own[i : i + self.batch_size].tolist() for i in range(0, len(own), self.batch_size)]
             yield from (batches[i] for i in draw.permutation(len(batches)))
 
+    return Grouped(*arguments, **named)
+
+
+def peer(arguments: argparse.Namespace) -> None:
+    """The script that a user of sentence-transformers would write."""
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.evaluation import SequentialEvaluator
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from transformers import TrainerCallback
+
     # In float32 whatever it is stored in: float16 is slow on a CPU.
     model = SentenceTransformer(arguments.model, device="cpu", model_kwargs={"dtype": "float32"})
     model.max_seq_length = LENGTH
     training, evaluators = peer_tasks(Path(arguments.suite))
-    grouped: dict[str, Any] = {"batch_sampler": Grouped} if arguments.grouped else {}
+    sampler: dict[str, Any] = {"batch_sampler": grouped} if arguments.grouped else {}
     settings = SentenceTransformerTrainingArguments(
         output_dir=str(arguments.out / "run"),
         per_device_train_batch_size=BATCH,
@@ -123,8 +130,22 @@ def peer(arguments: argparse.Namespace) -> None:
         report_to="none",
         use_cpu=True,
         disable_tqdm=True,
-        **grouped,
+        **sampler,
     )
+
+    class Clock(TrainerCallback):
+        """Seconds of the steps alone, evaluation left out."""
+
+        def __init__(self) -> None:
+            self.seconds, self.began = 0.0, 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.seconds += time.perf_counter() - self.began
+
+    clock = Clock()
     scores: Any = {"main_score_function": lambda found: sum(found) / len(found)}
     trainer = SentenceTransformerTrainer(
         model=model,
@@ -132,9 +153,11 @@ def peer(arguments: argparse.Namespace) -> None:
         train_dataset=training,
         loss=MultipleNegativesRankingLoss(model),
         evaluator=SequentialEvaluator(evaluators, **scores),
+        callbacks=[clock],
     )
     trainer.train()
     model.save_pretrained(str(arguments.out / "model"))
+    (arguments.out / "summary.json").write_text(json.dumps({"seconds": clock.seconds}), encoding="utf-8")
 
 
 def ran(command: list[str], log: Path) -> tuple[float, float]:
@@ -183,7 +206,9 @@ def main() -> None:
                 command = [__file__, "--peer", f"--suite={arguments.suite}", f"--model={folder}", f"--steps={steps}"]
                 command += [f"--out={scratch}", *(["--grouped"] if "grouped" in name else [])]
             seconds, peak = ran([sys.executable, *command], Path(scratch, "log"))
-        found[name] = {"seconds": seconds, "peak_gib": peak, "product_gflops": rate / 1e9}
+            written = Path(scratch, "run" if name == "mtret" else "", "summary.json")
+            in_steps = json.loads(written.read_text(encoding="utf-8"))["seconds"]
+        found[name] = {"seconds": seconds, "of_steps": in_steps, "peak_gib": peak, "product_gflops": rate / 1e9}
         print(name, found[name], flush=True)
         if arguments.out:
             arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
