@@ -4,7 +4,7 @@ import ast
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,8 +139,9 @@ def run_search(plan: SearchPlan, out: AnyPath, storage: str, work: TrialWork, ev
     study = open_study(storage, out, plan)
     while True:
         did = False
-        for number, values, lease in _trials_to_do(study, plan, out):
+        while (found := _next_trial(study, plan, out)) is not None:
             did = True
+            number, values, lease = found
             setting = _setting(plan.search, values)
             with held(lease):
                 say(console, f"trial {number} of {plan.search.trials}: {_in_words(setting)}", style="bold")
@@ -160,35 +161,42 @@ def run_search(plan: SearchPlan, out: AnyPath, storage: str, work: TrialWork, ev
     work_off(finalists, plan.about.split, out, evaluate, console)
 
 
-def _trials_to_do(study: "Study", plan: SearchPlan, out: AnyPath) -> Iterator[tuple[int, dict[str, Any], Lease]]:
-    """Trials that a worker left behind, then new ones."""
-    for trial in _running(study):
-        lease = take(out / LEASES / f"trial{trial.number}")
-        if lease is not None:
-            yield trial.number, dict(trial.params), lease
-    while (trial := _ask(study, plan, out)) is not None:
+def _next_trial(study: "Study", plan: SearchPlan, out: AnyPath) -> tuple[int, dict[str, Any], Lease] | None:
+    """One that a worker left behind, or else a new one; None where there are as many as asked for. One worker looks at
+    a time: what is proposed depends on the trials there are, and on nothing else; and between a trial's beginning and
+    its lease nobody may take it for one that was left behind."""
+    while (looking := take(out / LEASES / "asking")) is None:
+        time.sleep(ASK_AGAIN_S)
+    with held(looking):
+        for left in _running(study):
+            if (lease := take(out / LEASES / f"trial{left.number}")) is None:
+                continue
+            if left.number not in {each.number for each in _running(study)}:  # done since, and its lease released
+                lease.release()
+                continue
+            if left.params.keys() == plan.search.space.keys():
+                return left.number, dict(left.params), lease
+            study.tell(left.number, state=_state("FAIL"))  # its worker ended while it was proposed
+        if (trial := _ask(study, plan)) is None:
+            return None
         lease = take(out / LEASES / f"trial{trial.number}")
         if lease is None:
             raise UserError(f"{out}: trial {trial.number} is another study's; use another --out")
-        yield trial.number, dict(trial.params), lease
+        return trial.number, dict(trial.params), lease
 
 
-def _ask(study: "Study", plan: SearchPlan, out: AnyPath) -> "Trial | None":
-    """A new trial, the baseline first; None where there are as many as asked for. One worker asks at a time: what is
-    proposed depends on the trials there are, and on nothing else."""
+def _ask(study: "Study", plan: SearchPlan) -> "Trial | None":
+    """A new trial, the baseline first."""
     from optuna.samplers import TPESampler
 
-    while (lease := take(out / LEASES / "asking")) is None:
-        time.sleep(ASK_AGAIN_S)
-    with held(lease):
-        count = len(study.get_trials(deepcopy=False))
-        if count == 0:
-            study.enqueue_trial(_baseline(plan))
-        elif count - len(study.get_trials(deepcopy=False, states=(_state("WAITING"),))) >= plan.search.trials:
-            return None
-        seed = (plan.search.seed * SEED_STEP + count) % 2**32
-        study.sampler = TPESampler(n_startup_trials=STARTUP_TRIALS, constant_liar=True, seed=seed)
-        return study.ask(_distributions(plan.search))
+    count = len(study.get_trials(deepcopy=False))
+    if count == 0:
+        study.enqueue_trial(_baseline(plan))
+    elif count - len(study.get_trials(deepcopy=False, states=(_state("WAITING"),))) >= plan.search.trials:
+        return None
+    seed = (plan.search.seed * SEED_STEP + count) % 2**32
+    study.sampler = TPESampler(n_startup_trials=STARTUP_TRIALS, constant_liar=True, seed=seed)
+    return study.ask(_distributions(plan.search))
 
 
 def _setting(search: Search, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from mtret.errors import UserError
-from mtret.sweeps import between, choice, search
+from mtret.files import AnyPath
+from mtret.sweeps import between, choice, search, searching
 from mtret.sweeps.definition import SearchPlan, SweepRun, read_sweep
-from mtret.sweeps.leases import Lease
+from mtret.sweeps.leases import Lease, take
 from mtret.sweeps.searching import _complete, note, noted, open_study, run_search
 from mtret.train.loop import Stopped
 
@@ -112,19 +113,34 @@ def test_a_trial_that_was_stopped_is_gone_on_with(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def _worker(place: Path) -> None:
+def test_a_trial_whose_worker_ended_while_it_was_proposed_is_given_up(tmp_path: Path) -> None:
+    plan, out = plan_of(tmp_path, more="trials=4, prune=False"), tmp_path / "out"
+    note(out, plan, "")
+    open_study("", out, plan).ask()  # and no value of it
+    run_search(plan, out, "", trained, evaluated, QUIET)
+    assert [each.state.name for each in trials(plan, out)] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+
+
+def _worker(place: Path, plan: SearchPlan) -> None:
     def train(run: SweepRun, folder: Any, lease: Lease, on_dev: Any) -> float:
         with (place / "log").open("a", encoding="utf-8") as log:
             log.write(f"{run.name} {run.config.optim.learning_rate}\n")
         time.sleep(0.02)
         return score(run)
 
-    run_search(plan_of(place / "file"), place / "out", "", train, evaluated, QUIET)
+    def slow(path: AnyPath) -> Any:
+        """Between a trial's beginning and its lease others look for trials that nobody has."""
+        time.sleep(0.05 * path.name.startswith("trial"))
+        return take(path)
+
+    searching.take = slow  # in a process of its own
+    run_search(plan, place / "out", "", train, evaluated, QUIET)
 
 
 def workers(place: Path) -> None:
     fork = multiprocessing.get_context("fork")
-    every = [fork.Process(target=_worker, args=(place,)) for _ in range(3)]
+    plan = plan_of(place / "file")
+    every = [fork.Process(target=_worker, args=(place, plan)) for _ in range(3)]
     for worker in every:
         worker.start()
     for worker in every:
