@@ -23,8 +23,9 @@ FLAGS = {
     ("train", "judge"): "evaluate",
     ("train", "peer_timeout"): "heartbeat_timeout",
 }
-RESULTS = "mtret.results/1"
+RESULTS = ("mtret.results/1", "mtret.results/2")
 SYSTEMS = {"untuned": "base", "tuned": "finetuned"}
+FUSED = {**SYSTEMS, "hybrid": "hybrid_ranks"}  # by ranks, where today's hybrid is fused by scores
 METRICS = {"kind@10": "own_task@10"}
 VALUES = {("compare", "system"): SYSTEMS, ("report", "metric"): METRICS}
 OF_TASKS = {"judged_sha256": "data_sha256"}
@@ -81,18 +82,23 @@ def flags_now(command: str, arguments: Sequence[str]) -> tuple[list[str], list[s
 
 
 def results_now(raw: Any) -> Any:
-    """A results file of schema 1 as one of schema 2; anything else as it is."""
-    if not isinstance(raw, Mapping) or raw.get("schema") != RESULTS:
+    """A results file of schema 1 or 2 as one of schema 3; anything else as it is."""
+    if not isinstance(raw, Mapping) or raw.get("schema") not in RESULTS:
         return raw
-    now = dict(raw) | {"schema": "mtret.results/2"}
+    now = dict(raw) | {"schema": "mtret.results/3"}
     for group in ("tasks", "roles"):
         now[group] = _entries(raw.get(group))
     if isinstance(pooled := raw.get("pooled"), Mapping):
         now["pooled"] = {**pooled, **{group: _entries(pooled.get(group)) for group in ("tasks", "roles")}}
     if isinstance(systems := raw.get("systems"), list):
-        now["systems"] = [SYSTEMS.get(name, name) for name in systems]
+        now["systems"] = [FUSED.get(name, name) for name in systems]
     now["protocol"] = _keys(raw.get("protocol"), PROTOCOL)
     return now
+
+
+def systems_now(known: Sequence[str]) -> Mapping[str, str]:
+    """What systems were called before, beside results that have these by the names of now."""
+    return SYSTEMS if "hybrid" in known else FUSED
 
 
 def _entries(found: Any) -> Any:
@@ -104,8 +110,9 @@ def _entry(entry: Any) -> Any:
         return entry
     now = _keys(entry, OF_TASKS)
     if isinstance(systems := entry.get("systems"), Mapping):
-        now["systems"] = {SYSTEMS.get(name, name): _keys(scores, METRICS) for name, scores in systems.items()}
-    now["differences"] = _keys(entry.get("differences"), SYSTEMS)
+        now["systems"] = {FUSED.get(name, name): _keys(scores, METRICS) for name, scores in systems.items()}
+        differences = _keys(entry.get("differences"), FUSED)  # they were those of the last system
+        now["differences"] = {[*now["systems"]][-1]: differences} if differences and systems else {}
     return now
 
 

@@ -11,6 +11,7 @@ H  pixels of an image's side
 P  sampled positives per query
 K  documents per query that are in the batch and masked: no negatives
 D  dimensions of an embedding
+G  dimensions of the guide's
 """
 
 from typing import NamedTuple
@@ -28,6 +29,13 @@ class TokenBatch(NamedTuple):
     pool: Float[Array, "C S R L *modes"]
 
 
+class Guide(NamedTuple):
+    """Unit vectors of a batch's texts by an encoder that is not trained."""
+
+    queries: Float[Array, "B G"]
+    documents: Float[Array, "M G"]
+
+
 class PairBatch(NamedTuple):
     """One task's queries and documents with the relation between them. Each distinct one stands in it once."""
 
@@ -39,3 +47,4 @@ class PairBatch(NamedTuple):
     doc_ok: Bool[Array, "M"]
     chunks: Int[Array, "2"]  # how many are filled, of texts and of documents
     task: Int[Array, ""]
+    guide: Guide | None = None  # where the loss asks for it

@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from mtret.errors import UserError
-from mtret.losses import LossConfig, contrastive, negatives, scaled_similarity
+from mtret.losses import Hidden, LossConfig, contrastive, negatives, scaled_similarity
+from mtret.train.sharding import AXES, make_mesh
 
 compiled_loss = jax.jit(contrastive, static_argnums=7, static_argnames="block")
 compiled_gradients = jax.jit(
@@ -86,16 +89,33 @@ def one_way(
     return sum(losses) / len(losses) if losses else 0.0
 
 
-def defined(case: Case, symmetric: bool) -> tuple[float, float]:
+def hidden_from(similarities: np.ndarray, target: list[set[int]], margin: float) -> list[set[int]]:
+    """What a guide finds nearer to an anchor than its nearest target less the margin."""
+    return [
+        {j for j in range(similarities.shape[1]) if own and row[j] > max(row[t] for t in own) - margin}
+        for row, own in zip(similarities, target, strict=True)
+    ]
+
+
+def defined(case: Case, symmetric: bool, hidden: Hidden | None = None) -> tuple[float, float]:
     scores = case.scale * case.queries.astype(np.float64) @ case.documents.astype(np.float64).T
     n, m = scores.shape
     target = [{int(j) for j in row if j < m} for row in case.target]
     masked = [{int(j) for j in row if j < m} for row in case.masked]
+    said = masked
+    similarities = np.zeros((n, m))
+    if hidden is not None:
+        similarities = np.asarray(hidden.queries) @ np.asarray(hidden.documents).T
+        near = hidden_from(similarities, target, hidden.margin)
+        masked = [own | more for own, more in zip(masked, near, strict=True)]
     queries = [i for i in range(n) if case.query_ok[i]]
     loss = one_way(scores, target, masked, queries, case.doc_ok)
     if symmetric:
         asked = [{i for i in range(n) if j in target[i]} for j in range(m)]
-        answers = [{i for i in range(n) if j in masked[i]} for j in range(m)]
+        answers = [{i for i in range(n) if j in said[i]} for j in range(m)]
+        if hidden is not None:
+            near = hidden_from(similarities.T, asked, hidden.margin)
+            answers = [own | more for own, more in zip(answers, near, strict=True)]
         back = one_way(scores.T, asked, answers, [j for j in range(m) if asked[j]], case.query_ok)
         loss = 0.5 * (loss + back)
     right = 0
@@ -115,6 +135,57 @@ def test_loss_and_accuracy_equal_their_definition(seed: int, symmetric: bool, bl
     np.testing.assert_allclose(loss, wanted, rtol=2e-6)
     np.testing.assert_allclose(accuracy, right, rtol=1e-6)
     assert loss.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize(("symmetric", "margin"), [(False, 0.0), (True, 0.0), (True, 0.2), (False, -0.1)])
+def test_what_a_guide_finds_too_near_is_no_negative(symmetric: bool, margin: float, devices: int):
+    """In float64, on every number of devices."""
+    case = make_case(3, 8, 16)
+    random = np.random.default_rng(4)
+    sides = unit(random, 8, case.query_ok)[:, :3], unit(random, 16, case.doc_ok)[:, :3]
+    guide: Any = tuple(each.astype(np.float64) for each in sides)
+    hidden = Hidden(guide[0], guide[1], margin)
+    wanted, right = defined(case, symmetric, hidden)
+    assert abs(wanted - defined(case, symmetric)[0]) > 1e-3
+    mesh, rows = make_mesh(8, 1, jax.devices()[:devices]), P(AXES)
+
+    def part(arrays: Any, guide: Any) -> tuple[jax.Array, jax.Array]:
+        queries, documents, target, masked, query_ok, doc_ok = arrays
+        found = contrastive(
+            queries, documents, jnp.float64(case.scale), target, masked, query_ok, doc_ok, symmetric,
+            hidden=Hidden(guide[0], guide[1], margin), block=5, axes=AXES,
+        )  # fmt: skip
+        return jax.lax.psum(found, AXES)
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        wide = [np.asarray(each, np.float64) for each in (case.queries, case.documents)]
+        arrays = (*wide, case.target, case.masked, case.query_ok, case.doc_ok)
+        run = jax.jit(jax.shard_map(part, mesh=mesh, in_specs=(rows, rows), out_specs=(P(), P()), check_vma=False))
+        loss, accuracy = run(arrays, hidden[:2])
+        assert loss.dtype == jnp.float64
+    np.testing.assert_allclose(loss, wanted, rtol=1e-10)
+    np.testing.assert_allclose(accuracy, right, rtol=1e-10)
+
+
+def test_what_is_hidden_has_no_gradient_and_moves_no_guide():
+    case = make_case(5, none_negative=True)
+    random = np.random.default_rng(4)
+    guide = jnp.asarray(unit(random, 7, case.query_ok)), jnp.asarray(unit(random, 11, case.doc_ok))
+
+    def loss(documents: jax.Array, guide: Any, margin: float) -> jax.Array:
+        queries, scale, *relation = [jnp.asarray(each) for each in (case.queries, *case.rest())]
+        target, masked, query_ok, doc_ok = relation
+        hidden = Hidden(guide[0], guide[1], margin)
+        return contrastive(queries, documents, scale, target, masked, query_ok, doc_ok, False, hidden=hidden)[0]
+
+    to_documents, to_guide = jax.grad(loss, argnums=(0, 1))(jnp.asarray(case.documents), guide, 2.5)  # nothing is left
+    assert not np.any(to_documents) and not any(np.any(each) for each in to_guide)
+    to_documents, to_guide = jax.grad(loss, argnums=(0, 1))(
+        jnp.asarray(case.documents), guide, -2.5
+    )  # nothing is hidden
+    np.testing.assert_allclose(to_documents, case.gradients(False)[1], atol=1e-7)
+    assert not any(np.any(each) for each in to_guide)
 
 
 def one_query(scores: list[float], masked: list[int]) -> tuple[jax.Array, ...]:

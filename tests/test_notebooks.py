@@ -90,6 +90,6 @@ def test_runs_from_top_to_bottom(name: str, tmp_path: Path, first_layer: Path, m
     run = tmp_path / ("run" if name == "quickstart" else "own/run")
     assert (run / "model" / "modules.json").exists()
     results = json.loads((run / "test" / "results.json").read_text(encoding="utf-8"))
-    assert results["systems"] == ["bm25", "base", "hybrid", "finetuned"]
+    assert results["systems"] == ["bm25", "base", "hybrid_ranks", "hybrid", "finetuned", "finetuned_hybrid"]
     assert {task["role"] for task in results["tasks"].values()} == {"in_domain", "zero_shot"}
     assert "1  0." in printed(book)  # the first hit and its score

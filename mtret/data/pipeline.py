@@ -41,7 +41,10 @@ def batches(
             partial(_place_shards, own, planner.batch.shards, sharding=place), (filled.texts, filled.documents)
         )
         texts, documents = parts
-        rest = {name: _place(getattr(filled, name), getattr(sharding, name)) for name in RELATION}
+        rest = {
+            name: jax.tree.map(partial(_place, sharding=getattr(sharding, name)), getattr(filled, name))
+            for name in RELATION
+        }
         return Loaded(plan, PairBatch(texts, documents, **rest))
 
     steps = grain.MapDataset.range(first_step, planner.steps).map(load)

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
+from mtret.data.guide import TaskGuide
 from mtret.data.images import Images, fill_images
 from mtret.data.mixture import MixtureConfig, schedule, shares
 from mtret.data.packing import Packing, Rows, deal, fill, pack, stack, token_weights
-from mtret.data.shapes import Chunks, Kind, Shape, best_row_length, declared_rows, even_chunks, kind_of
+from mtret.data.shapes import Chunks, Kind, Shape, best_row_length, declared_rows, even_chunks, kind_of, roomy, up
 from mtret.data.tokenize import Tokens, ranges
 from mtret.data.training_tasks import BatchConfig, TrainingTask, check_batches
-from mtret.types import PairBatch
+from mtret.types import Guide, PairBatch
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Planner:
         self.batch, self.pooling, self.seed, self.steps = batch, pooling, seed, steps
         self.separate, self.patches = separate, patches
         self.even_chunks = even_chunks
+        self.guides: Sequence[TaskGuide] | None = None  # by task, where the loss asks for them
         sizes = [len(task.queries) for task in tasks]
         self.shares = shares([task.name for task in tasks], sizes, mixture)
         self.task_at, self.occurrence_at = schedule(self.shares, steps, seed)
@@ -112,7 +114,9 @@ class Planner:
         """Plans the same batches, to be read in chunks of so many tokens, each twice."""
         batch = replace(self.batch, chunk_tokens=tokens)
         of_run = self.pooling, self.seed, self.steps, self.separate, self.patches
-        return Planner(self.tasks, self.mixture, batch, *of_run)
+        planner = Planner(self.tasks, self.mixture, batch, *of_run)
+        planner.guides = self.guides
+        return planner
 
     @property
     def shard_texts(self) -> int:
@@ -131,6 +135,20 @@ class Planner:
         """Names of tasks that are never drawn: too small a share of too few steps."""
         counts = np.bincount(self.task_at, minlength=len(self.tasks))
         return [task.name for task, count in zip(self.tasks, counts, strict=True) if not count]
+
+    def drawn(self) -> list[tuple[Int64[np.ndarray, "q"], Int64[np.ndarray, "d"]]]:
+        """By task, the rows of all queries and documents that the run's batches hold, ascending."""
+        found: list[tuple[list[np.ndarray], list[np.ndarray]]] = [([], []) for _ in self.tasks]
+        for step in range(self.steps):
+            laid = self._lay_out(step)
+            found[laid.task][0].append(laid.queries.reshape(-1))
+            found[laid.task][1].append(laid.documents.reshape(-1))
+
+        def rows(each: list[np.ndarray]) -> Int64[np.ndarray, "n"]:
+            every = np.unique(np.concatenate([np.zeros(0, np.int64), *each])).astype(np.int64)
+            return every[every >= 0]
+
+        return [(rows(queries), rows(documents)) for queries, documents in found]
 
     def plan(self, step: int) -> Plan:
         """The batch of a step, from the first, 0."""
@@ -292,6 +310,10 @@ class Planner:
             "chunks": np.array(self._filled_chunks(plan.shape), np.int32),
             "task": np.array(plan.task, np.int32),
         }
+        if self.guides is not None:
+            sides = zip(self.guides[plan.task], (plan.queries, plan.documents), strict=True)
+            vectors: Any = [known.at(slots.reshape(-1)) for known, slots in sides]
+            relation["guide"] = Guide(*vectors)
         return PairBatch(stack(texts, shape[0]), documents, **relation)
 
     def _fill_texts(self, task: TrainingTask, plan: Plan, shard: int, shape: tuple[int, int, int]) -> Rows:
@@ -376,10 +398,10 @@ class Planner:
             if choices:
                 most = next(rows for rows in choices[kind] if rows >= most)
             else:
-                most = _up(most, self._chunk_rows(kind.row_length, kind.separate))
+                most = up(most, self._chunk_rows(kind.row_length, kind.separate))
             if not needed.document_rows:
                 return needed._replace(rows=most)
-            alone = _up(queries[needed.length], self._chunk_rows(needed.length, documents=False))
+            alone = up(queries[needed.length], self._chunk_rows(needed.length, documents=False))
             return needed._replace(rows=alone, document_rows=most)
 
         return {needed: given(needed) for needed in self._needed}
@@ -395,7 +417,7 @@ class Planner:
         alike = [each for each in every if bool(each.document_rows) == bool(document_rows)]
         most = max(each.rows for each in alike if each.length == length)
         most_documents = max(each.document_rows for each in alike if each.document_length == document_length)
-        chunks, document_chunks = _roomy(most // size), _roomy(most_documents // document_size)
+        chunks, document_chunks = roomy(most // size), roomy(most_documents // document_size)
         return (chunks, size, length), (document_chunks, document_size, document_length)
 
     @cached_property
@@ -420,14 +442,3 @@ class Planner:
 
         relation: Any = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), filled[2:])
         return PairBatch(*jax.tree.map(whole, filled[:2]), *relation)
-
-
-def _roomy(chunks: int) -> int:
-    """Rounded up by an eighth at most: what runs of other seeds need too. Chunks that are not filled cost nothing."""
-    step = 1 << max(chunks.bit_length() - 4, 0)
-    return -(-chunks // step) * step
-
-
-def _up(rows: int, size: int | None) -> int:
-    """To whole chunks of so many rows, where there are chunks."""
-    return -(-rows // size) * size if size else rows

@@ -122,3 +122,14 @@ def even_chunks(needed: Mapping[int, int], tokens: int) -> Chunks:
     most = max(min(max(needed), CHUNK_TOKENS // tokens), 1)
     sizes = [Chunks(rows, together) for rows in range(most, 0, -1) for together in {1, most // rows}]
     return min(sizes, key=cost)
+
+
+def roomy(chunks: int) -> int:
+    """Rounded up by an eighth at most: what runs of other seeds need too. Chunks that are not filled cost nothing."""
+    step = 1 << max(chunks.bit_length() - 4, 0)
+    return -(-chunks // step) * step
+
+
+def up(rows: int, size: int | None) -> int:
+    """To whole chunks of so many rows, where there are chunks."""
+    return -(-rows // size) * size if size else rows

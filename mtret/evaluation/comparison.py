@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from mtret.errors import UserError, nearest
 from mtret.evaluation import statistics
 from mtret.evaluation.query_scores import QueryScores
-from mtret.evaluation.results import Bootstrap, Results
+from mtret.evaluation.results import Bootstrap
 from mtret.evaluation.retrieval import PRIMARY, ROLES
 from mtret.evaluation.statistics import (
     MIN_QUERIES,
@@ -125,11 +125,6 @@ class Side:
         return self.label if len(self.runs) == 1 else f"{self.label} ({model})"
 
 
-def evaluated_system(results: Results) -> str:
-    """The model that results are about: `finetuned`; `base` where a model was evaluated that mtret did not train."""
-    return next((system for system in ("finetuned", "base") if system in results.systems), "")
-
-
 def compare(
     a: Side, b: Side, *, metric: str = PRIMARY, system: str = "", tasks: Sequence[str] = (), seed: int = 0
 ) -> Comparison:
@@ -194,7 +189,7 @@ def _compared(side: Side, system: str) -> Compared:
 
 
 def _system(side: Side, asked: str) -> str:
-    chosen = [asked or evaluated_system(run.results) for run in side.runs]
+    chosen = [asked or run.results.encoder for run in side.runs]
     for run, system in zip(side.runs, chosen, strict=True):
         if system not in run.results.systems:
             known = ", ".join(run.results.systems)

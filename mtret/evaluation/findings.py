@@ -3,17 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 from mtret.evaluation.results import PooledTaskResults, Results, TaskResults
-from mtret.evaluation.retrieval import ROLES
+from mtret.evaluation.retrieval import BASE, FINETUNED, FINETUNED_HYBRID, HYBRID, ROLES
 from mtret.evaluation.wording import counts
 
 UNSEEN = ("cross_domain", "zero_shot")
 
 
-def reference_system(systems: Sequence[str]) -> str | None:
-    """The system that the last one is compared with task by task: the hybrid, else the one before the last."""
-    if len(systems) < 2:
-        return None
-    return "hybrid" if "hybrid" in systems[:-1] else systems[-2]
+def rivals(systems: Sequence[str]) -> list[tuple[str, str]]:
+    """What is compared with what, task by task: with BM25 and alone, a finetuned encoder with its base. Of other
+    systems the last with the one before it."""
+    for known in ([(FINETUNED_HYBRID, HYBRID), (FINETUNED, BASE)], [(HYBRID, BASE)]):
+        if found := [pair for pair in known if {*pair} <= {*systems}]:
+            return found
+    return [(systems[-1], systems[-2])] if len(systems) > 1 else []
 
 
 def tasks_by_role(tasks: Mapping[str, TaskResults | PooledTaskResults]) -> list[tuple[str, list[str]]]:
@@ -26,20 +28,20 @@ def tasks_by_role(tasks: Mapping[str, TaskResults | PooledTaskResults]) -> list[
 
 
 def findings(results: Results) -> list[str]:
-    """A sentence on the whole, one for what was left out, one for the tasks that training made worse, one where nothing
-    was held out, and one where right texts stand in the corpus as copies. The first only of a model with a mixture."""
-    systems = results.systems
-    other, mixture = reference_system(systems), results.mixture
-    if other is None or mixture is None:
+    """Of a model with a mixture a sentence on the whole for each pair of `rivals`; then one for what was left out, one
+    for the tasks that training made worse, one where nothing was held out, and one where right texts stand in the
+    corpus as copies."""
+    mixture = results.mixture
+    if mixture is None or not rivals(results.systems):
         return [*_skipped(results), *_copies(results)]
     left_out = [*_dropped(results), *_skipped(results)]
     lessons = [*_hurt(results, mixture), *_nothing_unseen(results, mixture)]
-    return [_summary(results, other), *left_out, *lessons, *_copies(results)]
+    return [*summaries(results), *left_out, *lessons, *_copies(results)]
 
 
 def hurt_tasks(results: Results) -> list[str]:
     """Those that were trained on, or evaluated otherwise, and are worse than by the encoder as it came."""
-    against = {name: task.differences.get("base") for name, task in results.tasks.items()}
+    against = {name: task.difference(FINETUNED, BASE) for name, task in results.tasks.items()}
     return [name for name, one in against.items() if one and one.verdict == "WORSE"]
 
 
@@ -48,10 +50,15 @@ def nothing_unseen(results: Results) -> bool:
     return results.mixture is not None and not {*UNSEEN} & {task.role for task in results.tasks.values()}
 
 
-def _summary(results: Results, other: str) -> str:
+def summaries(results: Results) -> list[str]:
+    """A sentence for each pair of `rivals`."""
     names = [name for _, each in tasks_by_role(results.tasks) for name in each]
-    said = counts([results.tasks[name].differences[other].verdict for name in names])
-    return f"Against the {other}, `{results.systems[-1]}` is {said} of {len(names)} tasks."
+    lines = []
+    for system, other in rivals(results.systems):
+        found = [results.tasks[name].difference(system, other) for name in names]
+        said = counts([one.verdict for one in found if one])
+        lines.append(f"`{system}` against `{other}` is {said} of {len(names)} tasks.")
+    return lines
 
 
 def _dropped(results: Results) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
-from mtret.evaluation.findings import reference_system, tasks_by_role
+from mtret.evaluation.findings import rivals, tasks_by_role
 from mtret.evaluation.results import Results, RoleResults
 from mtret.evaluation.retrieval import PRIMARY, ROLES
 from mtret.evaluation.statistics import Difference
@@ -44,23 +44,23 @@ def png(figure: "Figure") -> bytes:
 
 
 def results_figure(results: Results) -> "Figure":
-    """Bars of every system by role, and dots of every task's difference to the reference, with intervals."""
+    """Bars of every system by role, and dots of every task's differences to `rivals`, with intervals."""
     systems, pooled = results.systems, results.pooled
-    other = reference_system(systems)
+    pairs = [pair for pair in rivals(systems) if any(one.difference(*pair) for one in results.tasks.values())]
     by_role = tasks_by_role(results.tasks)
     panels = [("By role, each task over its own documents", results.roles)]
     if pooled is not None:
         panels.append((f"By role, one index of all {pooled.n_documents:,} documents", pooled.roles))
     bars = len(panels) * (len(by_role) * (len(systems) + 1.6) + 2)
     rows = max(sum(len(names) + 1.6 for _, names in by_role), bars, 4)
-    figure = _figure(13.0 if other else 6.0, rows * ROW_INCHES + 1.6)
-    grid = figure.add_gridspec(len(panels), 2 if other else 1, width_ratios=(1, 1.3) if other else None)
+    figure = _figure(13.0 if pairs else 6.0, rows * ROW_INCHES + 1.6)
+    grid = figure.add_gridspec(len(panels), 2 if pairs else 1, width_ratios=(1, 1.3) if pairs else None)
     first = None
     for number, (title, entries) in enumerate(panels):
         first = figure.add_subplot(grid[number, 0], sharex=first)
-        _draw_roles(first, title, entries, systems)
-    if other:
-        _draw_differences(figure.add_subplot(grid[:, 1]), results, by_role, other)
+        _draw_roles(first, title, entries, systems, {system for system, _ in pairs})
+    if pairs:
+        _draw_differences(figure.add_subplot(grid[:, 1]), results, by_role, pairs)
     return figure
 
 
@@ -142,7 +142,10 @@ def _colours(names: Collection[str]) -> dict[str, tuple[str, str]]:
     return {name: looks[place % len(looks)] for place, name in enumerate(sorted(names))}
 
 
-def _draw_roles(axes: "Axes", title: str, entries: Mapping[str, RoleResults], systems: Sequence[str]) -> None:
+def _draw_roles(
+    axes: "Axes", title: str, entries: Mapping[str, RoleResults], systems: Sequence[str], own: Collection[str]
+) -> None:
+    """`own`: the systems that the results are about."""
     labels: list[tuple[float, str]] = []
     y = 0.0
     for role in (role for role in ROLES if role in entries):
@@ -151,12 +154,12 @@ def _draw_roles(axes: "Axes", title: str, entries: Mapping[str, RoleResults], sy
         axes.text(0, y, f"{ROLE_NAMES[role]}  ({about})", va="center", fontsize=9.5, fontweight="bold", color=INK)
         for system in systems:
             y += 1
-            one, last = entry.primary(system), system == systems[-1]
-            axes.barh(y, one.mean, height=0.72, color=LAST if last else SYSTEM, zorder=2)
+            one, is_own = entry.primary(system), system in own
+            axes.barh(y, one.mean, height=0.72, color=LAST if is_own else SYSTEM, zorder=2)
             axes.plot((one.low, one.high), [y, y], color=INK, linewidth=1.3, zorder=3)
             axes.annotate(
                 f"{one.mean:.3f}", (one.high, y), (5, 0), textcoords="offset points", va="center",
-                fontsize=8.5, color=INK, fontweight="bold" if last else "normal",
+                fontsize=8.5, color=INK, fontweight="bold" if is_own else "normal",
             )  # fmt: skip
             labels.append((y, system))
         y += 1.6
@@ -165,24 +168,32 @@ def _draw_roles(axes: "Axes", title: str, entries: Mapping[str, RoleResults], sy
     axes.set_xlabel(f"{metric_name(PRIMARY)}, mean over tasks, 95% interval")
 
 
-def _draw_differences(axes: "Axes", results: Results, roles: Sequence[tuple[str, list[str]]], other: str) -> None:
-    tasks, last = results.tasks, results.systems[-1]
+def _draw_differences(
+    axes: "Axes", results: Results, roles: Sequence[tuple[str, list[str]]], pairs: Sequence[tuple[str, str]]
+) -> None:
+    """The first pair in the colours of its verdicts, with intervals; of others a ring."""
+    tasks, (first, *others) = results.tasks, pairs
     labels: list[tuple[float, str]] = []
+    verdicts = []
     y = 0.0
     for role, names in roles:
         axes.annotate(
             ROLE_NAMES[role], (0, y), (-5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             ha="right", va="center", fontsize=9.5, fontweight="bold", color=INK, annotation_clip=False,
         )  # fmt: skip
-        for name in sorted(names, key=lambda name: -tasks[name].differences[other].mean):
+        found = {name: one for name in names if (one := tasks[name].difference(*first))}
+        for name in sorted(found, key=lambda name: -found[name].mean):
             y += 1
-            one = tasks[name].differences[other]
+            one = found[name]
+            verdicts.append(one.verdict)
             colour = VERDICT_COLOURS[one.verdict]
             axes.axhline(y, color=FAINT, linewidth=0.6, zorder=0)
             axes.plot((one.low, one.high), [y, y], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2)
             axes.plot(
-                one.mean, y, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.7, zorder=3
+                one.mean, y, "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.7, zorder=4
             )
+            for other in (each for pair in others if (each := tasks[name].difference(*pair))):
+                axes.plot(other.mean, y, "o", markersize=5, markerfacecolor="none", markeredgecolor=INK, zorder=3)
             axes.annotate(
                 f"{one.mean:+.3f}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8,
                 color=colour, annotation_clip=False,
@@ -190,12 +201,14 @@ def _draw_differences(axes: "Axes", results: Results, roles: Sequence[tuple[str,
             labels.append((y, name))
         y += 1.6
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
-    _lay_out(axes, f"{last} minus {other}, by task", labels, y - 0.9)
+    _lay_out(axes, f"{first[0]} minus {first[1]}, by task", labels, y - 0.9)
     axes.set_xlabel(f"paired difference in {metric_name(PRIMARY)}, 95% interval")
-    verdicts = [tasks[name].differences[other].verdict for _, names in roles for name in names]
     for word, colour in VERDICT_COLOURS.items():
         axes.plot([], [], "o-", color=colour, markersize=5.5, label=f"{word} ({verdicts.count(word)})")
-    axes.figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8.5)  # pyright: ignore[reportAttributeAccessIssue]
+    for system, other in others:
+        ring = f"{system} minus {other}"
+        axes.plot([], [], "o", markersize=5, markerfacecolor="none", markeredgecolor=INK, label=ring)
+    axes.figure.legend(loc="outside lower right", ncols=2 if others else 3, frameon=False, fontsize=8.5)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _lay_out(axes: "Axes", title: str, labels: Sequence[tuple[float, str]], bottom: float) -> None:

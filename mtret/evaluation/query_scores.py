@@ -14,7 +14,7 @@ from mtret.errors import UserError
 from mtret.evaluation.results import Results, read_results
 from mtret.evaluation.retrieval import PRIMARY, TaskOutcome
 from mtret.files import AnyPath, locate, reaching, replace_text
-from mtret.names import SYSTEMS
+from mtret.names import systems_now
 
 QUERIES_FILE = "queries.jsonl"
 METRICS = (PRIMARY, "recall@10", "mrr@10")  # of all that are computed, those that every task has
@@ -113,10 +113,11 @@ def read_query_scores(name: str) -> QueryScores:
         ) from None
     if hashlib.sha256(content).hexdigest() != described.sha256:
         raise UserError(f"{beside}: is not the file that results.json was written with; run `mtret evaluate` again")
-    return QueryScores(results, _tasks(content.decode("utf-8")))
+    return QueryScores(results, _tasks(content.decode("utf-8"), results.systems))
 
 
-def _tasks(text: str) -> dict[str, TaskQueries]:
+def _tasks(text: str, known: Sequence[str]) -> dict[str, TaskQueries]:
+    """`known`: the systems of the results."""
     by_task: dict[str, list[dict[str, Any]]] = {}
     for line in text.splitlines():
         entry = json.loads(line)
@@ -127,6 +128,6 @@ def _tasks(text: str) -> dict[str, TaskQueries]:
         for metric in METRICS:
             for system in entries[0][metric]:
                 values = np.array([entry[metric][system] for entry in entries], np.float64)
-                scores[metric, SYSTEMS.get(str(system), str(system))] = values
+                scores[metric, systems_now(known).get(str(system), str(system))] = values
         found[task] = TaskQueries(tuple(entry["query"] for entry in entries), scores)
     return found

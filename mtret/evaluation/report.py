@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mtret.evaluation.findings import findings, reference_system, tasks_by_role
+from mtret.evaluation.findings import findings, rivals, summaries, tasks_by_role
 from mtret.evaluation.results import BaseForm, Results, RoleResults, Scores, TaskResults, write_results
-from mtret.evaluation.retrieval import OWN_TASK, PRIMARY, ROLES
-from mtret.evaluation.statistics import MIN_QUERIES
+from mtret.evaluation.retrieval import HYBRID, HYBRID_RANKS, OWN_TASK, PRIMARY, ROLES
+from mtret.evaluation.statistics import MIN_QUERIES, Difference, Verdict
 from mtret.evaluation.wording import (
     ROLE_MEANINGS,
     ROLE_NAMES,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 FEW_QUERIES = 100
+NO_DIFFERENCE: Verdict = "no difference"
 
 
 def write_report(raw: Mapping[str, Any], folder: AnyPath) -> Results:
@@ -53,6 +54,7 @@ def markdown(results: Results) -> str:
         _roles(results),
         _tasks(results),
         _details(results),
+        _fusion(results),
         _images(results),
         _base_forms(results),
         _dimensions(results),
@@ -65,18 +67,20 @@ def markdown(results: Results) -> str:
 
 
 def _summary(results: Results) -> str:
-    systems, tasks = results.systems, results.tasks
+    pairs, tasks = rivals(results.systems), results.tasks
     lines = ["# Retrieval results", ""]
-    other = reference_system(systems)
-    if other is None:
+    if not pairs:
         return "\n".join([*lines, f"{len(tasks)} tasks."])
     for role, names in tasks_by_role(tasks):
-        said = counts([tasks[name].differences[other].verdict for name in names], markdown=True)
-        lines.append(
-            f"- {ROLE_NAMES[role]} ({ROLE_MEANINGS[role]}): of {count(len(names), 'task')}, "
-            f"`{systems[-1]}` against `{other}` is {said}."
-        )
-    found = findings(results)[results.mixture is not None :]  # where there is one, the first stands above already
+        said = []
+        for system, other in pairs:
+            found = [tasks[name].difference(system, other) for name in names]
+            verdicts = counts([one.verdict for one in found if one], markdown=True)
+            said.append(f"`{system}` against `{other}` is {verdicts}")
+        about = f"{ROLE_NAMES[role]} ({ROLE_MEANINGS[role]}): of {count(len(names), 'task')}"
+        lines.append(f"- {about}, {'; '.join(said)}.")
+    said = summaries(results)  # which stand above already
+    found = [line for line in findings(results) if line not in said]
     lines += [
         "",
         f"All verdicts compare {metric_name(PRIMARY)} on the same queries: *better* and *WORSE* where the 95% interval "
@@ -97,19 +101,22 @@ def _roles(results: Results) -> str:
 
 
 def role_tables(roles: Mapping[str, RoleResults], systems: Sequence[str]) -> str:
-    """Markdown: every system's scores by role, and the last system's paired difference to each of the others."""
+    """Markdown: every system's scores by role, and the paired differences of those that are compared to all before."""
     shown = [(ROLE_NAMES[role], roles[role]) for role in ROLES if role in roles]
     scores = Table(
         ["role", "tasks", "queries", *systems],
         [[[name, len(one.tasks), one.n_queries, *map(score, map(one.primary, systems))] for name, one in shown]],
     )
-    if len(systems) < 2:
-        return to_markdown(scores)
-    differences = Table(
-        [f"`{systems[-1]}` minus", *systems[:-1]],
-        [[[name, *map(difference, one.differences.values())] for name, one in shown]],
-    )
-    return f"{to_markdown(scores)}\n\n{to_markdown(differences)}"
+    tables = [scores]
+    for system in sorted((system for system, _ in rivals(systems)), key=systems.index):
+        before = systems[: systems.index(system)]
+        rows = [
+            [name, *(difference(found) if (found := one.difference(system, other)) else "" for other in before)]
+            for name, one in shown
+        ]
+        if any(one.differences.get(system) for _, one in shown):
+            tables.append(Table([f"`{system}` minus", *before], [rows]))
+    return "\n\n".join(map(to_markdown, tables))
 
 
 def _tasks(results: Results) -> str:
@@ -135,20 +142,36 @@ def _tasks(results: Results) -> str:
 def _details(results: Results) -> str:
     if not results.tasks:
         return ""
-    last = results.systems[-1]
     common = ["recall@10", "capped_recall@10", "mrr@10", "map"]
     rows = []
     for name in (name for _, names in tasks_by_role(results.tasks) for name in names):
-        scores, cutoffs = results.tasks[name].systems[last], results.tasks[name].cutoffs
+        scores, cutoffs = results.tasks[name].systems[results.encoder], results.tasks[name].cutoffs
         others = [(k, scores[f"recall@{k}"].mean) for k in cutoffs if k != 10 and f"recall@{k}" in scores]
         means = [f"{scores[metric].mean:.3f}" if metric in scores else "" for metric in common]
         rows.append([name, *means, ", ".join(f"{mean:.3f} @{k}" for k, mean in others)])
     intro = (
-        f"`{last}`. Capped recall divides the hits by the most that the cut-off can hold, min(k, relevant documents). "
-        "Every metric of every system, with its interval, is in results.json."
+        f"`{results.encoder}`. Capped recall divides the hits by the most that the cut-off can hold, min(k, relevant "
+        "documents). Every metric of every system, with its interval, is in results.json."
     )
     header = ["task", *map(metric_name, common), "recall at the card's other cut-offs"]
     return _section("More metrics", intro, to_markdown(Table(header, [rows])))
+
+
+def _fusion(results: Results) -> str:
+    """Tasks that do not have the common weight of fusion."""
+    own = {name: task.fusion for name, task in results.tasks.items() if task.fusion}
+    if not own:
+        return ""
+    encoders = list(dict.fromkeys(encoder for each in own.values() for encoder in each))
+    rows = [
+        [name, *(f"{each[encoder]:.2f}" if encoder in each else "" for encoder in encoders)]
+        for name, each in own.items()
+    ]
+    intro = (
+        "A hybrid is weight x dense + (1 - weight) x BM25. These tasks have dev queries enough for own weights; where "
+        "none is better by more than a standard error, it is the common one."
+    )
+    return _section("Weights of fusion", intro, to_markdown(Table(["task", *encoders], [rows])))
 
 
 def _images(results: Results) -> str:
@@ -157,7 +180,7 @@ def _images(results: Results) -> str:
     if table is None:
         return ""
     intro = (
-        f"Documents that are images, which `{results.systems[-1]}` alone can read: these tasks count in no mean above. "
+        f"Documents that are images, which `{results.encoder}` alone can read: these tasks count in no mean above. "
         "By chance: recall@10 of a random order."
     )
     return _section("Images", intro, to_markdown(table))
@@ -165,7 +188,7 @@ def _images(results: Results) -> str:
 
 def _of_images(results: Results, title: str = "") -> Table | None:
     """Nothing else reads them, so chance is what they are compared with."""
-    evaluated, pooled = results.systems[-1], results.pooled and results.pooled.tasks
+    evaluated, pooled = results.encoder, results.pooled and results.pooled.tasks
     rows = []
     for name, task in sorted(results.tasks.items()):
         if task.images:
@@ -210,8 +233,8 @@ def _dimensions(results: Results) -> str:
     table = _by_dimension(results)
     if table is None:
         return ""
-    evaluated = results.systems[-1]
-    intro = f"{metric_name(PRIMARY)} of `{evaluated}`, mean over tasks, by vectors truncated to their first dimensions."
+    scores = f"{metric_name(PRIMARY)} of `{results.encoder}`, mean over tasks"
+    intro = f"{scores}, by vectors truncated to their first dimensions."
     return _section("Fewer dimensions", intro, to_markdown(table))
 
 
@@ -297,46 +320,64 @@ def terminal_tables(results: Results) -> "RenderableType":
 
     metric, pooled = metric_name(PRIMARY), results.pooled
     tables: list[Table | None] = [_tasks_briefly(results)]
-    tables += [_roles_briefly(results.roles, results, f"{metric} by role, mean over tasks"), _differences(results)]
+    tables += [_roles_briefly(results.roles, results, f"{metric} by role, mean over tasks")]
+    tables += [_differences(results, system) for system, _ in rivals(results.systems)]
     if pooled:
         title = f"{metric} over one index of all {pooled.n_documents:,} documents, mean over tasks"
         tables.append(_roles_briefly(pooled.roles, results, title))
-    title = f"{metric} of {results.systems[-1]} by vectors truncated to their first dimensions"
+    title = f"{metric} of {results.encoder} by vectors truncated to their first dimensions"
     tables += [_by_dimension(results, title), _of_images(results, "tasks of images")]
     return Group(*(to_terminal(table) for table in tables if table))
 
 
 def _tasks_briefly(results: Results) -> Table:
-    systems, other = results.systems, reference_system(results.systems)
+    systems, pairs = _brief(results.systems), rivals(results.systems)
     groups = []
     for role, names in tasks_by_role(results.tasks):
         rows: list[list[Any]] = [[Cell(ROLE_NAMES[role], style="italic")]]
         for name in names:
             task = results.tasks[name]
-            rows.append([f"  {name}", task.n_queries, *_means_briefly(task, systems)])
-            if other and (one := task.differences.get(other)):
-                rows[-1].append(Cell(f"{one.mean:+.3f} {one.verdict}", style=STYLES[one.verdict]))
+            means = [f"{task.primary(system).mean:.3f}" for system in systems]
+            rows.append(
+                [f"  {name}", task.n_queries, *means, *map(_verdict, [task.difference(*pair) for pair in pairs])]
+            )
         groups.append(rows)
-    header = ["task", "queries", *systems, *([f"{systems[-1]} - {other}"] if other else [])]
-    return Table(header, groups, f"{metric_name(PRIMARY)} by task")
+    header = ["task", "queries", *systems, *(f"{system}\n- {other}" for system, other in pairs)]
+    return Table(header, groups, f"{metric_name(PRIMARY)} by task; a difference without a word is none that shows")
+
+
+def _verdict(one: Difference | None) -> Cell:
+    """A difference, with a word where it is one."""
+    if one is None:
+        return Cell("")
+    word = "" if one.verdict == NO_DIFFERENCE else f" {one.verdict}"
+    return Cell(f"{one.mean:+.3f}{word}", style=STYLES[one.verdict])
+
+
+def _brief(systems: Sequence[str]) -> list[str]:
+    """Those that a terminal shows: fusion by ranks stands in the report."""
+    return [system for system in systems if system != HYBRID_RANKS or HYBRID not in systems]
 
 
 def _roles_briefly(roles: Mapping[str, RoleResults], results: Results, title: str) -> Table:
-    shown = [(role, roles[role]) for role, _ in tasks_by_role(results.tasks)]
-    rows = [[ROLE_NAMES[role], len(one.tasks), *_means_briefly(one, results.systems)] for role, one in shown]
-    return Table(["role", "tasks", *results.systems], [rows], title)
+    shown, systems = [(role, roles[role]) for role, _ in tasks_by_role(results.tasks)], _brief(results.systems)
+    own = {system for system, _ in rivals(results.systems)}
+    rows = []
+    for role, one in shown:
+        means = [score(one.primary(name)) if name in own else f"{one.primary(name).mean:.3f}" for name in systems]
+        rows.append([ROLE_NAMES[role], len(one.tasks), *means])
+    return Table(["role", "tasks", *systems], [rows], title)
 
 
-def _differences(results: Results) -> Table | None:
-    if len(results.systems) < 2:
-        return None
+def _differences(results: Results, system: str) -> Table | None:
+    """Of one system to all that stand before it, by role."""
     rows = []
     for role, _ in tasks_by_role(results.tasks):
-        for place, (system, one) in enumerate(results.roles[role].differences.items()):
+        for place, (other, one) in enumerate(results.roles[role].differences.get(system, {}).items()):
             word = Cell(one.verdict, style=STYLES[one.verdict])
-            rows.append([ROLE_NAMES[role] * (not place), system, f"{one.mean:+.3f}", interval(one, "+"), word])
+            rows.append([ROLE_NAMES[role] * (not place), other, f"{one.mean:+.3f}", interval(one, "+"), word])
     header = ["role", "against", "difference", "95% interval", ""]
-    return Table(header, [rows], f"{results.systems[-1]} against the others, by role")
+    return Table(header, [rows], f"{system} against the others, by role") if rows else None
 
 
 def _section(title: str, intro: str, body: str) -> str:
@@ -349,20 +390,14 @@ def _means(entry: Scores, systems: Sequence[str]) -> list[Cell]:
     return [Cell(f"{mean:.3f}", style="bold" if mean == max(means) else "") for mean in means]
 
 
-def _means_briefly(entry: Scores, systems: Sequence[str]) -> list[str]:
-    """Three digits; the last with its interval."""
-    return [*(f"{entry.primary(system).mean:.3f}" for system in systems[:-1]), score(entry.primary(systems[-1]))]
-
-
 def _minus(systems: Sequence[str]) -> list[str]:
     """The header of `_difference`."""
-    other = reference_system(systems)
-    return [f"`{systems[-1]}` minus `{other}`"] if other else []
+    return [f"`{system}` minus `{other}`" for system, other in rivals(systems)]
 
 
 def _difference(entry: Scores, systems: Sequence[str]) -> list[str]:
-    other = reference_system(systems)
-    return [difference(entry.differences[other])] if other else []
+    found = [entry.difference(*pair) for pair in rivals(systems)]
+    return [difference(one) if one else "" for one in found]
 
 
 def _share(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Results: means over queries and roles with their intervals, made of scores; as a file, schema `mtret.results/2`,
+"""Results: means over queries and roles with their intervals, made of scores; as a file, schema `mtret.results/3`,
 checked when read, written atomically. See docs/results.md."""
 
 import json
@@ -11,14 +11,14 @@ from jaxtyping import Float64
 
 from mtret.errors import UserError
 from mtret.evaluation import statistics
-from mtret.evaluation.retrieval import PRIMARY, ROLES, PooledOutcome, TaskOutcome, TaskScores
+from mtret.evaluation.retrieval import BASE, FINETUNED, PRIMARY, ROLES, PooledOutcome, TaskOutcome, TaskScores
 from mtret.evaluation.statistics import Difference, Interval, Verdict
 from mtret.files import AnyPath, replace_json
 from mtret.names import results_now
 from mtret.schema import MismatchError, MissingKeyError, Reading, build
 
 Role = Literal["in_domain", "cross_domain", "zero_shot", "all"]
-SCHEMA = "mtret.results/2"
+SCHEMA = "mtret.results/3"
 NAMED_DROPPED_QUERIES = 20
 SHOWN = 60  # characters of a wrong value in an error
 
@@ -29,11 +29,16 @@ class Scores:
 
     n_queries: int
     systems: Mapping[str, Mapping[str, Interval]]  # by system, then metric
-    differences: Mapping[str, Difference]  # of the last system to each other, in the primary metric
+    # Of a system to each of those that stand before it, in the primary metric.
+    differences: Mapping[str, Mapping[str, Difference]]
 
     def primary(self, system: str) -> Interval:
         """A system's score in the primary metric."""
         return self.systems[system][PRIMARY]
+
+    def difference(self, system: str, other: str) -> Difference | None:
+        """Of one system to another, paired by query; None where it does not stand here."""
+        return self.differences.get(system, {}).get(other)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,7 @@ class TaskResults(Scores):
     images: bool = False
     data_sha256: str | None = None
     n_with_copies: int = 0
+    fusion: Mapping[str, float] | None = None  # own weights of hybrids, by encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +147,11 @@ class Results:
     queries: QueriesFile | None = None
     base_forms: BaseForms | None = None
 
+    @property
+    def encoder(self) -> str:
+        """The system that the results are about: `finetuned`; `base` where mtret did not train what was evaluated."""
+        return next((each for each in (FINETUNED, BASE, *self.systems[-1:]) if each in self.systems), "")
+
 
 @dataclass(frozen=True, eq=False)
 class _Resampled:
@@ -163,10 +174,10 @@ def build_results(
     pooled: PooledOutcome | None = None,
     skipped: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The results dictionary (schema `mtret.results/2`, see docs/results.md).
+    """The results dictionary (schema `mtret.results/3`, see docs/results.md).
 
     Args:
-      outcomes: one per evaluated task, all with the same systems; a task of images may have the last of them alone.
+      outcomes: one per evaluated task, all with the same systems; a task of images may have one of them alone.
       protocol: what the numbers depend on; kept as it is.
       seed: of the bootstrap.
       mixture: what the model was trained on, None for a base encoder.
@@ -246,6 +257,7 @@ def _task_entry(outcome: TaskOutcome, scores: _Resampled) -> dict[str, Any]:
         "cutoffs": list(outcome.scores.cutoffs),
         **_entry(scores),
         "scann": None if outcome.scann is None else dict(outcome.scann),
+        "fusion": None if outcome.fusion is None else dict(outcome.fusion),
     }
 
 
@@ -258,14 +270,20 @@ def _entry(scores: _Resampled) -> dict[str, Any]:
         }
         for s, system in enumerate(scores.systems)
     }
-    primary = scores.metrics.index(PRIMARY)
-    gains = scores.means[-1, primary] - scores.means[:, primary]
-    low, high = statistics.bounds(scores.resampled[:, -1:, primary] - scores.resampled[:, :, primary])
-    differences = {
-        other: {"metric": PRIMARY, **statistics.paired(gains[s], low[s], high[s], scores.n_queries).as_json()}
-        for s, other in enumerate(scores.systems[:-1])
-    }
+    differences = {system: _differences(scores, s) for s, system in enumerate(scores.systems) if s}
     return {"n_queries": scores.n_queries, "systems": systems, "differences": differences}
+
+
+def _differences(scores: _Resampled, place: int) -> dict[str, Any]:
+    """Of the system in this place to each of those before it."""
+    primary = scores.metrics.index(PRIMARY)
+    means, resampled = scores.means[:, primary], scores.resampled[:, :, primary]
+    low, high = statistics.bounds(resampled[:, place : place + 1] - resampled[:, :place])
+    gains = means[place] - means[:place]
+    return {
+        other: {"metric": PRIMARY, **statistics.paired(gains[s], low[s], high[s], scores.n_queries).as_json()}
+        for s, other in enumerate(scores.systems[:place])
+    }
 
 
 def parse_results(raw: Any, source: str = "results") -> Results:
@@ -320,7 +338,7 @@ READING = Reading(more_keys=True, readers={Interval: _interval, Difference: _dif
 
 def _check_systems(results: Results) -> None:
     """Every entry has the file's systems with the primary metric, and the differences of the last to the others. A task
-    of images may have the last alone."""
+    of images may have one of them alone."""
     groups: dict[str, Mapping[str, Scores]] = {"tasks": results.tasks, "roles": results.roles}
     if results.pooled is not None:
         groups |= {"pooled.tasks": results.pooled.tasks, "pooled.roles": results.pooled.roles}
@@ -328,11 +346,14 @@ def _check_systems(results: Results) -> None:
     for group, entries in groups.items():
         for name, entry in entries.items():
             path, every = f"{group}.{name}", results.systems
-            systems = every[-1:] if name in seen and len(entry.systems) == 1 else every
-            if (*entry.systems,) != systems:
-                raise MismatchError(f"{path}.systems", f"must be {', '.join(systems)}")
-            if (*entry.differences,) != systems[:-1]:
-                raise MismatchError(f"{path}.differences", f"must be {', '.join(systems[:-1])}")
+            systems = (*entry.systems,) if name in seen and len(entry.systems) == 1 else every
+            if (*entry.systems,) != systems or not {*systems} <= {*every}:
+                raise MismatchError(f"{path}.systems", f"must be {', '.join(every)}")
+            # Of older files those of the last system alone.
+            for system in {*entry.differences, *systems[1:][-1:]}:
+                before = systems[: systems.index(system)] if system in systems else ()
+                if (*entry.differences.get(system, {}),) != before:
+                    raise MismatchError(f"{path}.differences.{system}", f"must be {', '.join(before)}")
             for system, metrics in entry.systems.items():
                 if PRIMARY not in metrics:
                     raise MissingKeyError(f"{path}.systems.{system}.{PRIMARY}", "is missing")

@@ -15,6 +15,10 @@ from mtret.index.exact import NOTHING, Run
 PRIMARY = "ndcg@10"
 OWN_TASK = "own_task@10"
 ROLES = ("in_domain", "cross_domain", "zero_shot", "all")
+# Systems: an encoder alone, and its hybrid with BM25.
+BM25, BASE, HYBRID, HYBRID_RANKS = "bm25", "base", "hybrid", "hybrid_ranks"
+FINETUNED, FINETUNED_HYBRID = "finetuned", "finetuned_hybrid"
+HYBRID_OF = {BASE: HYBRID, FINETUNED: FINETUNED_HYBRID}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,7 @@ class TaskOutcome:
     scann: Mapping[str, Any] | None = None
     data_sha256: str | None = None  # of the data that the scores rest on
     n_with_copies: int = 0  # see `queries_with_copies`
+    fusion: Mapping[str, float] | None = None  # the task's own weights of hybrids, by encoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +102,7 @@ def evaluate_task(
 
     Args:
       query_rows: rows of the task's queries that are evaluated, in the order of the runs.
-      runs: by system; the last one is later compared with the others.
+      runs: by system; each is later compared with those before it.
       pooled_rows: `Pool.rows` of the task where the runs are over the pool; then `own_task@10` is scored too:
         the share of the first 10 results that are documents of the task.
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtret.errors import UserError, nearest
-from mtret.evaluation.comparison import evaluated_system
 from mtret.evaluation.results import Results, Scores
-from mtret.evaluation.retrieval import PRIMARY, ROLES
+from mtret.evaluation.retrieval import HYBRID_OF, PRIMARY, ROLES
 from mtret.evaluation.statistics import Interval
 from mtret.evaluation.wording import ROLE_NAMES, count, interval, metric_name, some
 from mtret.tables import Cell, Table
 
+PLUS = " + BM25"
 CSV_COLUMNS = ("run", "role", "task", "system", "metric", "mean", "low", "high", "n_queries")
 
 
@@ -24,11 +24,18 @@ class RunResults:
 
     label: str
     results: Results
+    system: str = ""  # that its row shows; empty: the encoder that the results are about
 
     @property
     def evaluated(self) -> str:
         """The system that its row shows."""
-        return evaluated_system(self.results) or self.results.systems[-1]
+        return self.system or self.results.encoder
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The systems that the results are about: an encoder, and its hybrid."""
+        encoder = self.results.encoder
+        return tuple(each for each in (encoder, HYBRID_OF.get(encoder, "")) if each in self.results.systems)
 
 
 class Spread(NamedTuple):
@@ -70,6 +77,7 @@ def build(
     """
     _check_same_data(runs)
     _check_metric(runs, metric)
+    runs, groups = _with_hybrids(runs, groups)
     keys = _columns(runs, per_task)
     groups = _all_groups(runs, groups)
     members = {label for labels in groups.values() for label in labels}
@@ -94,6 +102,16 @@ def build(
         ],
     )
     return table.transposed() if len(keys) > len(table.rows) else table
+
+
+def _with_hybrids(
+    runs: Sequence[RunResults], groups: Mapping[str, Sequence[str]]
+) -> tuple[list[RunResults], dict[str, Sequence[str]]]:
+    """Every run twice where its results have its hybrid with BM25: alone, then fused; and groups so."""
+    fused = {run.label: RunResults(run.label + PLUS, run.results, run.own[1]) for run in runs if len(run.own) > 1}
+    whole = {name: labels for name, labels in groups.items() if all(label in fused for label in labels)}
+    more = {name + PLUS: [label + PLUS for label in labels] for name, labels in whole.items()}
+    return [*runs, *fused.values()], {**groups, **more}
 
 
 def _titles(runs: Sequence[RunResults], keys: Sequence[str], comparable: Sequence[bool]) -> list[str]:
@@ -171,10 +189,10 @@ def _scores(results: Results, system: str, keys: Sequence[str], metric: str) -> 
 
 def _baselines(runs: Sequence[RunResults], keys: Sequence[str], metric: str) -> Iterator[_Row]:
     """Every other system: once where all runs that have it agree on it, else once for those that do."""
-    for system in dict.fromkeys(system for run in runs for system in run.results.systems if system != run.evaluated):
+    for system in dict.fromkeys(system for run in runs for system in run.results.systems if system not in run.own):
         merged: list[tuple[list[str], tuple[Interval | None, ...]]] = []
         for run in runs:
-            if system not in run.results.systems or system == run.evaluated:
+            if system not in run.results.systems or system in run.own or run.system:
                 continue
             scores = _scores(run.results, system, keys, metric)
             for place, (labels, own) in enumerate(merged):
@@ -197,12 +215,18 @@ def _all_groups(runs: Sequence[RunResults], named: Mapping[str, Sequence[str]]) 
     """Those that were named, and of the runs left those that are seeds of one configuration, by a name made of
     theirs."""
     taken = {label for labels in named.values() for label in labels}
-    by_config: dict[str, dict[int, str]] = {}
+    by_config: dict[tuple[str, str], dict[int, str]] = {}
     for run in runs:
         protocol = run.results.protocol
         if protocol.get("training_sha256") is not None and run.label not in taken:
-            by_config.setdefault(protocol["training_sha256"], {}).setdefault(protocol["training_seed"], run.label)
-    return {**named, **{", ".join(each.values()): [*each.values()] for each in by_config.values() if len(each) > 1}}
+            key = protocol["training_sha256"], run.system
+            by_config.setdefault(key, {}).setdefault(protocol["training_seed"], run.label)
+    found = {}
+    for (_, system), each in by_config.items():
+        if len(each) > 1:
+            name = ", ".join(label.removesuffix(PLUS) if system else label for label in each.values())
+            found[name + PLUS * bool(system)] = [*each.values()]
+    return {**named, **found}
 
 
 def _grouped(

@@ -8,8 +8,9 @@ from functools import cache
 from itertools import chain
 
 import numpy as np
+from jaxtyping import Float32, Int32
 
-from mtret.index.exact import Rules, Run, queries_per_block, search_blocks
+from mtret.index.exact import Rules, Run, at_best_chunks, queries_per_block, search_blocks
 
 # Scripts written without spaces between words: Thai and Lao, Myanmar with its extensions, Khmer, kana, Han with its
 # extensions and compatibility forms. Hangul has spaces.
@@ -80,6 +81,18 @@ class BM25Index:
             return rows
 
         return search_blocks(scores, len(queries), k, rules, block)
+
+    def scores_at(
+        self, queries: Sequence[str], documents: Int32[np.ndarray, "q u"], parents: Int32[np.ndarray, "m"] | None = None
+    ) -> Float32[np.ndarray, "q u"]:
+        """Of these documents of each query, or of their best chunks where `parents` tells those; 0 for NOTHING."""
+        found = np.zeros(documents.shape, np.float32)
+        for row, terms in enumerate(tokenize(queries)):
+            ids = [self._vocabulary[term] for term in terms if term in self._vocabulary]
+            if ids:
+                scores = self._scorer.get_scores_from_ids(ids)
+                found[row] = at_best_chunks(np.asarray(scores, np.float32)[None], documents[row : row + 1], parents)[0]
+        return found
 
 
 class _Analyser(dict[str, list[str]]):

@@ -106,6 +106,40 @@ def search(
     return search_blocks(scores, len(queries), k, rules, block)
 
 
+def scores_at(
+    queries: Float32[np.ndarray, "q d"],
+    documents: Float32[np.ndarray, "m d"],
+    wanted: Int32[np.ndarray, "q u"],
+    parents: Int32[np.ndarray, "m"] | None = None,
+) -> Float32[np.ndarray, "q u"]:
+    """Dot products of each query with these documents, or with their best chunks where `parents` tells those; 0 for
+    NOTHING."""
+    found = np.zeros(wanted.shape, np.float32)
+    width = len(documents) if parents is not None else wanted.shape[1] * queries.shape[1]
+    block = queries_per_block(len(queries), width)
+    for start in range(0, len(queries), block):
+        part = slice(start, start + block)
+        if parents is None:
+            own = np.einsum("qd,qud->qu", queries[part], documents[np.maximum(wanted[part], 0)])
+            found[part] = np.where(wanted[part] == NOTHING, 0, own)
+        else:
+            found[part] = at_best_chunks(queries[part] @ documents.T, wanted[part], parents)
+    return found
+
+
+def at_best_chunks(
+    scores: Float32[np.ndarray, "q m"], wanted: Int32[np.ndarray, "q u"], parents: Int32[np.ndarray, "m"] | None
+) -> Float32[np.ndarray, "q u"]:
+    """Of all documents' scores those that are wanted, a parent's being that of its best chunk; 0 for NOTHING."""
+    if parents is not None:
+        best = np.full(scores.shape, -np.inf, np.float32)
+        for row, own in zip(best, scores, strict=True):
+            np.maximum.at(row, parents, own)
+        scores = best
+    found = np.take_along_axis(scores, np.maximum(wanted, 0), axis=1)
+    return np.where(wanted == NOTHING, 0, found).astype(np.float32)
+
+
 def check_finite(
     embeddings: Float32[np.ndarray, "n D"],
     name: str,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
@@ -20,6 +20,8 @@ from mtret.evaluation.query_scores import data_sha256, with_query_scores
 from mtret.evaluation.report import terminal_tables, write_report
 from mtret.evaluation.results import build_results
 from mtret.evaluation.retrieval import (
+    BASE,
+    FINETUNED,
     PRIMARY,
     Pool,
     PooledOutcome,
@@ -28,19 +30,19 @@ from mtret.evaluation.retrieval import (
     pool,
     queries_with_copies,
 )
-from mtret.evaluation.samples import dev_samples
+from mtret.evaluation.samples import dev_samples, drawing, drawn_queries
 from mtret.files import AnyPath, check_writable, locate, remove, replace_json
-from mtret.index import bm25
 from mtret.index.exact import NOTHING, Rules, Run, excluded_pairs, rules_of, search, tie_order, truncate
-from mtret.index.fusion import fuse
 from mtret.index.scann import ScannIndex, agreement, import_scann
 from mtret.model_folder.folder import RetrievalModel, load_model
 from mtret.models.dual_encoder import ModelConfig
 from mtret.run_config import RunConfig
-from mtret.runs import lexical, sampling, session
+from mtret.runs import sampling, session
 from mtret.runs.baseline import base_of_model, forms_of_model, in_form
 from mtret.runs.embedding import embed_tasks, reads, unreadable
 from mtret.runs.export import load_suite_of, open_model
+from mtret.runs.fusing import FEWEST_QUERIES, MOST_QUERIES, Dense, both, own_weight, systems
+from mtret.runs.lexical import LexicalSearch, search_task
 from mtret.runs.protocol import DEPTH, EvaluationConfig, mixture_of, protocol
 from mtret.runs.tasks import mixture_tasks
 
@@ -53,14 +55,26 @@ class _Asked:
     sha256: str
     rows: Int32[np.ndarray, "q"]
     dropped: tuple[str, ...]
+    dev_rows: Int32[np.ndarray, "_"]  # queries that its weight of fusion is chosen by; none: the common one
 
     @property
     def texts(self) -> list[str]:
         return [self.task.query_texts[row] for row in self.rows]
 
+    @property
+    def dev_texts(self) -> list[str]:
+        return [self.task.query_texts[row] for row in self.dev_rows]
 
-# By task: queries, documents. Of those tasks that the encoder can read.
-Vectors = Mapping[str, tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]]
+
+class _Sides(NamedTuple):
+    """Vectors of one task."""
+
+    queries: Float32[np.ndarray, "q D"]
+    documents: Float32[np.ndarray, "m D"]
+    dev_queries: Float32[np.ndarray, "_ D"]
+
+
+Vectors = Mapping[str, _Sides]  # by task, of those that the encoder can read
 
 
 def evaluate(
@@ -97,8 +111,8 @@ def evaluate(
         asked, more = _asked(suite, loaded, replace(config, tasks=(), allow_leakage=True))
         skipped |= {**absent, **more}
     _say_size(asked, config, sample, console)
-    encoders = {"base": in_form(base, forms, forms["chosen"])}
-    encoders |= {} if loaded.record is None else {"finetuned": loaded}
+    encoders = {BASE: in_form(base, forms, forms["chosen"])}
+    encoders |= {} if loaded.record is None else {FINETUNED: loaded}
     say_once(console, (line for each in encoders.values() for line in each.remarks))
     vectors = {name: _embed(name, each, asked, cache, console) for name, each in encoders.items()}
     with timed(console, "searching"):
@@ -118,7 +132,7 @@ def evaluate(
     )
     results["base_forms"] = forms
     if config.forms:
-        _score_forms(forms, base, asked, vectors["base"], config, cache, console)
+        _score_forms(forms, base, asked, vectors[BASE], config, cache, console)
     if config.dimensions:
         with timed(console, "searching truncated vectors"):
             results["dimensions"] = _by_dimension(asked, vectors, config, loaded.encoder.similarity)
@@ -212,11 +226,22 @@ def _asked(suite: Suite, loaded: RetrievalModel, config: EvaluationConfig) -> tu
         if len(dropped) == len(rows):
             skipped[name] = f"all its {len(rows)} {config.split} queries are training queries of the model"
             continue
-        kept = rows[~np.isin(rows, dropped)]
-        asked.append(_Asked(task, suite.task_sha256[name], kept, tuple(task.query_ids[row] for row in dropped)))
+        kept, ids = rows[~np.isin(rows, dropped)], tuple(task.query_ids[row] for row in dropped)
+        asked.append(_Asked(task, suite.task_sha256[name], kept, ids, _dev_rows(task, loaded, config)))
     if not asked:
         raise UserError(f"{suite.folder}: {_nothing_to_evaluate(suite, config.split, skipped)}")
     return asked, skipped
+
+
+def _dev_rows(task: Task, loaded: RetrievalModel, config: EvaluationConfig) -> Int32[np.ndarray, "_"]:
+    """Dev queries that say how to fuse, less those that were trained on; never those that are evaluated."""
+    none = np.zeros(0, np.int32)
+    if config.split == "dev" or "dev" not in task.splits or task.images:
+        return none
+    rows = drawn_queries(task, "dev", MOST_QUERIES, drawing(task, 0))
+    if loaded.record is not None:
+        rows = rows[~np.isin(rows, check_leakage(task, "dev", loaded.record, allow_leakage=True))]
+    return rows if len(rows) >= FEWEST_QUERIES else none
 
 
 def _nothing_to_evaluate(suite: Suite, split: str, skipped: Mapping[str, str]) -> str:
@@ -244,33 +269,27 @@ def _score_forms(
             vectors = _embed(f"base, {name}", in_form(base, forms, name), asked, cache, console)
         form["split"] = config.split
         form["tasks"] = {
-            one.task.name: round(_dense_score(one, vectors[one.task.name], config), 6)
+            one.task.name: round(_dense_score(one, *vectors[one.task.name][:2], config), 6)
             for one in asked
             if one.task.name in vectors
         }
 
 
-def _dense_score(one: _Asked, sides: tuple[np.ndarray, np.ndarray], config: EvaluationConfig) -> float:
+def _dense_score(one: _Asked, queries: np.ndarray, documents: np.ndarray, config: EvaluationConfig) -> float:
     """The primary metric of exact search."""
-    run = search(*sides, DEPTH, rules_of(one.task, one.rows))
+    run = search(queries, documents, DEPTH, rules_of(one.task, one.rows))
     return float(evaluate_task(one.task, config.split, one.rows, {"one": run}).systems["one"][PRIMARY].mean())
 
 
 def _embed(name: str, loaded: RetrievalModel, asked: Sequence[_Asked], cache: AnyPath, console: Console) -> Vectors:
     readable = [one for one in asked if reads(loaded, one.task)]
-    found = embed_tasks(name, loaded, [(one.task, one.texts) for one in readable], cache, console)
-    comparable = loaded.encoder.comparable
-    return {
-        one.task.name: (comparable(queries), comparable(documents))
-        for one, (queries, documents) in zip(readable, found, strict=True)
-    }
-
-
-def _systems(by_words: Run, dense: Mapping[str, Run], order: Int32[np.ndarray, "m"]) -> dict[str, Run]:
-    """In the order of the report; the last is compared with the others. `by_words`: BM25's."""
-    hybrid = fuse([by_words, dense["base"]], DEPTH, order=order)
-    runs = {"bm25": by_words, "base": dense["base"], "hybrid": hybrid}
-    return runs | {name: run for name, run in dense.items() if name != "base"}
+    found = embed_tasks(name, loaded, [(one.task, one.texts + one.dev_texts) for one in readable], cache, console)
+    vectors = {}
+    for one, sides in zip(readable, found, strict=True):
+        queries, documents = map(loaded.encoder.comparable, sides)
+        count = len(one.rows)
+        vectors[one.task.name] = _Sides(queries[:count], documents, queries[count:])
+    return vectors
 
 
 def _outcome(
@@ -281,18 +300,21 @@ def _outcome(
     rules = rules_of(task, one.rows)
     evaluated, approximate = list(vectors)[-1], None
     readers = [evaluated] if task.images else list(vectors)
-    dense = {name: search(*vectors[name][task.name], DEPTH, rules) for name in readers}
+    sides = {name: vectors[name][task.name][:2] for name in readers}
+    dense = {name: Dense(search(*each, DEPTH, rules), *each) for name, each in sides.items()}
     if config.scann:
-        run, approximate = _approximate(*vectors[evaluated][task.name], dense[evaluated], rules)
+        run, approximate = _approximate(*sides[evaluated], dense[evaluated].run, rules)
         found = evaluate_task(task, config.split, one.rows, {"scann": run}).systems["scann"]
         approximate |= {PRIMARY: float(found[PRIMARY].mean())}
-    systems = dense
+    runs, weights = {name: each.run for name, each in dense.items()}, {}
     if not task.images:
-        by_words = lexical.search_task(task, one.sha256, config.split, one.rows, cache)
-        systems = _systems(by_words, dense, rules.order)
+        words = search_task(task, one.sha256, config.split, one.rows, cache)
+        weights = _own_weights(one, {name: vectors[name][task.name] for name in readers}, words, cache)
+        runs = systems(words, dense, rules, weights)
     return TaskOutcome(
         task=task,
-        scores=evaluate_task(task, config.split, one.rows, systems),
+        fusion=weights or None,
+        scores=evaluate_task(task, config.split, one.rows, runs),
         role=role_of(task, loaded.record) if loaded.record else None,
         dropped_queries=one.dropped,
         seen_document_share=seen_document_share(task, config.split, loaded.record) if loaded.record else None,
@@ -300,6 +322,20 @@ def _outcome(
         data_sha256=data_sha256(task, config.split),
         n_with_copies=queries_with_copies(task, config.split, one.rows),
     )
+
+
+def _own_weights(one: _Asked, vectors: Mapping[str, _Sides], words: LexicalSearch, cache: AnyPath) -> dict[str, float]:
+    """By encoder, where there are dev queries to choose by."""
+    if not len(one.dev_rows):
+        return {}
+    task, rules = one.task, rules_of(one.task, one.dev_rows)
+    dev = search_task(task, one.sha256, "dev", one.dev_rows, cache, words)
+    found = {}
+    for name, sides in vectors.items():
+        queries, documents = sides.dev_queries, sides.documents
+        dense = Dense(search(queries, documents, DEPTH, rules), queries, documents)
+        found[name] = own_weight(both(dev, dense, rules), task.splits["dev"], one.dev_rows, rules.order)
+    return found
 
 
 def _by_dimension(
@@ -312,8 +348,8 @@ def _by_dimension(
     for dimension in (whole, *config.dimensions):
         scores = {}
         for one in asked:
-            queries, documents = (truncate(side, dimension, similarity) for side in of_model[one.task.name])
-            scores[one.task.name] = _dense_score(one, (queries, documents), config)
+            queries, documents = (truncate(side, dimension, similarity) for side in of_model[one.task.name][:2])
+            scores[one.task.name] = _dense_score(one, queries, documents, config)
         found[str(dimension)] = scores
     return found
 
@@ -339,17 +375,16 @@ def _pooled(
     pooled = pool([one.task for one in asked])
     rules = Rules(tie_order(pooled.document_ids), _pooled_exclusions(asked, pooled), pooled.parents)
 
-    def by_words() -> Run:
+    def documents() -> list[str]:
         texts = [text for one in asked for text in one.task.document_texts]
-        index = bm25.BM25Index([texts[row] for row in pooled.kept])
-        return index.search([text for one in asked for text in one.texts], DEPTH, rules)
+        return [texts[row] for row in pooled.kept]
 
     key = ["pooled", config.split]
     for one in asked:
         key += [one.sha256, *map(str, one.rows.tolist())]
     evaluated = list(vectors)[-1]
     dimension = next(iter(vectors[evaluated].values()))[0].shape[1]
-    dense, corpus, queries = {}, np.zeros(0), np.zeros(0)
+    dense: dict[str, Dense] = {}
     for name, each in vectors.items():
         read = np.concatenate([np.full(len(one.task.document_ids), one.task.name in each) for one in asked])[
             pooled.kept
@@ -357,16 +392,20 @@ def _pooled(
         if not read.any():
             continue
         sides = [each.get(one.task.name) or _unread(one, dimension) for one in asked]
-        queries = np.concatenate([queries for queries, _ in sides])
-        corpus = np.concatenate([documents for _, documents in sides])[pooled.kept]
-        dense[name] = _search_some(queries, corpus, read, rules)
-    systems = _systems(lexical.cached_run(cache, key, by_words), dense, rules.order) if "base" in dense else dense
-    approximate = _approximate(queries, corpus, dense[evaluated], rules)[1] if config.scann else None
+        queries = np.concatenate([side.queries for side in sides])
+        corpus = np.concatenate([side.documents for side in sides])[pooled.kept]
+        dense[name] = Dense(_search_some(queries, corpus, read, rules), queries, corpus)
+    found = {name: each.run for name, each in dense.items()}
+    if BASE in dense:
+        asks = [text for one in asked for text in one.texts]
+        found = systems(LexicalSearch(documents, asks, rules, key, cache), dense, rules, {})
+    last = dense[evaluated]
+    approximate = _approximate(last.queries, last.documents, last.run, rules)[1] if config.scann else None
     scores, start = {}, 0
     for one in asked:
         stop = start + len(one.rows)
-        readers = [evaluated] if one.task.images else list(systems)
-        runs = {name: Run(systems[name].documents[start:stop], systems[name].scores[start:stop]) for name in readers}
+        readers = [evaluated] if one.task.images else list(found)
+        runs = {name: Run(found[name].documents[start:stop], found[name].scores[start:stop]) for name in readers}
         scores[one.task.name] = evaluate_task(one.task, config.split, one.rows, runs, pooled.rows[one.task.name])
         start = stop
     return PooledOutcome(pooled.n_documents, scores, approximate)
@@ -392,11 +431,10 @@ def _search_some(
     return Run(found, run.scores)
 
 
-def _unread(one: _Asked, dimension: int) -> tuple[Float32[np.ndarray, "q D"], Float32[np.ndarray, "m D"]]:
+def _unread(one: _Asked, dimension: int) -> _Sides:
     """In place of a task's vectors that an encoder cannot make."""
-    return np.zeros((len(one.rows), dimension), np.float32), np.zeros(
-        (len(one.task.document_ids), dimension), np.float32
-    )
+    sizes = len(one.rows), len(one.task.document_ids), 0
+    return _Sides(*(np.zeros((size, dimension), np.float32) for size in sizes))
 
 
 def _pooled_exclusions(asked: Sequence[_Asked], pooled: Pool) -> Int32[np.ndarray, "n 2"]:

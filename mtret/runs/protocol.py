@@ -10,6 +10,8 @@ from typing import Any
 from mtret.data.formats import Suite
 from mtret.devices import device_line
 from mtret.files import locate
+from mtret.index.fusion import DEPTH as FUSED_DEPTH
+from mtret.index.fusion import WEIGHT
 from mtret.model_folder.folder import RetrievalModel
 from mtret.names import config_before
 from mtret.provenance import git_state, versions
@@ -71,6 +73,7 @@ def protocol(
         "split": config.split,
         "index": "exact",
         "depth": DEPTH,
+        "fusion": f"union of both first {FUSED_DEPTH}, z-scores by query, {WEIGHT} x dense + {1 - WEIGHT:.2g} x BM25",
         "duplicate_texts": "several in a task's own index, as judged; one in the pooled index",
         "model": locate(model).name,
         "weights_sha256": loaded.towers.weights_sha256,

@@ -23,8 +23,8 @@ from mtret.files import AnyPath, read_arrays, replace_arrays
 from mtret.index.exact import Run, rules_of, search
 from mtret.model_folder.folder import RetrievalModel
 from mtret.models.weights import file_sha256
-from mtret.runs import lexical
 from mtret.runs.embedding import embed_tasks, unreadable
+from mtret.runs.lexical import search_task
 from mtret.runs.protocol import DEPTH
 
 SAMPLE_FILE = "sample.json"
@@ -175,7 +175,7 @@ def _pooled_runs(
     with timed(console, "searching for distractors"):
         for part in parts:
             text = part.task.images is None
-            found.append([lexical.search_task(part.task, part.sha256, split, part.queries, cache)] if text else [])
+            found.append([search_task(part.task, part.sha256, split, part.queries, cache).run] if text else [])
     for model in pool:
         cannot = unreadable(model, [part.task for part in parts])
         read = [index for index, part in enumerate(parts) if part.task.name not in cannot]

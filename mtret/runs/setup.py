@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mtret.console import say, say_once, timed
 from mtret.data.formats import Suite
+from mtret.data.guide import TaskGuide
 from mtret.data.images import Images
 from mtret.data.planning import Planner
 from mtret.data.shapes import Shape
@@ -36,7 +37,7 @@ from mtret.runs.tasks import mixture_tasks, untrainable
 from mtret.train.optim import OptimConfig, frozen_paths, optimizer, warmup_remark, without_gradient
 from mtret.train.programs import suits_layers
 from mtret.train.sharding import make_mesh, param_specs
-from mtret.train.step import StepConfig, TrainState, deployed_of, initial_params
+from mtret.train.step import StepConfig, TrainState, deployed, deployed_of, initial_params, interpolated
 from mtret.train.vocabulary import Vocabulary, adapts_words, vocabulary_of
 
 
@@ -126,14 +127,20 @@ class Prepared:
         planner = self.planner.in_chunks(tokens)
         return replace(self, planner=planner, step=replace(self.step, chunked=True))
 
+    def evaluated(self, state: TrainState) -> Tree:
+        """What is evaluated of a state, on this host: as `deployed_of`, the base's share of it worked in."""
+        lora = self.step.lora
+        return interpolated(deployed_of(state, lora), deployed(self.params, lora), self.optim.base_share)
+
     def whole(self, state: TrainState) -> Tree:
-        """What is kept and exported of a state, on this host: as `deployed_of`, with all word embeddings."""
-        params = deployed_of(state, self.step.lora)
+        """What is kept and exported of a state, on this host: as `evaluated`, with all word embeddings."""
         if self.vocabulary.is_whole:
-            return params
+            return self.evaluated(state)
+        params = deployed_of(state, self.step.lora)
         updates = int(state.step) - int(state.skipped)
         scale = partial(without_gradient, self.optim, self.step.frozen, steps=self.planner.steps, updates=updates)
-        return self.vocabulary.whole(jax.device_get(params), self.start, scale)
+        params = self.vocabulary.whole(jax.device_get(params), self.start, scale)
+        return interpolated(params, deployed(self.start, self.step.lora), self.optim.base_share)
 
 
 def prepare(
@@ -186,6 +193,9 @@ def prepare(
         patches=images.config.patches if images else 1,
         even_chunks=suits_layers(mesh, chunked),
     )
+    if config.loss.guide_margin is not None:
+        _check_guide(training)
+        planner.guides = [TaskGuide.without_vectors(encoder.dimension)] * len(training)
     remarks += [*check_teaching(training, planner.without_steps()), *slow_average(config)]
     remarks += filter(None, [warmup_remark(config.optim, config.loop.steps)])
     with timed(console, "planning"):
@@ -269,6 +279,15 @@ def _check_dimensions(config: RunConfig, encoder: hf.Pretrained) -> None:
             f"dev.dimensions: {config.dev.dimensions}, but the vectors of {encoder.folder} have {encoder.dimension} "
             "dimensions; name smaller numbers"
         )
+
+
+def _check_guide(training: Sequence[TrainingTask]) -> None:
+    for task in training:
+        if isinstance(task.documents, Images):
+            raise UserError(
+                f"loss.guide_margin: the documents of task '{task.name}' are images, which the encoder as it came "
+                "cannot read; leave it or the margin out"
+            )
 
 
 def _check_lengths(training: Sequence[TrainingTask], encoder: hf.Pretrained) -> None:

@@ -40,6 +40,7 @@ from mtret.runs.costs import Took, note_costs
 from mtret.runs.curves import CURVES, read_curves, write_curves
 from mtret.runs.export import save_model
 from mtret.runs.fitting import compile_fitting
+from mtret.runs.guide import guides
 from mtret.runs.identity import (
     UNDRAWN,
     WORDS,
@@ -64,7 +65,7 @@ from mtret.train.events import EventWriter
 from mtret.train.loop import Best, KeptWeights, Loop, MetricsFile, OnDev, Sinks, Totals
 from mtret.train.object_checkpoint import ObjectCheckpoints
 from mtret.train.sharding import batch_sharding, layout, layout_lines
-from mtret.train.step import Step, TrainState, create_state, deployed_of
+from mtret.train.step import Step, TrainState, create_state
 
 Fence = Callable[[], None]  # is called before anything is written; raises where another process has the run now
 
@@ -124,6 +125,8 @@ def _train(
     chunks = chunks_of(workdir)
     others = other_tasks(inputs.suite, config, inputs.tasks)
     run = prepare(config, inputs.tasks, inputs.model, here.cache, console, words, others)
+    if run.planner.guides is not None:
+        run.planner.guides = guides(run.planner, inputs.tasks, inputs.model.encoder, config, here.cache, console)
     if chunks and not run.step.chunked:
         run = run.in_chunks(chunks)
     undrawn = run.planner.without_steps()
@@ -200,7 +203,7 @@ def _run(
             weights=weights,
             profile=traces,
             at_once=jax.default_backend() == "cpu" and jax.process_count() == 1,
-            evaluated=partial(deployed_of, lora=config.model.lora),
+            evaluated=run.evaluated,
             kept=run.whole,
             fence=hooks.fence,
             on_dev=hooks.on_dev,

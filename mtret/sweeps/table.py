@@ -10,7 +10,8 @@ from mtret.evaluation import plots
 from mtret.evaluation.comparison import Comparison, RoleComparison, Side, TaskComparison, compare, role_words
 from mtret.evaluation.query_scores import read_query_scores, results_file
 from mtret.evaluation.results import read_results
-from mtret.evaluation.run_tables import RunResults, build, long_table
+from mtret.evaluation.retrieval import FINETUNED, FINETUNED_HYBRID
+from mtret.evaluation.run_tables import PLUS, RunResults, build, long_table
 from mtret.evaluation.statistics import holm
 from mtret.evaluation.wording import count
 from mtret.files import AnyPath, replace_bytes, replace_text
@@ -88,10 +89,11 @@ def held_out(runs: Runs, out: AnyPath) -> Table:
         tasks = [one for name, one in sorted(results.tasks.items()) if family in (name, one.family) and not one.images]
         counted |= {family: len(tasks)} if tasks else {}
         for system in results.systems if tasks else ():
-            column = run.setting.rpartition(WITHOUT)[0] if system == results.systems[-1] else system
+            setting = run.setting.rpartition(WITHOUT)[0]
+            column = {FINETUNED: setting, FINETUNED_HYBRID: setting + PLUS}.get(system, system)
             mean = float(np.mean([one.primary(system).mean for one in tasks]))
             found.setdefault(column, {}).setdefault(family, []).append(mean)
-    settings = {run.setting.rpartition(WITHOUT)[0] for run in runs.every}
+    settings = {run.setting.rpartition(WITHOUT)[0] + more for run in runs.every for more in ("", PLUS)}
     columns = sorted(found, key=lambda column: column in settings)
     whole = [family for family in counted if all(family in found[column] for column in columns)]
     rows = [

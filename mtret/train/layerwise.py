@@ -28,7 +28,7 @@ from mtret.train.step import Reading, Seed, StepConfig, dropout_key, loss_of, re
 from mtret.types import PairBatch
 
 Leaves = dict[str, Any]  # parameters or their gradient, by path
-Relation = tuple[Any, Any, Any, Any]  # a batch's target, masked, query_ok and doc_ok
+Relation = tuple[Any, Any, Any, Any, Any]  # a batch's target, masked, query_ok, doc_ok and guide
 
 
 class Inputs(NamedTuple):
@@ -417,7 +417,7 @@ def _adapt(config: LoraConfig, params: Tree, _: None, given: None) -> tuple[Leav
 
 
 def _relation(batch: PairBatch) -> Relation:
-    return batch.target, batch.masked, batch.query_ok, batch.doc_ok
+    return batch.target, batch.masked, batch.query_ok, batch.doc_ok, batch.guide
 
 
 def _parameters(leaves: Leaves, trained: Mapping[str, str], held: Mapping[str, str]) -> tuple[Leaves, Leaves]:

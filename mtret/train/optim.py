@@ -47,6 +47,9 @@ class OptimConfig:
     learning_rate_scales: tuple[tuple[str, float], ...] = setting(
         ((r".*", 1.0),), 'the same of: its learning rate, times this, e.g. (("vision/.*", 10.0), (".*", 1.0))'
     )
+    base_share: float = setting(
+        0.0, "of the encoder as it came, in what is evaluated and kept; the rest is what training made", BELOW_1
+    )
     ema_decay: float = setting(
         0.0, "above 0, e.g. 0.999: evaluated and kept is the moving average of the parameters", BELOW_1
     )

@@ -61,6 +61,7 @@ def batch_specs() -> PairBatch:
         "doc_ok": rows,
         "chunks": everywhere,
         "task": everywhere,
+        "guide": rows,
     }
     return PairBatch(**specs)
 

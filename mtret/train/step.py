@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mtret.losses import LEARNED_TEMPERATURES, LossConfig, contrastive
+from mtret.losses import LEARNED_TEMPERATURES, Hidden, LossConfig, contrastive
 from mtret.models.dual_encoder import encode, head_of
 from mtret.models.lora import LoraConfig, adapted, initial_adapters
 from mtret.models.pooling import normalise
@@ -22,7 +22,7 @@ from mtret.pytrees import Tree, flatten, unflatten
 from mtret.train.grad_cache import encode_in_chunks
 from mtret.train.optim import Hyperparameters, Optimizer, averaged
 from mtret.train.sharding import AXES, batch_specs, gathered, named, replicated, summed, whole
-from mtret.types import PairBatch, TokenBatch
+from mtret.types import Guide, PairBatch, TokenBatch
 
 METRICS = ("loss", "accuracy", "gradient_norm", "temperature", "skipped")
 OF_DOCUMENTS = 2**31 - 1  # folded into the key of separate documents; no shard has this number
@@ -90,6 +90,18 @@ def deployed_of(state: TrainState, lora: LoraConfig) -> Tree:
     return deployed(whole(averaged(state.params, state.opt_state)), lora)
 
 
+def interpolated(params: Tree, start: Tree, share: float) -> Tree:
+    """`share` of the text towers that a training started from, the rest of what it made of them (Wortsman et al.,
+    2109.01903). Both as `deployed`."""
+    if not share:
+        return params
+
+    def mixed(name: str) -> Tree:
+        return jax.tree.map(lambda one, other: (1 - share) * one + share * other, params[name], start[name])
+
+    return {**params, **{name: mixed(name) for name in ("tower", "documents") if name in params}}
+
+
 def batch_loss(
     params: Tree,
     batch: PairBatch,
@@ -112,7 +124,7 @@ def batch_loss(
         return jax.lax.stop_gradient(vectors) if reading.frozen else vectors
 
     queries, documents = sides([read(each) for each in readings(params, batch, config)], config)
-    relation = batch.target, batch.masked, batch.query_ok, batch.doc_ok
+    relation = batch.target, batch.masked, batch.query_ok, batch.doc_ok, batch.guide
     return loss_of(queries, documents, params["log_scale"], relation, config, axes)
 
 
@@ -162,12 +174,13 @@ def loss_of(
     queries: Float[Array, "S Nq D"],
     documents: Float[Array, "S Nd D"],
     log_scale: Float[Array, ""],
-    relation: tuple[Array, Array, Array, Array],
+    relation: tuple[Array, Array, Array, Array, Guide | None],
     config: StepConfig,
     axes: tuple[str, ...] = (),
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """As `batch_loss`, of vectors. `relation`: target, masked, query_ok and doc_ok of the batch."""
+    """As `batch_loss`, of vectors. `relation`: target, masked, query_ok, doc_ok and guide of the batch."""
     log_scale = log_scale if config.loss.learn_temperature else jax.lax.stop_gradient(log_scale)
+    related, guide, margin = relation[:4], relation[4], config.loss.guide_margin or 0.0
 
     def of_features(count: int | None) -> tuple[Array, Array]:
         # Kusupati et al., 2205.13147 (Matryoshka): what is cut off a vector is not there when it is searched.
@@ -177,7 +190,10 @@ def loss_of(
             return side.reshape(-1, side.shape[-1])
 
         scale = jnp.exp(log_scale)
-        return contrastive(kept(queries), kept(documents), scale, *relation, config.loss.symmetric, axes=axes)
+        hidden = None if guide is None else Hidden(*guide, margin)
+        return contrastive(
+            kept(queries), kept(documents), scale, *related, config.loss.symmetric, hidden=hidden, axes=axes
+        )
 
     whole, accuracy = of_features(None)
     cut = [of_features(count)[0] for count in config.loss.dimensions]

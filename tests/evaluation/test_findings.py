@@ -8,20 +8,22 @@ from mtret.evaluation.results import parse_results
 
 
 def test_the_whole_is_counted_by_its_words(results: dict[str, Any]) -> None:
-    words = [task["differences"]["hybrid"]["verdict"] for task in results["tasks"].values()]
-    counts = ", ".join(f"{w} on {words.count(w)}" for w in ("better", "no difference", "WORSE") if w in words)
-    assert findings(parse_results(results))[0] == f"Against the hybrid, `finetuned` is {counts} of {len(words)} tasks."
+    for place, (one, other) in enumerate((("finetuned_hybrid", "hybrid"), ("finetuned", "base"))):
+        words = [task["differences"][one][other]["verdict"] for task in results["tasks"].values()]
+        counts = ", ".join(f"{w} on {words.count(w)}" for w in ("better", "no difference", "WORSE") if w in words)
+        found = findings(parse_results(results))[place]
+        assert found == f"`{one}` against `{other}` is {counts} of {len(words)} tasks."
 
 
 def test_tasks_that_training_made_worse_are_named_by_what_can_be_done(results: dict[str, Any]) -> None:
     for name in ("alpha", "gamma"):
-        results["tasks"][name]["differences"]["base"]["verdict"] = "WORSE"
+        results["tasks"][name]["differences"]["finetuned"]["base"]["verdict"] = "WORSE"
     results["mixture"]["tasks"] = ["alpha", "beta"]
     assert hurt_tasks(parse_results(results)) == ["alpha", "gamma"]
     said = findings(parse_results(results))
     assert any("alpha" in line and "`--hold_out=alpha`" in line for line in said)
     assert any("gamma" in line and "Serve those with the base" in line for line in said)
-    assert all(line in markdown(parse_results(results)) for line in said[1:])
+    assert all(line in markdown(parse_results(results)) for line in said[2:])
     results["mixture"]["tasks"] = ["alpha"]  # without it there would be nothing to train on
     said = findings(parse_results(results))
     assert any("alpha. These are all that was trained on" in line for line in said)

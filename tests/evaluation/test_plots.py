@@ -20,7 +20,7 @@ def test_every_role_and_system_is_a_bar_of_its_mean(results: dict[str, Any]):
         means = [roles[role]["systems"][s]["ndcg@10"]["mean"] for role in roles for s in results["systems"]]
         bars = [one for one in axes.patches if isinstance(one, Rectangle)]
         assert [bar.get_width() for bar in bars] == pytest.approx(means)
-        assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == [SYSTEM, SYSTEM, SYSTEM, LAST] * 2
+        assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == [SYSTEM, SYSTEM, SYSTEM, SYSTEM, LAST, LAST] * 2
         assert [one.get_text() for one in axes.get_yticklabels()] == results["systems"] * 2
         assert "In-domain  (2 tasks, 350 queries)" in texts(axes)
         assert "Zero-shot  (1 task, 4 queries)" in texts(axes)
@@ -31,16 +31,22 @@ def test_every_task_has_its_difference_in_the_colour_of_its_verdict(results: dic
     names = [one.get_text() for one in axes.get_yticklabels()]
     assert names == ["alpha", "beta", "gamma"]  # by role, then from best to worst
     for height, name in zip(axes.get_yticks(), names, strict=True):
-        one = results["tasks"][name]["differences"]["hybrid"]
+        one = results["tasks"][name]["differences"]["finetuned_hybrid"]["hybrid"]
         drawn = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), line.get_color()) for line in axes.lines]
         colours = [c for x, y, c in drawn if np.array_equal(x, one["ci95"]) and np.array_equal(y, [height, height])]
         assert colours == [VERDICT_COLOURS[one["verdict"]]]
         assert f"{one['mean']:+.3f}" in texts(axes)
+        ring = results["tasks"][name]["differences"]["finetuned"]["base"]["mean"]
+        rings = [x for x, y, _ in drawn if len(x) == 1 and y[0] == height]
+        assert sorted(rings) == sorted([[one["mean"]], [ring]])
 
 
 def test_verdicts_are_told_by_a_legend_with_counts(results: dict[str, Any]):
     legend = results_figure(parse_results(results)).legends[0]
-    assert [one.get_text() for one in legend.get_texts()] == ["better (1)", "no difference (1)", "WORSE (1)"]
+    assert [one.get_text() for one in legend.get_texts()] == [
+        *("better (1)", "no difference (1)", "WORSE (1)"),
+        "finetuned minus base",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_whatever_is_built_is_of_the_schema(make, options: dict[str, Any]):
 
 
 SPOILT = [
-    (("schema",), "mtret.results/3", "schema: must be 'mtret.results/2'"),
+    (("schema",), "mtret.results/4", "schema: must be 'mtret.results/3'"),
     (("tasks", "alpha", "n_queries"), "many", "tasks.alpha.n_queries: needs an integer, got 'many'"),
     (("tasks", "alpha", "n_queries"), True, "tasks.alpha.n_queries: needs an integer, got True"),
     (("tasks", "alpha", "role"), "trained", "tasks.alpha.role: must be one of in_domain, cross_domain"),
@@ -37,17 +37,28 @@ SPOILT = [
     (("tasks", "beta", "systems", "bm25", "map", "mean"), None, "tasks.beta.systems.bm25.map: must be a mean and two"),
     (("tasks", "beta", "systems", "bm25", "map"), 0.5, "tasks.beta.systems.bm25.map: must be a mean and two"),
     (
-        ("tasks", "beta", "differences", "bm25", "ci95"),
+        ("tasks", "beta", "differences", "base", "bm25", "ci95"),
         [0, 1, 2],
-        "tasks.beta.differences.bm25: must be a mean and two bounds ci95, got ",
+        "tasks.beta.differences.base.bm25: must be a mean and two bounds ci95, got ",
     ),
     (
-        ("roles", "in_domain", "differences", "bm25", "verdict"),
+        ("roles", "in_domain", "differences", "hybrid", "bm25", "verdict"),
         "worse",
-        "roles.in_domain.differences.bm25.verdict: must be one of better, no difference, WORSE, got 'worse'",
+        "roles.in_domain.differences.hybrid.bm25.verdict: must be one of better, no difference, WORSE, got 'worse'",
     ),
     (("roles", "in_domain", "tasks", 0), "delta", "roles.in_domain.tasks: 'delta' is not a task"),
-    (("pooled", "tasks", "beta", "systems"), {}, "pooled.tasks.beta.systems: must be bm25, base, hybrid, finetuned"),
+    (
+        ("pooled", "tasks", "beta", "systems"),
+        {},
+        "pooled.tasks.beta.systems: must be bm25, base, hybrid_ranks, ",
+    ),
+    (("tasks", "beta", "differences", "base"), {}, "tasks.beta.differences.base: must be bm25"),
+    (
+        ("tasks", "beta", "differences", "bm25"),
+        {"base": {}},
+        "tasks.beta.differences.bm25.base: must be a mean",
+    ),
+    (("roles", "in_domain", "differences"), {}, "roles.in_domain.differences.finetuned_hybrid: must be bm25, base, "),
     (("skipped",), None, "skipped: needs names and values, got None"),
     (("bootstrap", "seed"), None, "bootstrap.seed: needs an integer, got None"),
 ]

@@ -138,11 +138,11 @@ def test_tasks_have_means_intervals_and_differences(results: dict[str, Any]):
     assert alpha["systems"]["a"]["ndcg@10"]["mean"] == pytest.approx(ALPHA[0].mean(), abs=1e-6)
     assert alpha["systems"]["a"]["ndcg@10"]["ci95"] == pytest.approx([low, high], abs=1e-6)
     low, high = np.quantile(expected[:, 1] - expected[:, 0], [0.025, 0.975])
-    assert alpha["differences"]["a"]["mean"] == pytest.approx((ALPHA[1] - ALPHA[0]).mean(), abs=1e-6)
-    assert alpha["differences"]["a"]["ci95"] == pytest.approx([low, high], abs=1e-6)
+    assert alpha["differences"]["b"]["a"]["mean"] == pytest.approx((ALPHA[1] - ALPHA[0]).mean(), abs=1e-6)
+    assert alpha["differences"]["b"]["a"]["ci95"] == pytest.approx([low, high], abs=1e-6)
     # Query difficulty, which both share, is not in the interval of the difference.
     assert high - low < 0.2 * np.ptp(alpha["systems"]["a"]["ndcg@10"]["ci95"])
-    words = {name: one["differences"]["a"]["verdict"] for name, one in results["tasks"].items()}
+    words = {name: one["differences"]["b"]["a"]["verdict"] for name, one in results["tasks"].items()}
     assert words == {"alpha": "better", "beta": "WORSE", "gamma": "no difference"}
 
 
@@ -162,7 +162,7 @@ def test_a_role_is_the_mean_of_its_tasks_with_queries_drawn_inside_each(results:
     # The variance of the mean of two independent means.
     error = np.sqrt(ALPHA[1].var() / 200 + BETA[1].var() / 40) / 2
     assert np.ptp(one["ci95"]) == pytest.approx(2 * 1.96 * error, rel=0.15)
-    assert role["differences"]["a"]["verdict"] == "WORSE"
+    assert role["differences"]["b"]["a"]["verdict"] == "WORSE"
 
 
 def test_results_do_not_depend_on_the_other_tasks(results: dict[str, Any]):
@@ -180,10 +180,10 @@ def test_without_a_mixture_all_tasks_stand_together():
 
 def test_few_queries_claim_nothing():
     few = build_results([outcome("gamma", noisy(5, 0.3, 0), None)], protocol={}, seed=5)
-    assert few["tasks"]["gamma"]["differences"]["a"]["ci95"][0] > 0.2
-    assert few["tasks"]["gamma"]["differences"]["a"]["verdict"] == "no difference"
+    assert few["tasks"]["gamma"]["differences"]["b"]["a"]["ci95"][0] > 0.2
+    assert few["tasks"]["gamma"]["differences"]["b"]["a"]["verdict"] == "no difference"
 
 
 def test_the_interval_is_that_of_the_paired_differences(results: dict[str, Any]):
     found = bounds(resampled_means((ALPHA[1] - ALPHA[0])[:, None], 0, "")[:, 0])
-    assert results["tasks"]["alpha"]["differences"]["a"]["ci95"] == pytest.approx(found.tolist(), abs=3e-4)
+    assert results["tasks"]["alpha"]["differences"]["b"]["a"]["ci95"] == pytest.approx(found.tolist(), abs=3e-4)

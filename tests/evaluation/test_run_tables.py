@@ -39,10 +39,14 @@ def labels(table: Table) -> list[list[str]]:
 def test_runs_are_rows_and_what_they_share_stands_once(results: dict[str, Any]) -> None:
     table = build([run("first", results), run("second", results, 0.1)], {})
     assert table.columns == ["", "In-domain (2 tasks)", "Zero-shot (1 task)"]
-    assert labels(table) == [["bm25", "base", "hybrid"], ["first", "second"]]
+    assert labels(table) == [
+        ["bm25", "base", "hybrid_ranks", "hybrid"],
+        ["first", "second", "first + BM25", "second + BM25"],
+    ]
     score = results["roles"]["in_domain"]["systems"]["finetuned"]["ndcg@10"]
-    first, second = table.groups[1]
+    first, second, fused, _ = table.groups[1]
     assert first[1] == shown(score)
+    assert fused[1] == shown(results["roles"]["in_domain"]["systems"]["finetuned_hybrid"]["ndcg@10"])
     assert second[1] == shown(score | {"mean": score["mean"] + 0.1}, "bold")
     by_task = build([run("first", results)], {}, per_task=True)
     assert by_task.columns == ["", "alpha", "beta", "gamma"]
@@ -64,13 +68,14 @@ def test_seeds_of_one_configuration_get_a_row(results: dict[str, Any]) -> None:
     deviation = np.std([0, 0.1, 0.2], ddof=1)
     # Of the group, though one of its seeds has + 0.2: the best of three seeds is not a result.
     of_group = Cell(f"{mean + 0.1:.3f}", f"± {deviation:.3f}", "bold")
-    assert labels(table)[2] == ["s0, s1, s2 (mean of 3)"] and table.groups[2][0][1] == of_group
-    assert [row[1].style for row in table.groups[1]] == [""] * 4
+    assert labels(table)[2] == ["s0, s1, s2 (mean of 3)", "s0, s1, s2 + BM25 (mean of 3)"]
+    assert table.groups[2][0][1] == of_group
+    assert [row[1].style for row in table.groups[1]] == [""] * 8
     assert f"{mean + 0.1:.3f} ± 0.100" in to_markdown(table) and "$\\pm$ 0.100" in to_latex(table)
     named = build(runs, {"ours": ["s0", "other"]})
-    assert labels(named)[2] == ["ours (mean of 2)", "s1, s2 (mean of 2)"]
+    assert labels(named)[2] == [f"{name} (mean of 2)" for name in ("ours", "ours + BM25", "s1, s2", "s1, s2 + BM25")]
     alone = build(runs, {}, only_groups=True)
-    assert labels(alone)[1:] == [["other"], ["s0, s1, s2 (mean of 3)"]]
+    assert labels(alone)[1:] == [["other", "other + BM25"], labels(table)[2]]
     assert to_markdown(alone).count("**") == 4 and f"**{mean + 0.1:.3f} ± 0.100**" in to_markdown(alone)
 
 
@@ -121,7 +126,7 @@ def test_a_role_of_other_tasks_has_no_mean_over_a_group(results: dict[str, Any])
     fewer = deepcopy(results)
     fewer["roles"]["in_domain"]["tasks"] = ["beta"]
     runs, groups = [run("a", results), run("b", fewer)], {"ours": ["a", "b"]}
-    label, *cells = build(runs, groups).rows[-1]
+    label, *cells = build(runs, groups).rows[-2]
     assert label == "ours (mean of 2)" and [not str(cell) for cell in cells] == [True, False]
 
 
@@ -140,7 +145,8 @@ def test_many_tasks_are_rows_and_need_no_intervals(results: dict[str, Any]) -> N
         many["tasks"][f"more_{number}"] = deepcopy(many["tasks"]["beta"])
     table = build([run("a", many)], {}, per_task=True, intervals=False)
     lines = to_latex(table).splitlines()
-    assert r"\begin{tabular}{lrrrr}" in lines and "& bm25 & base & hybrid & a \\\\" in lines
+    assert r"\begin{tabular}{lrrrrrr}" in lines
+    assert "& bm25 & base & hybrid\\_ranks & hybrid & a & a + BM25 \\\\" in lines
     assert len([line for line in lines if line.startswith(r"more\_")]) == 6
     assert lines.count(r"\midrule") == 1 and "[" not in to_latex(table) and "interval" not in to_latex(table)
     assert "| more_5 | " in to_markdown(table) and "[" not in to_markdown(table)

@@ -52,7 +52,7 @@ def test_from_import_to_search(mtret: Mtret, tmp_path: Path, suite: Path, tiny_c
     own = results["tasks"]["long"]
     assert own["n_documents"] == 40 and results["pooled"]["n_documents"] == 80
     assert own["role"] == "in_domain" and 0 < own["seen_document_share"] <= 1
-    assert set(own["systems"]) == {"bm25", "base", "hybrid", "finetuned"}
+    assert set(own["systems"]) == {"bm25", "base", "hybrid_ranks", "hybrid", "finetuned", "finetuned_hybrid"}
     assert own["scann"]["recall"] == 1.0
     assert results["pooled"]["tasks"]["long"]["n_queries"] == own["n_queries"]
 

@@ -92,7 +92,7 @@ def test_a_finished_run_is_judged_whole_and_reproducibly(
             mean = kept.tasks[name].scores["ndcg@10", system].mean()
             assert mean == pytest.approx(scores["ndcg@10"]["mean"], abs=2e-6)
     assert results["protocol"]["training_seed"] == 0 and len(results["protocol"]["training_sha256"]) == 64
-    assert results["systems"] == ["bm25", "base", "hybrid", "finetuned"]
+    assert results["systems"] == ["bm25", "base", "hybrid_ranks", "hybrid", "finetuned", "finetuned_hybrid"]
     assert {name: task["role"] for name, task in results["tasks"].items()} == ROLES
     assert results["mixture"] == {"tasks": ["alpha", "beta"], "families": ["article", "table"]}
     assert {role: entry["tasks"] for role, entry in results["roles"].items()} == {
@@ -126,7 +126,7 @@ def test_a_plain_model_is_judged_without_roles(
     tmp_path: Path, tiny_model: Path, tiny_suite: Path, console: Console
 ) -> None:
     results = evaluate(str(tiny_model), str(tiny_suite), replace(TEST, scann=False, pooled=False), tmp_path, console)
-    assert results["systems"] == ["bm25", "base", "hybrid"]
+    assert results["systems"] == ["bm25", "base", "hybrid_ranks", "hybrid"]
     assert set(results["roles"]) == {"all"}
     assert results["mixture"] is None
     assert results["pooled"] is None

@@ -112,7 +112,7 @@ def test_training_without_a_file_ends_in_a_verdict_on_all_tasks(
     assert "beta: held out, to be evaluated zero-shot\n" in said
     for task in ("alpha", "beta", "gamma", "delta"):
         assert f"  {task} " in said
-    assert "Against the hybrid, `finetuned` is " in said
+    assert "`finetuned_hybrid` against `hybrid` is " in said and "`finetuned` against `base` is " in said
     assert f"wrote {workdir}/dev_sample/results.json, queries.jsonl, report.md and results.png\ncurves: " in said
     assert f"\ncurves: {workdir}/curves.png\nmodel: {workdir}/model\n" in said
     assert "a sample of the dev splits: at most 100 queries a task, their gold documents and" in said

@@ -104,3 +104,23 @@ def test_what_does_not_fit_together_is_refused(
     first = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     pooling.write_text(json.dumps(first), encoding="utf-8")
     assert "differ in their pooling" in refusal(two, [])
+
+
+@pytest.mark.slow
+def test_a_training_that_keeps_a_share_of_its_base_ends_in_their_mean(tmp_path: Path, tiny_config: Path, mtret) -> None:
+    """And watches that mean: the best step is chosen by it."""
+    last = "--config.loop.evaluate_every=3"
+    for name, more in (("plain", ()), ("shared", ("--config.optim.base_share=0.25",))):
+        arguments = "--config.loop.steps=3", last, "--noevaluate", *more
+        code, said, wrong = mtret("train", f"--config={tiny_config}", f"--workdir={tmp_path / name}", *arguments)
+        assert code == 0, (said, wrong)
+    plain, shared = (flatten(hf.load(str(tmp_path / name / "model")).params) for name in ("plain", "shared"))
+    source = json.loads((tmp_path / "plain" / "config.json").read_text(encoding="utf-8"))["config"]["model"]["source"]
+    for path, value in flatten(hf.load(source).params).items():
+        np.testing.assert_allclose(shared[path], 0.75 * plain[path] + 0.25 * value, rtol=1e-5, atol=1e-6)
+    assert any(np.abs(plain[path] - shared[path]).max() > 1e-4 for path in plain)
+    scores = [
+        json.loads((tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        for name in ("plain", "shared")
+    ]
+    assert scores[0] != scores[1]

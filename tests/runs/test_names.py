@@ -20,7 +20,7 @@ from mtret.errors import UserError
 from mtret.model_folder import fingerprint
 from mtret.models import hf
 from mtret.models.dual_encoder import ModelConfig
-from mtret.names import FLAGS, KEYS, config_before, config_now, flags_now, results_now
+from mtret.names import FLAGS, KEYS, config_before, config_now, flags_now, results_now, systems_now
 from mtret.run_config import RunConfig, read_config
 from mtret.schema import walk
 
@@ -93,11 +93,20 @@ def test_the_fingerprint_of_an_encoder_did_not_move() -> None:
     assert fingerprint.key(encoder) == "530db441cbca02c6779d6716d041c1ce55cf29443c605c2f89c0d77c40b47649"
 
 
-def test_only_the_first_schema_is_translated() -> None:
-    raw = {"schema": "mtret.results/2", "systems": ["tuned"], "tasks": {"tuned": {"judged_sha256": "x"}}}
+def test_only_older_schemas_are_translated() -> None:
+    entry = {"judged_sha256": "x", "systems": {"hybrid": {}, "tuned": {}}, "differences": {"hybrid": 1}}
+    raw = {"schema": "mtret.results/3", "systems": ["hybrid", "tuned"], "tasks": {"tuned": entry}}
     assert results_now(raw) is raw and results_now([1]) == [1]
-    now = results_now(raw | {"schema": "mtret.results/1"})
-    assert now["systems"] == ["finetuned"] and now["tasks"] == {"tuned": {"data_sha256": "x", "differences": None}}
+    for schema in (1, 2):
+        now = results_now(raw | {"schema": f"mtret.results/{schema}"})
+        assert now["systems"] == ["hybrid_ranks", "finetuned"]
+        assert now["tasks"]["tuned"] == {
+            "data_sha256": "x",
+            "systems": {"hybrid_ranks": {}, "finetuned": {}},
+            "differences": {"finetuned": {"hybrid_ranks": 1}},
+        }
+    assert systems_now(["hybrid"])["tuned"] == "finetuned" and "hybrid" not in systems_now(["hybrid"])
+    assert systems_now(["hybrid_ranks"])["hybrid"] == "hybrid_ranks"
 
 
 @pytest.mark.slow
@@ -120,15 +129,17 @@ def test_a_model_folder_and_its_results_are_read(before: Path, mtret: Mtret) -> 
     evaluated = mtret("evaluate", "--model=exported", "--suite=suite", "--split=test", "--noscann", "--out=now")
     assert evaluated[0] == 0, evaluated[2]
     old, now = (json.loads((before / folder / "results.json").read_text()) for folder in ("results", "now"))
-    assert (old["schema"], now["schema"]) == ("mtret.results/1", "mtret.results/2")
+    assert (old["schema"], now["schema"]) == ("mtret.results/1", "mtret.results/3")
     translated = results_now(old)
-    assert translated["protocol"].keys() == now["protocol"].keys() - {"git"} and translated["systems"] == now["systems"]
+    assert translated["protocol"].keys() == now["protocol"].keys() - {"git", "fusion"}
+    assert translated["systems"] == ["bm25", "base", "hybrid_ranks", "finetuned"]
+    assert now["systems"] == ["bm25", "base", "hybrid_ranks", "hybrid", "finetuned", "finetuned_hybrid"]
     for key in ("fingerprint", "training_sha256", "suite_sha256", "weights_sha256", "base_form", "duplicate_texts"):
         assert translated["protocol"][key] == now["protocol"][key], key
     for name, task in now["tasks"].items():
         other = translated["tasks"][name]
-        assert task.keys() == other.keys() and task["data_sha256"] == other["data_sha256"]
-        assert {system: set(each) for system, each in task["systems"].items()} == {
+        assert task.keys() - {"fusion"} == other.keys() and task["data_sha256"] == other["data_sha256"]
+        assert {system: set(task["systems"][system]) for system in other["systems"]} == {
             system: set(each) for system, each in other["systems"].items()
         }
     for name, task in now["pooled"]["tasks"].items():

@@ -449,7 +449,14 @@ def test_a_training_from_an_encoder_with_prompts(
     form = block["forms"][block["chosen"]]
     assert f"in one form, *{block['chosen']}*" in (run / "model" / "README.md").read_text(encoding="utf-8")
     results = json.loads((run / "dev_sample" / "results.json").read_text(encoding="utf-8"))
-    assert results["base_forms"] == block and results["systems"] == ["bm25", "base", "hybrid", "finetuned"]
+    assert results["base_forms"] == block and results["systems"] == [
+        "bm25",
+        "base",
+        "hybrid_ranks",
+        "hybrid",
+        "finetuned",
+        "finetuned_hybrid",
+    ]
     protocol = results["protocol"]
     assert protocol["base_query_template"] == form["query_template"]
     assert protocol["base_document_template"] == form["document_template"]

@@ -103,7 +103,14 @@ def test_each_family_left_out_becomes_a_row(sweep: Path, tmp_path: Path, mtret: 
     lines = [line.split("|") for line in table(out).splitlines() if line.startswith("| ") and "---" not in line]
     rows = {line[1].strip(): line[2:-1] for line in lines}
     assert list(rows) == ["", "article (2 tasks)", "table (1 task)", "mean of families"]
-    assert [cell.strip() for cell in rows[""]] == ["bm25", "base", "hybrid", "learning_rate-0.003"]
+    assert [cell.strip() for cell in rows[""]] == [
+        "bm25",
+        "base",
+        "hybrid_ranks",
+        "hybrid",
+        "learning_rate-0.003",
+        "learning_rate-0.003 + BM25",
+    ]
     for family, tasks in (("article", ("alpha", "gamma")), ("table", ("beta",))):
         folder = out / f"learning_rate-0.003_without-{family}" / "seed0" / "test"
         found = json.loads((folder / "results.json").read_text(encoding="utf-8"))["tasks"]

@@ -160,7 +160,7 @@ def test_images_are_judged_apart_and_stand_in_the_pooled_index(
     assert read_results(tmp_path / "out" / "results.json") == parse_results(json.loads(json.dumps(results)))
     task, pooled = results["tasks"]["shapes"], results["pooled"]
     assert task["images"] and task["role"] == "in_domain" and list(task["systems"]) == ["finetuned"]
-    assert results["systems"] == ["bm25", "base", "hybrid", "finetuned"]
+    assert results["systems"] == ["bm25", "base", "hybrid_ranks", "hybrid", "finetuned", "finetuned_hybrid"]
     assert results["roles"]["in_domain"]["tasks"] == ["alpha"]
     assert pooled["n_documents"] == 60 + 60 + 20 and list(pooled["tasks"]["shapes"]["systems"]) == ["finetuned"]
     assert list(pooled["tasks"]["alpha"]["systems"]) == results["systems"]
@@ -207,6 +207,12 @@ def test_sizes_that_do_not_fit_are_named(
 ) -> None:
     with pytest.raises(UserError, match=message):
         config = replace(seeing, model=replace(seeing.model, vision=replace(VISION, **wrong)))
+        train(config, tmp_path / "run", console)
+
+
+def test_images_have_no_guide(tmp_path: Path, seeing: RunConfig, console: Console) -> None:
+    config = replace(seeing, loss=replace(seeing.loss, guide_margin=0.1))
+    with pytest.raises(UserError, match=r"loss\.guide_margin: the documents of task 'shapes' are images, which"):
         train(config, tmp_path / "run", console)
 
 

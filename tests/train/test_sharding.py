@@ -22,7 +22,7 @@ from mtret.train.sharding import (
     whole,
 )
 from mtret.train.step import create_state
-from mtret.types import PairBatch, TokenBatch
+from mtret.types import Guide, PairBatch, TokenBatch
 
 
 def test_groups_that_the_devices_cannot_share_evenly_are_refused():
@@ -40,12 +40,14 @@ def test_a_batch_lies_by_groups_and_its_relation_with_their_queries():
     mesh = make_mesh(jax.device_count())
     tokens = np.arange(8 * 6).reshape(1, 8, 2, 3)
     relation, flags = np.arange(32).reshape(16, 2), np.arange(16) % 3 == 0
-    one = np.array(3)
-    batch = PairBatch(TokenBatch(*[tokens] * 4), None, relation, relation, flags, flags, one, one)  # type: ignore[arg-type]
+    one, vectors = np.array(3), np.ones((16, 4), np.float32)
+    guide = Guide(vectors, vectors)  # type: ignore[arg-type]
+    batch = PairBatch(TokenBatch(*[tokens] * 4), None, relation, relation, flags, flags, one, one, guide)  # type: ignore[arg-type]
     placed = jax.device_put(batch, batch_sharding(mesh))
     specs = jax.tree.map(lambda x: x.sharding.spec, placed)
     assert list(specs.texts) == [P(None, AXES)] * 4
-    assert list(specs[2:]) == [P(AXES)] * 4 + [P()] * 2
+    assert list(specs[2:8]) == [P(AXES)] * 4 + [P()] * 2
+    assert specs.guide is not None and list(specs.guide) == [P(AXES)] * 2
     # A device's queries are those of its shards: 16 queries of 8 shards, two to a shard.
     for array, group_shard in zip(placed.target.addressable_shards, placed.texts.ids.addressable_shards, strict=True):
         shards, rows = group_shard.index[1], array.index[0]
