@@ -46,7 +46,7 @@ class Contest:
         settings = {
             "batch.queries": arguments.queries, "batch.query_length": 32, "batch.document_length": 64,
             "loop.steps": steps, "loop.evaluate_every": steps, "loop.checkpoint_every": steps,
-            "dev.queries": 10, "dev.distractors": 50,
+            "dev.queries": 2, "dev.distractors": 4,
         }  # fmt: skip
         self.given = [f"--suite={arguments.suite}", *(f"--config.{key}={value}" for key, value in settings.items())]
 
