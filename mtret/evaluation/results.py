@@ -337,8 +337,8 @@ READING = Reading(more_keys=True, readers={Interval: _interval, Difference: _dif
 
 
 def _check_systems(results: Results) -> None:
-    """Every entry has the file's systems with the primary metric, and the differences of the last to the others. A task
-    of images may have one of them alone."""
+    """Every entry has the file's systems with the primary metric, and differences of a system to all before it: those
+    of the last at least, which is all that older files have. A task of images may have one of them alone."""
     groups: dict[str, Mapping[str, Scores]] = {"tasks": results.tasks, "roles": results.roles}
     if results.pooled is not None:
         groups |= {"pooled.tasks": results.pooled.tasks, "pooled.roles": results.pooled.roles}
@@ -349,8 +349,7 @@ def _check_systems(results: Results) -> None:
             systems = (*entry.systems,) if name in seen and len(entry.systems) == 1 else every
             if (*entry.systems,) != systems or not {*systems} <= {*every}:
                 raise MismatchError(f"{path}.systems", f"must be {', '.join(every)}")
-            # Of older files those of the last system alone.
-            for system in {*entry.differences, *systems[1:][-1:]}:
+            for system in dict.fromkeys([*entry.differences, *systems[1:][-1:]]):
                 before = systems[: systems.index(system)] if system in systems else ()
                 if (*entry.differences.get(system, {}),) != before:
                     raise MismatchError(f"{path}.differences.{system}", f"must be {', '.join(before)}")
